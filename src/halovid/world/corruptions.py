@@ -1,0 +1,144 @@
+"""Corruptions: local defects of known kind, place and time.
+
+A corruption takes one sprite's layer over a window of frames and gives the defective layer. What it changed
+is known exactly: the corrupted clip against the clean one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from halovid.world.render import composite, render_background, sprite_layers, to_video
+from halovid.world.scenes import DRIFT, FRAME_SIZE, NUM_FRAMES, Scene
+
+
+@dataclass(frozen=True)
+class Event:
+    """One corruption: `kind` befalls `sprite` during frames first..last-1."""
+
+    kind: str
+    sprite: int
+    first: int
+    last: int
+
+
+def _flicker(layer: Tensor, rng: np.random.Generator) -> Tensor:
+    """The sprite fades in and out from frame to frame."""
+    strength = rng.uniform(0.05, 0.4, len(layer))
+    strength[rng.integers(2) :: 2] = rng.uniform(0.75, 1.0)
+    return layer * torch.tensor(strength, dtype=layer.dtype)[:, None, None, None]
+
+
+def _smear(layer: Tensor, rng: np.random.Generator) -> Tensor:
+    """The sprite is dragged out along a line."""
+    angle, length = rng.uniform(0, math.pi), rng.uniform(12, 18)
+    steps = np.linspace(-0.5, 0.5, 9)[:, None] * length * np.array([math.cos(angle), math.sin(angle)])
+    return torch.stack([_shift(layer, dx, dy) for dx, dy in steps]).mean(0)
+
+
+def _melt(layer: Tensor, rng: np.random.Generator) -> Tensor:
+    """The sprite runs down in tongues of different length."""
+    wave = 2 * math.pi / rng.uniform(7, 11)
+    phase = rng.uniform(0, 2 * math.pi)
+    rows, columns = _pixel_axes()
+    drop = rng.uniform(6, 9) * (0.55 + 0.45 * torch.sin(columns * wave + phase))
+    centre = (layer[:, 3].sum(-1) * rows[:, 0]).sum(-1) / layer[:, 3].sum((-1, -2)).clamp(min=1e-3)
+    below = ((rows - centre[:, None, None] + 8) / 16).clamp(0, 1)
+    return _resample(layer, torch.zeros_like(below), -drop * below)
+
+
+def _bleed(layer: Tensor, rng: np.random.Generator) -> Tensor:
+    """A foreign colour spreads over the sprite and out of its outline."""
+    tint = torch.tensor(rng.permutation([rng.uniform(0.7, 1.0), rng.uniform(0.3, 0.7), rng.uniform(0.0, 0.2)]))
+    halo = F.avg_pool2d(F.avg_pool2d(layer[:, 3:], 7, 1, 3), 7, 1, 3)
+    side = torch.tensor(rng.normal(size=2))
+    rows, columns = _pixel_axes()
+    slope = torch.tanh((side[0] * columns + side[1] * rows - (side.sum() * FRAME_SIZE / 2)) / 12)
+    cover = (halo * (1.7 + 0.4 * slope)).clamp(0, 0.9).to(layer.dtype)
+    stain = torch.cat([tint[:, None, None].to(layer.dtype) * cover, cover], dim=1)
+    return stain + layer * (1 - cover)
+
+
+def _noise(layer: Tensor, rng: np.random.Generator) -> Tensor:
+    """A box around the sprite breaks into coloured blocks that change with every frame."""
+    cells = FRAME_SIZE // 4
+    blocks = torch.tensor(rng.uniform(0, 1, (len(layer), 3, cells, cells)), dtype=layer.dtype)
+    box = F.interpolate((F.max_pool2d(layer[:, 3:], 4) > 0.3).to(layer.dtype), scale_factor=4.0)
+    cover = box * rng.uniform(0.6, 0.85)
+    stain = torch.cat([F.interpolate(blocks, scale_factor=4.0) * cover, cover], dim=1)
+    return stain + layer * (1 - cover)
+
+
+def _freeze(layer: Tensor, rng: np.random.Generator) -> Tensor:
+    """The sprite stops at its first frame, then jumps to where it should be."""
+    return layer[:1].expand_as(layer)
+
+
+def _ghost(layer: Tensor, rng: np.random.Generator) -> Tensor:
+    """A translucent copy stands beside the sprite."""
+    angle, distance = rng.uniform(0, 2 * math.pi), rng.uniform(9, 14)
+    copy = _shift(layer, distance * math.cos(angle), distance * math.sin(angle)) * rng.uniform(0.45, 0.65)
+    return layer + copy * (1 - layer[:, 3:])
+
+
+CORRUPTIONS: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {
+    "flicker": _flicker,
+    "smear": _smear,
+    "melt": _melt,
+    "bleed": _bleed,
+    "noise": _noise,
+    "freeze": _freeze,
+    "ghost": _ghost,
+}
+KINDS = tuple(CORRUPTIONS)
+
+
+def sample_events(scene: Scene, rng: np.random.Generator, rate: float) -> list[Event]:
+    """Random events: each sprite is corrupted with probability `rate`, for 6 frames to the whole clip."""
+    events = []
+    for sprite, spec in enumerate(scene.spec.sprites):
+        if rng.uniform() >= rate:
+            continue
+        length = int(rng.integers(6, NUM_FRAMES + 1))
+        first = int(rng.integers(0, NUM_FRAMES - length + 1))
+        kind = KINDS[rng.integers(len(KINDS))]
+        if kind == "freeze":  # long enough to be seen, short enough that the rest of the path tells where it should be
+            length = 5 if spec.motion not in DRIFT else 6
+            first = int(rng.integers(1, NUM_FRAMES - length))
+        events.append(Event(kind, sprite, first, first + length))
+    return events
+
+
+def render_corrupted(scene: Scene, events: list[Event], rng: np.random.Generator) -> Tensor:
+    """The clip of a scene with its events: video [3, F, H, W] in [-1, 1]."""
+    layers = sprite_layers(scene).clone()
+    for event in events:
+        window = slice(event.first, event.last)
+        layers[event.sprite, window] = CORRUPTIONS[event.kind](layers[event.sprite, window], rng)
+    return to_video(composite(render_background(scene.spec.background, scene.slope), layers))
+
+
+def _pixel_axes() -> tuple[Tensor, Tensor]:
+    """Row and column of each pixel centre, [H, 1] and [1, W]."""
+    axis = torch.arange(FRAME_SIZE) + 0.5
+    return axis[:, None], axis[None, :]
+
+
+def _shift(layer: Tensor, dx: float, dy: float) -> Tensor:
+    """The layer moved by (dx, dy) pixels."""
+    field = torch.zeros(len(layer), FRAME_SIZE, FRAME_SIZE)
+    return _resample(layer, field - dx, field - dy)
+
+
+def _resample(layer: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
+    """The layer read at each pixel plus (dx, dy), which are [F, H, W] in pixels."""
+    rows, columns = _pixel_axes()
+    grid = torch.stack([columns + dx, rows + dy], dim=-1) * 2 / FRAME_SIZE - 1
+    return F.grid_sample(layer, grid.to(layer.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -1,0 +1,193 @@
+"""Renderer of the embedded world: sprites are small RGBA pictures, placed by bilinear sampling.
+
+Everything is a pure function of tensors, so the inspector can call the same pieces with the positions that
+it guesses. Colours are in [0, 1] here; clips leave this package as `video` [3, F, H, W] in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from halovid.world.scenes import COLOURS, FRAME_SIZE, SHAPES, TEXTURES, Scene, SpriteSpec
+
+PICTURE_SIZE = 56  # pixels of a sprite's picture; its disc of radius 1 spans PICTURE_SIZE / PICTURE_REACH
+PICTURE_REACH = 1.25  # half the side of a picture, in sprite radii: a margin for the soft edge
+_SOFTNESS = 0.05  # width of an edge, in radii: about one screen pixel
+_SHADE = 0.4  # brightness of the dark tone of a texture
+
+_PALETTE = {
+    "red": (0.90, 0.15, 0.15),
+    "orange": (0.98, 0.55, 0.08),
+    "yellow": (0.97, 0.90, 0.15),
+    "green": (0.15, 0.75, 0.25),
+    "cyan": (0.20, 0.85, 0.90),
+    "blue": (0.20, 0.35, 0.95),
+    "magenta": (0.90, 0.25, 0.80),
+    "white": (0.95, 0.95, 0.95),
+}
+_BACKDROPS = {
+    "grey": (0.32, 0.32, 0.32),
+    "navy": (0.10, 0.14, 0.36),
+    "brown": (0.36, 0.23, 0.13),
+    "forest": (0.10, 0.30, 0.18),
+    "plum": (0.32, 0.14, 0.32),
+}
+
+
+def _polygon_distance(x: Tensor, y: Tensor, num_sides: int, apothem: float, turn: float) -> Tensor:
+    """Signed distance to the sides of a regular polygon; negative inside."""
+    angles = turn + 2 * math.pi * torch.arange(num_sides) / num_sides
+    sides = x[..., None] * torch.cos(angles) + y[..., None] * torch.sin(angles)
+    return sides.amax(-1) - apothem
+
+
+def _shape_distance(shape: str, x: Tensor, y: Tensor) -> Tensor:
+    """Signed distance in radii to the edge of a shape; all shapes fit the unit disc (the square nearly)."""
+    radius = torch.hypot(x, y)
+    if shape == "circle":
+        return radius - 0.95
+    if shape == "ring":
+        return torch.maximum(radius - 1.0, 0.5 - radius)
+    if shape == "square":
+        return _polygon_distance(x, y, 4, 0.8, 0.0)
+    if shape == "diamond":
+        return _polygon_distance(x, y, 4, 0.72, math.pi / 4)
+    if shape == "triangle":
+        return _polygon_distance(x, y - 0.2, 3, 0.56, math.pi / 2)
+    horizontal = torch.maximum(x.abs() - 1.0, y.abs() - 0.34)
+    vertical = torch.maximum(x.abs() - 0.34, y.abs() - 1.0)
+    return torch.minimum(horizontal, vertical)
+
+
+def _soft_step(distance: Tensor) -> Tensor:
+    """1 well inside (negative distance), 0 well outside, smooth over one edge width."""
+    return (0.5 - distance / (2 * _SOFTNESS)).clamp(0, 1)
+
+
+def _texture_tone(texture: str, x: Tensor, y: Tensor) -> Tensor:
+    """Brightness of a texture in [_SHADE, 1]; its finest feature is 2/3 of a radius, about 6 pixels."""
+    if texture == "plain":
+        bright = torch.ones_like(x)
+    elif texture == "striped":
+        bright = 1 - _soft_step(x.abs() - 0.33)
+    elif texture == "checked":
+        signed = torch.where(x * y > 0, 1.0, -1.0) * torch.minimum(x.abs(), y.abs())
+        bright = _soft_step(signed)
+    else:
+        bright = (0.5 - 0.6 * y).clamp(0, 1)
+    return _SHADE + (1 - _SHADE) * bright
+
+
+@functools.cache
+def _tones() -> tuple[Tensor, Tensor]:
+    """Coverage of each shape [shapes, S, S] and tone of each texture [textures, S, S]."""
+    axis = (torch.arange(PICTURE_SIZE) + 0.5) / PICTURE_SIZE * 2 - 1
+    y, x = torch.meshgrid(axis * PICTURE_REACH, axis * PICTURE_REACH, indexing="ij")
+    coverage = torch.stack([_soft_step(_shape_distance(shape, x, y)) for shape in SHAPES])
+    tone = torch.stack([_texture_tone(texture, x, y) for texture in TEXTURES])
+    return coverage, tone
+
+
+def sprite_pictures(shape: Tensor, texture: Tensor, colour: Tensor) -> Tensor:
+    """Premultiplied RGBA pictures of sprites, [..., 4, S, S] in [0, 1].
+
+    Args:
+        shape, texture: [...] indices into SHAPES and TEXTURES.
+        colour: [..., 3] in [0, 1].
+    """
+    coverage, tone = _tones()
+    alpha = coverage[shape][..., None, :, :]
+    return torch.cat([alpha * tone[texture][..., None, :, :] * colour[..., None, None], alpha], dim=-3)
+
+
+def palette() -> Tensor:
+    """The sprite colours, [colours, 3] in [0, 1], in the order of COLOURS."""
+    return torch.tensor([_PALETTE[name] for name in COLOURS])
+
+
+def pictures_of(sprites: Sequence[SpriteSpec]) -> Tensor:
+    """`sprite_pictures` of specs: [N, 4, S, S]."""
+    shape = torch.tensor([SHAPES.index(sprite.shape) for sprite in sprites])
+    texture = torch.tensor([TEXTURES.index(sprite.texture) for sprite in sprites])
+    return sprite_pictures(shape, texture, torch.tensor([_PALETTE[sprite.colour] for sprite in sprites]))
+
+
+def place_pictures(pictures: Tensor, centres: Tensor, radius: Tensor, size: int = FRAME_SIZE) -> Tensor:
+    """Layers with each picture at its centre, [M, C, size, size], premultiplied.
+
+    Args:
+        pictures: [M, C, S, S].
+        centres: [M, 2] x, y in pixels of the layer (the first pixel's centre is 0.5).
+        radius: [M] pixels.
+    """
+    scale = size / (2 * radius * PICTURE_REACH)
+    shift = scale[:, None] * (1 - 2 * centres / size)
+    zero = torch.zeros_like(scale)
+    theta = torch.stack(
+        [torch.stack([scale, zero, shift[:, 0]], -1), torch.stack([zero, scale, shift[:, 1]], -1)], 1
+    )
+    grid = F.affine_grid(theta, [len(pictures), 1, size, size], align_corners=False)
+    return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def background_basis(size: int = FRAME_SIZE) -> Tensor:
+    """The functions that a background is a combination of, [3, size, size]: constant, x and y in [-1, 1]."""
+    axis = (torch.arange(size) + 0.5) / size * 2 - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([torch.ones_like(x), x, y])
+
+
+def background_colour(name: str) -> Tensor:
+    """The colour of a background at the centre of the frame, [3] in [0, 1]."""
+    return torch.tensor(_BACKDROPS[name])
+
+
+def render_background(name: str, slope: np.ndarray) -> Tensor:
+    """A graded background, [3, H, W]."""
+    weights = torch.tensor([1.0, *slope], dtype=torch.float32)
+    shade = torch.einsum("k,khw->hw", weights, background_basis())
+    return (background_colour(name)[:, None, None] * shade).clamp(0, 1)
+
+
+def sprite_layers(scene: Scene) -> Tensor:
+    """Every sprite alone on nothing: premultiplied RGBA [N, F, 4, H, W]."""
+    paths = torch.tensor(scene.paths(), dtype=torch.float32)
+    num_sprites, num_frames = paths.shape[:2]
+    pictures = pictures_of(scene.spec.sprites)[:, None].expand(-1, num_frames, -1, -1, -1)
+    radius = torch.tensor(scene.radius, dtype=torch.float32)[:, None].expand(-1, num_frames)
+    layers = place_pictures(pictures.flatten(0, 1), paths.flatten(0, 1), radius.flatten())
+    return layers.unflatten(0, (num_sprites, num_frames))
+
+
+def composite(background: Tensor, layers: Tensor) -> Tensor:
+    """The clip that shows `layers` over `background`, later layers in front.
+
+    Args:
+        background: [..., 3, H, W] in [0, 1].
+        layers: [N, ..., 4, H, W], premultiplied.
+
+    Returns:
+        [..., 3, H, W] in [0, 1].
+    """
+    picture = background
+    for layer in layers:
+        picture = layer[..., :3, :, :] + picture * (1 - layer[..., 3:, :, :])
+    return picture.clamp(0, 1)
+
+
+def to_video(frames: Tensor) -> Tensor:
+    """[..., F, 3, H, W] in [0, 1] -> video [..., 3, F, H, W] in [-1, 1]."""
+    return frames.transpose(-4, -3) * 2 - 1
+
+
+def render_scene(scene: Scene) -> Tensor:
+    """The clean clip of a scene: video [3, F, H, W] in [-1, 1]."""
+    background = render_background(scene.spec.background, scene.slope)
+    return to_video(composite(background, sprite_layers(scene)))

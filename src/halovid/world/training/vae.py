@@ -1,0 +1,123 @@
+"""Trains the packaged VAE (AutoencoderKLWan) from nothing: single frames, short clips, whole clips."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+from rich.console import Console
+from torch import Tensor
+
+from halovid.checkpoint import load_checkpoint, save_checkpoint
+from halovid.world.training.clips import Clips
+
+LAYOUT = {
+    "base_dim": 24,
+    "z_dim": 16,
+    "dim_mult": [1, 2, 4],
+    "num_res_blocks": 1,
+    "attn_scales": [],
+    "temperal_downsample": [True, True],
+    "in_channels": 12,
+    "out_channels": 12,
+    "patch_size": 2,  # the network works at half resolution: a quarter of the cost
+    "scale_factor_temporal": 4,
+    "scale_factor_spatial": 8,
+    "latents_mean": [0.0] * 16,
+    "latents_std": [1.0] * 16,
+}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of the training: up to step `until`, `batch_size` clips of `num_frames` frames."""
+
+    until: int
+    num_frames: int
+    batch_size: int
+
+
+PHASES = (Phase(1500, 1, 16), Phase(2600, 5, 8), Phase(5000, 13, 4))
+PEAK_RATE = 8e-4
+FINAL_RATE = 5e-5
+KL_WEIGHT = 1e-4
+CHECKPOINT_EVERY = 250
+
+
+def train_vae(clips_folder: Path, folder: Path, seed: int = 0, freeze_encoder: bool = False, tag: str = "vae") -> None:
+    """Trains to the end of PHASES, continuing from `folder`'s checkpoint; logs one JSON line per 50 steps."""
+    torch.manual_seed(seed)
+    clips = Clips(clips_folder)
+    vae = use_channels_last(build_vae())
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.0)
+    checkpoint, step = folder / f"{tag}.safetensors", 0
+    if checkpoint.exists():
+        state = load_checkpoint(checkpoint)
+        vae.load_state_dict(state["model"])
+        use_channels_last(vae)
+        optimizer.load_state_dict(state["optimizer"])
+        step = state["step"]
+    started = time.time()
+    while step < PHASES[-1].until:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        phase = next(phase for phase in PHASES if step < phase.until)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step)
+        indices = torch.randint(len(clips), (phase.batch_size,), generator=generator)
+        first = int(torch.randint(13 - phase.num_frames + 1, (), generator=generator))
+        video = clips.batch(indices, phase.num_frames, first)
+        loss, psnr = vae_loss(vae, video, generator)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        if step % 50 == 0:
+            line = {"step": step, "loss": loss.item(), "psnr": psnr.item(), "seconds": time.time() - started}
+            with (folder / f"{tag}.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            Console().print(line)
+        if step % CHECKPOINT_EVERY == 0:
+            save_checkpoint(
+                checkpoint, {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+            )
+
+
+def build_vae() -> AutoencoderKLWan:
+    """An untrained VAE whose latents begin almost noise-free: noise of variance 1 would drown the picture."""
+    vae = AutoencoderKLWan(**LAYOUT)
+    with torch.no_grad():
+        vae.quant_conv.bias[LAYOUT["z_dim"] :] = -6.0  # log variance
+        vae.quant_conv.weight[LAYOUT["z_dim"] :] *= 0.1
+    return vae
+
+
+def learning_rate(step: int) -> float:
+    """Warm-up over 100 steps, then a cosine from PEAK_RATE to FINAL_RATE at the end of the last phase."""
+    progress = min(step / PHASES[-1].until, 1.0)
+    return min(step / 100, 1.0) * (FINAL_RATE + (PEAK_RATE - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def vae_loss(vae: AutoencoderKLWan, video: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """L1 and squared error plus a little KL, and the PSNR in dB of pixels in [0, 1]."""
+    video = video.contiguous(memory_format=torch.channels_last_3d)
+    with torch.autocast("cpu", torch.bfloat16):
+        posterior = vae.encode(video).latent_dist
+        decoded = vae.decode(posterior.sample(generator)).sample
+    error = decoded.float() - video
+    kl = 0.5 * (posterior.mean.float().square() + posterior.var.float() - 1 - posterior.logvar.float()).mean()
+    psnr = -10 * torch.log10(error.detach().square().mean() / 4)
+    return error.abs().mean() + 2 * error.square().mean() + KL_WEIGHT * kl, psnr
+
+
+def use_channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
+    """The same VAE with its 3-D kernels laid out channels-last: with bf16 2.5x faster on a CPU."""
+    for parameter in vae.parameters():
+        if parameter.ndim == 5:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+    return vae
