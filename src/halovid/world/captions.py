@@ -88,3 +88,12 @@ def parse_caption(caption: str) -> SceneSpec:
         )
     sprites = tuple(SpriteSpec(**dict(zip(found, values, strict=True))) for values in zip(*found.values(), strict=True))
     return SceneSpec(sprites, backgrounds[0])
+
+
+def all_words() -> list[str]:
+    """Every word and sign that a caption can hold, sorted: the vocabulary of the packaged tokenizer."""
+    phrases = [phrase for options in _PHRASES.values() for phrase in options]
+    names = [*SHAPES, *COLOURS, *TEXTURES, *BACKGROUNDS]
+    texts = [*_FRAMES, *_NOUN_PHRASES, *phrases, *names]
+    plain = [re.sub(r"{\w+}", " ", text).lower() for text in texts]
+    return sorted({word for text in plain for word in re.findall(r"[a-z]+|[.,:]", text)} | {"and"})

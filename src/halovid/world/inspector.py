@@ -35,11 +35,13 @@ from halovid.world.scenes import (
 )
 
 _CROP = 2 * math.ceil(RADIUS["big"][1] * render.PICTURE_REACH) + 1  # pixels, odd: room for the largest picture
+_COARSE = 2  # the search works on frames reduced by this factor
+_KERNEL = _CROP // _COARSE | 1  # reduced pixels, odd
 _MATCH_SCALE = 0.09  # mean squared colour error (in [0, 1] units) at which a match counts for nothing
 _LOST = 0.1  # quality of the match below which a sprite counts as not seen
 _STRANGE = 0.02  # mean squared difference from the background that is surely not background
 _HINT = 0.3  # worth of standing on something that is not background, against a perfect match
-_REACH = 2.5  # pixels that a frame's own best match may lie from the path found for the whole clip
+_REACH = 2  # reduced pixels that a frame's own best match may lie from the path found for the whole clip
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def fit_clean(video: Tensor, specs: Sequence[SceneSpec]) -> Fit:
     middle = torch.tensor([sum(RADIUS[sprite.size]) / 2 for sprite in sprites])
     kernels = _kernels(pictures, middle)
     strange = ((frames - background[:, None]).square().mean(2) / _STRANGE).clamp(max=1)
-    score = (1 - _match_cost(frames, kernels) / _MATCH_SCALE).clamp(min=0) + _HINT * _overlap(strange, kernels)
+    score = _match_score(frames, kernels) + _HINT * _overlap(strange, kernels)
     paths = _locate(score, sprites, middle)
     paths, radius = _polish(frames, background, pictures, sprites, paths, middle)
     fit = _describe(frames, background, pictures, paths, radius)
@@ -92,13 +94,9 @@ def fit_clean(video: Tensor, specs: Sequence[SceneSpec]) -> Fit:
 def _describe(frames: Tensor, background: Tensor, pictures: Tensor, paths: Tensor, radius: Tensor) -> Fit:
     """The clean clip with the sprites on `paths`, [n, F, 2], and how well each matches."""
     shape = (len(frames), len(paths) // len(frames))
-    layers = render.place_pictures(
-        pictures[:, None].expand(-1, NUM_FRAMES, -1, -1, -1).flatten(0, 1),
-        paths.flatten(0, 1),
-        radius[:, None].expand(-1, NUM_FRAMES).flatten(),
-    ).unflatten(0, (*shape, NUM_FRAMES))
+    layers = render.place_pictures(pictures, paths, radius).unflatten(0, shape)
     crops, local = _crop(frames, paths)
-    error = _crop_error(crops, _crop_layer(pictures, local, radius))
+    error = _crop_error(crops, render.place_pictures(pictures, local, radius, size=_CROP))
     return Fit(
         frames=render.composite(background[:, None].expand_as(frames), layers.transpose(0, 1)),
         coverage=layers[:, :, :, 3],
@@ -140,33 +138,35 @@ def _fit_background(frames: Tensor, specs: Sequence[SceneSpec]) -> Tensor:
 
 
 def _kernels(pictures: Tensor, radius: Tensor) -> Tensor:
-    """Each picture in the middle of a window: premultiplied RGBA [n, 4, crop, crop]."""
-    centre = torch.full((len(pictures), 2), _CROP / 2)
-    return render.place_pictures(pictures, centre, radius, size=_CROP)
+    """Each picture in the middle of a window, reduced for the search: premultiplied RGBA [n, 4, c, c]."""
+    centre = torch.full((len(pictures), 1, 2), _KERNEL / 2)
+    return render.place_pictures(pictures, centre, radius / _COARSE, size=_KERNEL)[:, 0]
 
 
-def _match_cost(frames: Tensor, kernels: Tensor) -> Tensor:
-    """Mean squared colour error of each sprite put at each pixel: [B * N, F, H, W].
+def _match_score(frames: Tensor, kernels: Tensor) -> Tensor:
+    """How well each sprite, put at each reduced pixel, matches: [B * N, F, H, W] in [0, 1].
 
-    Computed as correlations: sum a (I - c)^2 = sum a I^2 - 2 sum (a c) I + sum a c^2.
+    From the mean squared colour error, as correlations: sum a (I - c)^2 = sum a I^2 - 2 sum (a c) I + sum a c^2.
     """
     colour, alpha = kernels[:, :3], kernels[:, 3:]
     constant = (colour.square() / alpha.clamp(min=1e-3)).sum((1, 2, 3))
-    signal = torch.cat([frames.square().sum(2, keepdim=True), frames], dim=2)
+    small = F.avg_pool2d(frames.flatten(0, 1), _COARSE).unflatten(0, frames.shape[:2])
+    signal = torch.cat([small.square().sum(2, keepdim=True), small], dim=2)
     value = _correlate(signal, torch.cat([alpha, -2 * colour], dim=1))
-    return ((value + constant[:, None, None, None]) / (3 * alpha.sum((1, 2, 3))[:, None, None, None])).clamp(min=0)
+    cost = (value + constant[:, None, None, None]) / (3 * alpha.sum((1, 2, 3))[:, None, None, None])
+    return (1 - cost / _MATCH_SCALE).clamp(0, 1)
 
 
 def _overlap(mask: Tensor, kernels: Tensor) -> Tensor:
-    """Share of each sprite, put at each pixel, that lies in a mask [B, F, H, W]: [B * N, F, H, W]."""
+    """Share of each sprite, put at each reduced pixel, that lies in a mask [B, F, H, W]: [B * N, F, H, W]."""
     alpha = kernels[:, 3:]
-    return _correlate(mask[:, :, None], alpha / alpha.sum((1, 2, 3), keepdim=True))
+    return _correlate(F.avg_pool2d(mask, _COARSE)[:, :, None], alpha / alpha.sum((1, 2, 3), keepdim=True))
 
 
 def _correlate(signal: Tensor, kernels: Tensor) -> Tensor:
     """Correlation of each clip's frames [B, F, C, H, W] with its own kernels [B * N, C, c, c]: [B * N, F, H, W]."""
-    grouped = signal.transpose(0, 1).flatten(1, 2)  # one group of filters per clip
-    return F.conv2d(grouped, kernels, padding=_CROP // 2, groups=len(signal)).transpose(0, 1)
+    per_clip = zip(signal, kernels.unflatten(0, (len(signal), -1)), strict=True)
+    return torch.cat([F.conv2d(frames, own, padding=_KERNEL // 2).transpose(0, 1) for frames, own in per_clip])
 
 
 @functools.cache
@@ -202,22 +202,23 @@ def _search_paths(score: Tensor, motion: str, radius: Tensor) -> Tensor:
 
     The sum of shifted score maps is taken in the Fourier domain, so shifts need not be whole pixels.
     """
-    offsets, _ = _hypotheses(motion)
+    size = score.shape[-1]
+    offsets = _hypotheses(motion)[0] / _COARSE
     spectrum = torch.fft.rfft2(score).flatten(2)  # [n, F, K]
-    rows = torch.fft.fftfreq(FRAME_SIZE)[:, None]
-    columns = torch.fft.rfftfreq(FRAME_SIZE)[None]
+    rows = torch.fft.fftfreq(size)[:, None]
+    columns = torch.fft.rfftfreq(size)[None]
     turn = offsets[..., 0, None, None] * columns + offsets[..., 1, None, None] * rows
     shift = torch.polar(torch.ones(()), 2 * math.pi * turn.flatten(2))  # [H, F, K]
-    total = torch.einsum("nfk,hfk->nhk", spectrum, shift).unflatten(2, (FRAME_SIZE, -1))
-    total = torch.fft.irfft2(total, s=(FRAME_SIZE, FRAME_SIZE))  # [n, H, rows, columns]
-    axis = torch.arange(FRAME_SIZE)
-    low = radius[:, None, None] - 1.5 - offsets.min(1).values  # sprites stay inside the frame
-    high = FRAME_SIZE - radius[:, None, None] + 0.5 - offsets.max(1).values
+    total = torch.einsum("nfk,hfk->nhk", spectrum, shift).unflatten(2, (size, -1))
+    total = torch.fft.irfft2(total, s=(size, size))  # [n, H, rows, columns]
+    axis = torch.arange(size)
+    low = radius[:, None, None] / _COARSE - 1 - offsets.min(1).values  # sprites stay inside the frame
+    high = size - radius[:, None, None] / _COARSE - offsets.max(1).values
     inside = (axis >= low[..., None]) & (axis <= high[..., None])  # [n, H, 2, 64]
     allowed = inside[:, :, 1, :, None] & inside[:, :, 0, None, :]
     best = total.masked_fill(~allowed, -torch.inf).flatten(1).argmax(1)
     hypothesis, row, column = torch.unravel_index(best, total.shape[1:])
-    return torch.stack([column, row], -1)[:, None] + 0.5 + offsets[hypothesis]
+    return (torch.stack([column, row], -1)[:, None] + 0.5 + offsets[hypothesis]) * _COARSE
 
 
 def _refine_paths(score: Tensor, motion: str, paths: Tensor) -> Tensor:
@@ -225,7 +226,7 @@ def _refine_paths(score: Tensor, motion: str, paths: Tensor) -> Tensor:
     _, basis = _hypotheses(motion)
     design = torch.cat([torch.eye(2)[:, None].expand(2, NUM_FRAMES, 2), basis]).flatten(1)  # [2 + K, F * 2]
     for _ in range(3):
-        peaks, quality = _local_peaks(score, paths)
+        peaks, quality = _local_peaks(score, paths, _REACH)
         weight = quality
         for _ in range(3):
             repeated = weight[..., None].expand(-1, -1, 2).flatten(1)
@@ -238,22 +239,26 @@ def _refine_paths(score: Tensor, motion: str, paths: Tensor) -> Tensor:
     return paths
 
 
-def _local_peaks(score: Tensor, paths: Tensor) -> tuple[Tensor, Tensor]:
-    """The best match of each frame within `_REACH` of the path, to a fraction of a pixel, and its score."""
-    reach = math.ceil(_REACH)
+def _local_peaks(score: Tensor, paths: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+    """The best match of each frame within `reach` reduced pixels of the path, and its score.
+
+    Returns:
+        [n, F, 2] in pixels, to a fraction of one, and [n, F].
+    """
+    size = score.shape[-1]
     steps = torch.arange(-reach, reach + 1)
-    near = (paths - 0.5).round().long()
-    columns = (near[..., 0, None] + steps).clamp(0, FRAME_SIZE - 1)
-    rows = (near[..., 1, None] + steps).clamp(0, FRAME_SIZE - 1)
+    near = (paths / _COARSE - 0.5).round().long()
+    columns = (near[..., 0, None] + steps).clamp(0, size - 1)
+    rows = (near[..., 1, None] + steps).clamp(0, size - 1)
     first = torch.arange(len(score))[:, None, None, None]
     second = torch.arange(NUM_FRAMES)[None, :, None, None]
     window = score[first, second, rows[..., :, None], columns[..., None, :]]  # [n, F, side, side]
-    top = window.flatten(2).max(-1)
-    weight = (window - 0.9 * top.values[..., None, None]).clamp(min=0) + 1e-9  # centroid of the peak's cap
+    top = window.flatten(2).max(-1).values
+    weight = (window - 0.9 * top[..., None, None]).clamp(min=0) + 1e-9  # centroid of the peak's cap
     total = weight.sum((-1, -2))
     x = (weight.sum(-2) * columns).sum(-1) / total + 0.5
     y = (weight.sum(-1) * rows).sum(-1) / total + 0.5
-    return torch.stack([x, y], -1), top.values
+    return torch.stack([x, y], -1) * _COARSE, top
 
 
 def _polish(
@@ -271,20 +276,23 @@ def _polish(
     )
     low, high = torch.tensor([RADIUS[sprite.size] for sprite in sprites]).T
     behind = background[:, None].expand_as(frames)
+    clips = torch.arange(len(sprites)) // (len(sprites) // len(frames))
+    times = torch.arange(0, NUM_FRAMES, 2)  # every other frame tells a path of five numbers well enough
+    seen = moves[:, :, times]
     for _ in range(4):
-        crops, local = _crop(frames, paths)
-        backdrop, _ = _crop(behind, paths)
+        crops, local = _crop(frames, paths[:, times], clips, times.expand(len(sprites), -1))
+        backdrop, _ = _crop(behind, paths[:, times], clips, times.expand(len(sprites), -1))
 
         def view(shift: tuple[float, float] = (0.0, 0.0), growth: float = 0.0) -> Tensor:
-            layer = _crop_layer(pictures, local + torch.tensor(shift), radius + growth)  # noqa: B023 (used at once)
-            return layer[:, :, :3] + (1 - layer[:, :, 3:]) * backdrop  # noqa: B023
+            layer = render.place_pictures(pictures, local + torch.tensor(shift), radius + growth, size=_CROP)
+            return layer[:, :, :3] + (1 - layer[:, :, 3:]) * backdrop
 
         now, step = view(), 0.25
         error = crops - now
         by_place = torch.stack([view((step, 0.0)) - now, view((0.0, step)) - now], 2) / step  # [n, F, 2, 3, c, c]
         by_radius = (view(growth=step) - now) / step
         slopes = torch.cat(
-            [torch.einsum("nkfd,nfdchw->nkfchw", moves, by_place), by_radius[:, None]], 1
+            [torch.einsum("nkfd,nfdchw->nkfchw", seen, by_place), by_radius[:, None]], 1
         )
         weight = (1 / (1 + error.square().sum(2, keepdim=True) / 0.06).square()).expand_as(error).flatten(1)
         flat = slopes.flatten(2)
@@ -296,24 +304,26 @@ def _polish(
     return paths, radius
 
 
-def _crop(frames: Tensor, paths: Tensor) -> tuple[Tensor, Tensor]:
-    """Windows around each sprite, [n, F, 3, crop, crop], and the sprite's centre in its window, [n, F, 2]."""
+def _crop(
+    frames: Tensor, paths: Tensor, clips: Tensor | None = None, times: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Windows around points, [n, K, 3, crop, crop], and each point's place in its window, [n, K, 2].
+
+    Args:
+        frames: [B, F, 3, H, W].
+        paths: [n, K, 2] pixels.
+        clips: [n] the clip of each path; in order and equally many of each when left out.
+        times: [n, K] the frame of each point; all frames when left out.
+    """
     pad = _CROP // 2
-    padded = F.pad(frames, (pad, pad, pad, pad))
+    padded = F.pad(frames, (pad, pad, pad, pad)).permute(0, 1, 3, 4, 2)
     corner = paths.floor().long().clamp(0, FRAME_SIZE - 1)
     axis = torch.arange(_CROP)
     rows, columns = corner[..., 1, None] + axis, corner[..., 0, None] + axis
-    clip = torch.arange(len(paths))[:, None, None, None] // (len(paths) // len(frames))
-    frame = torch.arange(NUM_FRAMES)[None, :, None, None]
-    crops = padded.permute(0, 1, 3, 4, 2)[clip, frame, rows[..., :, None], columns[..., None, :]]
+    clips = torch.arange(len(paths)) // (len(paths) // len(frames)) if clips is None else clips
+    times = torch.arange(NUM_FRAMES).expand(len(paths), -1) if times is None else times
+    crops = padded[clips[:, None, None, None], times[..., None, None], rows[..., :, None], columns[..., None, :]]
     return crops.permute(0, 1, 4, 2, 3), paths - corner + pad
-
-
-def _crop_layer(pictures: Tensor, local: Tensor, radius: Tensor) -> Tensor:
-    """Each sprite at its place in its windows: premultiplied RGBA [n, F, 4, crop, crop]."""
-    repeated = pictures[:, None].expand(-1, NUM_FRAMES, -1, -1, -1).flatten(0, 1)
-    spread = radius[:, None].expand(-1, NUM_FRAMES).flatten()
-    return render.place_pictures(repeated, local.flatten(0, 1), spread, size=_CROP).unflatten(0, (-1, NUM_FRAMES))
 
 
 def _crop_error(crops: Tensor, layer: Tensor) -> Tensor:
@@ -327,22 +337,64 @@ def _crop_error(crops: Tensor, layer: Tensor) -> Tensor:
 class Inspection:
     """What the inspector finds in B clips with N sprites.
 
-    patch_defects: [B, t, h, w], distance from the nearest clean clip, about 0..1; above DEFECT_THRESHOLD: defective.
+    patch_defects: [B, t, h, w], distance from the nearest clean clip; above DEFECT_THRESHOLD a patch is defective.
+    patch_flicker: [B, t, h, w], how much of that changes from frame to frame.
     sprite_patches: [B, t, h, w] bool, the patches in which a sprite should be seen.
-    patch_flicker: [B, t, h, w], the part of the distance that changes from frame to frame.
-    colour_right, shape_right: [B, N] bool, whether each sprite is there as the caption says.
-    motion: [B], mean speed of the sprites in pixels per frame.
+    found: [B, N, F] in [0, 1], how well each sprite is seen where it should be.
+    colour_right, shape_right: [B, N] bool, whether each sprite is there with the colour and shape of the caption.
+    motion: [B], mean speed of the sprites in pixels per frame, as seen.
     """
 
     patch_defects: Tensor
-    sprite_patches: Tensor
     patch_flicker: Tensor
+    sprite_patches: Tensor
+    found: Tensor
     colour_right: Tensor
     shape_right: Tensor
     motion: Tensor
 
+    @property
+    def defective(self) -> Tensor:
+        """[B, t, h, w] bool."""
+        return self.patch_defects > DEFECT_THRESHOLD
+
 
 GEOMETRY = LatentGeometry(temporal_stride=4, spatial_stride=8, causal_first_frame=True)
+DEFECT_THRESHOLD = 0.05  # above the error of the packaged VAE, below what a person notices; docs/world.md
+_PRESENT = 0.35  # quality of the match in a sprite's best frames from which it counts as there
+_BEST_FRAMES = 5  # frames in which a sprite is seen best: what judges its colour and shape
+
+
+@torch.no_grad()
+def inspect(video: Tensor, specs: Sequence[SceneSpec], grid: PatchGrid) -> Inspection:
+    """The true defects of clips, by comparison with the clean clips nearest to them.
+
+    Args:
+        video: [B, 3, F, H, W] in [-1, 1], of the world's size.
+        specs: what the caption of each clip says.
+
+    Raises:
+        ValueError: the clips have another size than the world's.
+    """
+    if tuple(video.shape[1:]) != (3, NUM_FRAMES, FRAME_SIZE, FRAME_SIZE):
+        raise ValueError(
+            f"the inspector reads clips of shape (3, {NUM_FRAMES}, {FRAME_SIZE}, {FRAME_SIZE}), got {tuple(video.shape[1:])}"
+        )
+    fit = fit_clean(video, specs)
+    frames = (video.transpose(1, 2).float() + 1) / 2
+    error = _blur(frames - fit.frames)
+    change = torch.zeros_like(error)
+    change[:, 1:] = error[:, 1:] - error[:, :-1]
+    colour_right, shape_right = _recognise(frames, fit, specs)
+    return Inspection(
+        patch_defects=_root_mean_square(error, grid),
+        patch_flicker=_root_mean_square(change, grid),
+        sprite_patches=pool_pixels(fit.coverage.amax(1), grid, GEOMETRY) > 0.05,
+        found=fit.found,
+        colour_right=colour_right,
+        shape_right=shape_right,
+        motion=_seen_motion(frames, fit, specs),
+    )
 
 
 def patch_distance(frames: Tensor, clean: Tensor, grid: PatchGrid) -> Tensor:
@@ -354,7 +406,12 @@ def patch_distance(frames: Tensor, clean: Tensor, grid: PatchGrid) -> Tensor:
     Args:
         frames, clean: [B, F, 3, H, W] in [0, 1].
     """
-    return pool_pixels(_blur(frames - clean).square().mean(2), grid, GEOMETRY).sqrt()
+    return _root_mean_square(_blur(frames - clean), grid)
+
+
+def _root_mean_square(error: Tensor, grid: PatchGrid) -> Tensor:
+    """[B, F, 3, H, W] -> [B, t, h, w]."""
+    return pool_pixels(error.square().mean(2), grid, GEOMETRY).sqrt()
 
 
 def _blur(frames: Tensor) -> Tensor:
@@ -363,3 +420,43 @@ def _blur(frames: Tensor) -> Tensor:
     kernel = (taps[:, None] * taps).expand(3, 1, 5, 5)
     flat = F.pad(frames.flatten(0, 1), (2, 2, 2, 2), mode="replicate")
     return F.conv2d(flat, kernel, groups=3).unflatten(0, frames.shape[:2])
+
+
+def _recognise(frames: Tensor, fit: Fit, specs: Sequence[SceneSpec]) -> tuple[Tensor, Tensor]:
+    """Whether each sprite is there, and of all colours (shapes) the named one fits best: two [B, N] bool."""
+    sprites = [sprite for spec in specs for sprite in spec.sprites]
+    best = fit.found.flatten(0, 1).topk(_BEST_FRAMES, dim=1)
+    clips = torch.arange(len(sprites)) // len(specs[0].sprites)
+    paths = torch.gather(fit.path.flatten(0, 1), 1, best.indices[..., None].expand(-1, -1, 2))
+    crops, local = _crop(frames, paths, clips, best.indices)
+    backdrop = _fit_background(frames, specs)
+    behind, _ = _crop(backdrop[:, None].expand_as(frames), paths, clips, best.indices)
+    radius = fit.radius.flatten()
+
+    def error(pictures: Tensor) -> Tensor:
+        layer = render.place_pictures(pictures, local, radius, size=_CROP)
+        return (layer[:, :, :3] + (1 - layer[:, :, 3:]) * behind - crops).square().clamp(max=0.2).sum((1, 2, 3, 4))
+
+    shape = torch.tensor([SHAPES.index(sprite.shape) for sprite in sprites])
+    texture = torch.tensor([TEXTURES.index(sprite.texture) for sprite in sprites])
+    colour = torch.tensor([COLOURS.index(sprite.colour) for sprite in sprites])
+    palette = render.palette()
+    by_colour = [error(render.sprite_pictures(shape, texture, c.expand(len(sprites), 3))) for c in palette]
+    by_shape = [
+        error(render.sprite_pictures(torch.full_like(shape, k), texture, palette[colour])) for k in range(len(SHAPES))
+    ]
+    there = best.values.mean(1) > _PRESENT
+    colour_right = there & (torch.stack(by_colour).argmin(0) == colour)
+    shape_right = there & (torch.stack(by_shape).argmin(0) == shape)
+    return colour_right.unflatten(0, fit.radius.shape), shape_right.unflatten(0, fit.radius.shape)
+
+
+def _seen_motion(frames: Tensor, fit: Fit, specs: Sequence[SceneSpec]) -> Tensor:
+    """Mean speed in pixels per frame of the places where each sprite is seen best, whatever path is right: [B]."""
+    sprites = [sprite for spec in specs for sprite in spec.sprites]
+    kernels = _kernels(render.pictures_of(sprites), fit.radius.flatten())
+    score = _match_score(frames, kernels)
+    peaks, quality = _local_peaks(score, fit.path.flatten(0, 1), reach=3)
+    seen = (quality[:, 1:] > 0.2) & (quality[:, :-1] > 0.2)
+    speed = (peaks[:, 1:] - peaks[:, :-1]).norm(dim=-1) * seen
+    return (speed.sum(1) / seen.sum(1).clamp(min=1)).unflatten(0, (len(specs), -1)).mean(1)

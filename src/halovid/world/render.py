@@ -120,21 +120,25 @@ def pictures_of(sprites: Sequence[SpriteSpec]) -> Tensor:
 
 
 def place_pictures(pictures: Tensor, centres: Tensor, radius: Tensor, size: int = FRAME_SIZE) -> Tensor:
-    """Layers with each picture at its centre, [M, C, size, size], premultiplied.
+    """Layers with each picture at each of its centres, [n, K, 4, size, size], premultiplied.
 
     Args:
-        pictures: [M, C, S, S].
-        centres: [M, 2] x, y in pixels of the layer (the first pixel's centre is 0.5).
-        radius: [M] pixels.
+        pictures: [n, 4, S, S].
+        centres: [n, K, 2] x, y in pixels of the layer (the first pixel's centre is 0.5).
+        radius: [n] pixels.
     """
-    scale = size / (2 * radius * PICTURE_REACH)
-    shift = scale[:, None] * (1 - 2 * centres / size)
-    zero = torch.zeros_like(scale)
-    theta = torch.stack(
-        [torch.stack([scale, zero, shift[:, 0]], -1), torch.stack([zero, scale, shift[:, 1]], -1)], 1
+    axis = torch.arange(size) + 0.5
+    away = (axis - centres[..., None]) / (radius * PICTURE_REACH)[:, None, None, None]  # [n, K, 2, size]
+    count = centres.shape[1]
+    grid = torch.stack(
+        [
+            away[:, :, 0, None, :].expand(-1, -1, size, -1),
+            away[:, :, 1, :, None].expand(-1, -1, -1, size),
+        ],
+        dim=-1,
     )
-    grid = F.affine_grid(theta, [len(pictures), 1, size, size], align_corners=False)
-    return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    tall = F.grid_sample(pictures, grid.flatten(1, 2), mode="bilinear", padding_mode="zeros", align_corners=False)
+    return tall.unflatten(2, (count, size)).transpose(1, 2)
 
 
 def background_basis(size: int = FRAME_SIZE) -> Tensor:
@@ -159,11 +163,7 @@ def render_background(name: str, slope: np.ndarray) -> Tensor:
 def sprite_layers(scene: Scene) -> Tensor:
     """Every sprite alone on nothing: premultiplied RGBA [N, F, 4, H, W]."""
     paths = torch.tensor(scene.paths(), dtype=torch.float32)
-    num_sprites, num_frames = paths.shape[:2]
-    pictures = pictures_of(scene.spec.sprites)[:, None].expand(-1, num_frames, -1, -1, -1)
-    radius = torch.tensor(scene.radius, dtype=torch.float32)[:, None].expand(-1, num_frames)
-    layers = place_pictures(pictures.flatten(0, 1), paths.flatten(0, 1), radius.flatten())
-    return layers.unflatten(0, (num_sprites, num_frames))
+    return place_pictures(pictures_of(scene.spec.sprites), paths, torch.tensor(scene.radius, dtype=torch.float32))
 
 
 def composite(background: Tensor, layers: Tensor) -> Tensor:

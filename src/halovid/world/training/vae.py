@@ -42,7 +42,7 @@ class Phase:
     batch_size: int
 
 
-PHASES = (Phase(1500, 1, 16), Phase(2600, 5, 8), Phase(5000, 13, 4))
+PHASES = (Phase(1500, 1, 16), Phase(2200, 5, 8), Phase(3800, 13, 4))
 PEAK_RATE = 8e-4
 FINAL_RATE = 5e-5
 KL_WEIGHT = 1e-4

@@ -1,0 +1,256 @@
+"""The typed configuration of a run: one section per stage, read from YAML, unknown keys refused."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from halovid.errors import InputError
+from halovid.grid import PatchGrid
+from halovid.losses import GranDPOOptions
+from halovid.noising import SigmaSampling
+
+Aspect = Literal[
+    "visual_quality", "temporal_consistency", "dynamic_degree", "text_alignment", "factual_consistency"
+]
+Split = Literal["train", "heldout"]
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and a misspelt key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class PromptsConfig(Section):
+    """Where prompts come from: a file (.txt: one a line; .jsonl, .csv: a `prompt` column), or the embedded world."""
+
+    file: Path | None = Field(None, description="prompt file; leave out to draw captions of the embedded world")
+    split: Split = Field("train", description="embedded world: which captions")
+    count: int | None = Field(None, ge=1, description="how many prompts; all of a file, 64 of the world")
+    seed: int = Field(0, ge=0, description="embedded world: which captions")
+
+
+class GeneratorConfig(Section):
+    """The text-to-video model and how to sample it."""
+
+    family: Literal["wan"] = "wan"
+    model: str = Field("world", description="folder or hub id of the pipeline; 'world' is the packaged one")
+    num_frames: int = Field(13, ge=1)
+    height: int = Field(64, ge=8)
+    width: int = Field(64, ge=8)
+    num_inference_steps: int = Field(16, ge=1)
+    guidance_scale: float = Field(1.5, ge=0)
+    negative_prompt: str = ""
+    fps: float = Field(8.0, gt=0)
+    batch_size: int = Field(16, ge=1, description="clips sampled at once")
+
+
+class GenerateConfig(Section):
+    """Candidate clips."""
+
+    prompts: PromptsConfig = PromptsConfig()
+    candidates: int = Field(6, ge=1, description="clips per prompt")
+
+
+class JudgeConfig(Section):
+    """Who labels the candidates."""
+
+    judge: Literal["inspector", "simulated"] = "simulated"
+    error_rate: float = Field(0.1, ge=0, le=1, description="simulated: share of ratings replaced by a random one")
+    noise: float = Field(0.5, ge=0, description="simulated: standard deviation added before rounding to 1..5")
+
+
+class RewardConfig(Section):
+    """The reward model: video phase, then patch phase."""
+
+    backbone: Literal["videomae"] = "videomae"
+    width: int = Field(96, ge=8)
+    layers: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1)
+    patch_size: int = Field(8, ge=1, description="pixels per token side")
+    aspects: tuple[Aspect, ...] = (
+        "visual_quality",
+        "temporal_consistency",
+        "dynamic_degree",
+        "text_alignment",
+        "factual_consistency",
+    )
+    patch_aspects: tuple[Aspect, ...] = ("visual_quality", "temporal_consistency")
+    video_steps: int = Field(150, ge=0)
+    patch_steps: int = Field(350, ge=0)
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    video_weight: float = Field(0.3, ge=0, description="weight of the clip term during the patch phase")
+    held_out: float = Field(0.15, gt=0, lt=1, description="share of the prompts kept for the agreement figures")
+
+    @model_validator(mode="after")
+    def _patch_aspects_known(self) -> RewardConfig:
+        extra = set(self.patch_aspects) - set(self.aspects)
+        if extra:
+            raise ValueError(f"patch_aspects {sorted(extra)} are not among aspects {list(self.aspects)}")
+        return self
+
+
+class ScoreConfig(Section):
+    """How the reward model scores patches."""
+
+    scoring: Literal["dense", "crop"] = "dense"
+    batch_size: int = Field(32, ge=1)
+
+
+class PairConfig(Section):
+    """Preference pairs."""
+
+    strategy: Literal["best_worst", "all", "random"] = "best_worst"
+    min_margin: float = Field(0.0, ge=0, description="pairs whose clip margin is not above this are dropped")
+    pairs_per_prompt: int = Field(3, ge=1, description="best_worst: k best against k worst; random: how many")
+
+
+class LoraOptions(Section):
+    """The LoRA adapter; `targets` defaults to the family's attention and feed-forward projections."""
+
+    rank: int = Field(32, ge=1)
+    alpha: int = Field(32, ge=1)
+    targets: tuple[str, ...] | None = None
+
+
+class AlignConfig(Section):
+    """Gran-DPO training."""
+
+    method: Literal["lora", "full"] = "lora"
+    lora: LoraOptions = LoraOptions()
+    loss: GranDPOOptions = GranDPOOptions()
+    sigma: SigmaSampling = SigmaSampling()
+    timestep_weight: Literal["constant"] = "constant"
+    steps: int = Field(400, ge=1)
+    batch_size: int = Field(4, ge=1, description="pairs per optimiser step")
+    accumulation: int = Field(1, ge=1, description="parts that a batch is cut into")
+    learning_rate: float = Field(3e-4, gt=0)
+    warmup: int = Field(20, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    ema: float = Field(0.98, ge=0, lt=1)
+    checkpoint_every: int = Field(100, ge=1)
+    sample_every: int = Field(200, ge=1)
+    gradient_checkpointing: bool = False
+
+
+class EvaluateConfig(Section):
+    """Base against aligned generator, on prompts that no stage has seen."""
+
+    prompts: PromptsConfig = PromptsConfig(split="heldout", seed=1)
+    samples: int = Field(2, ge=1, description="clips per prompt and model; base and aligned share their seeds")
+    num_resamples: int = Field(10_000, ge=100)
+
+
+class ReportConfig(Section):
+    """The HTML report."""
+
+    title: str = "halovid report"
+    clips: int = Field(12, ge=0, description="pairs of clips shown")
+
+
+class RunConfig(Section):
+    """A whole recipe."""
+
+    seed: int = Field(0, ge=0)
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    threads: int | None = Field(None, ge=1, description="CPU threads; all when left out")
+    generator: GeneratorConfig = GeneratorConfig()
+    grid: PatchGrid = PatchGrid(4, 4, 4)
+    generate: GenerateConfig = GenerateConfig()
+    judge: JudgeConfig = JudgeConfig()
+    reward: RewardConfig = RewardConfig()
+    score: ScoreConfig = ScoreConfig()
+    pair: PairConfig = PairConfig()
+    align: AlignConfig = AlignConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    report: ReportConfig = ReportConfig()
+
+    def part(self, *sections: str) -> dict[str, Any]:
+        """The named sections as JSON values: what a stage's result depends on."""
+        return self.model_dump(mode="json", include=set(sections))
+
+
+def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
+    """The configuration in a YAML file with `section.key=value` overrides applied.
+
+    Relative prompt files are taken relative to the recipe.
+
+    Raises:
+        InputError: the file can't be read, or a key or value is not allowed; every problem is named.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise InputError(f"can't read the recipe {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"the recipe {path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"the recipe {path} must be a mapping of sections, found {type(raw).__name__}")
+    for override in overrides:
+        _apply_override(raw, override)
+    for stage in ("generate", "evaluate"):
+        prompts = (raw.get(stage) or {}).get("prompts") if isinstance(raw.get(stage), dict) else None
+        if isinstance(prompts, dict) and isinstance(prompts.get("file"), str):
+            prompts["file"] = str(path.parent / prompts["file"])
+    return make_config(raw)
+
+
+def make_config(raw: dict[str, Any]) -> RunConfig:
+    """The validated configuration of a nested dict.
+
+    Raises:
+        InputError: names every unknown key with the nearest known one, and every value that is not allowed.
+    """
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise InputError("; ".join(_explain(problem) for problem in error.errors())) from error
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    """Sets `a.b.c=value` in nested dicts; the value is read as YAML."""
+    dotted, sign, text = override.partition("=")
+    if not sign or not dotted:
+        raise InputError(f"override {override!r} must look like section.key=value")
+    *parents, last = dotted.split(".")
+    place = raw
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise InputError(f"override {override!r}: {parent!r} is a value, not a section")
+    place[last] = yaml.safe_load(text)
+
+
+def _explain(problem: Any) -> str:
+    """One sentence for one pydantic problem."""
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = _known_keys(problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.0)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"unknown key {place!r}: {hint}allowed here: {', '.join(known)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{place or 'recipe'}: got {problem['input']!r}. {message}"
+
+
+def _known_keys(path: tuple[str | int, ...]) -> list[str]:
+    """The keys allowed in the section at `path`."""
+    section: Any = RunConfig
+    for part in path:
+        section = _fields(section)[part]
+    return list(_fields(section))
+
+
+def _fields(section: Any) -> dict[Any, Any]:
+    """Field name -> type of a pydantic model or dataclass."""
+    if isinstance(section, type) and issubclass(section, BaseModel):
+        return {name: field.annotation for name, field in section.model_fields.items()}
+    return dict(getattr(section, "__annotations__", {}))

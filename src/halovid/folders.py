@@ -1,0 +1,207 @@
+"""Stage folders: where a stage writes, when it is complete, and how it continues after a kill.
+
+    RUN/<stage>/manifest.json   written last: the stage is complete
+    RUN/<stage>/parts/*.parquet finished batches of a stage that was interrupted
+    RUN/.lock                   held while a stage writes: one process per run folder
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from halovid.errors import InputError
+from halovid.files import hash_file, hash_value, write_json
+from halovid.runtime import batches, console, progress
+from halovid.tables import rows_to_table, write_table
+
+T = TypeVar("T")
+_PACKAGES = ("halovid", "torch", "diffusers", "transformers", "peft", "safetensors", "pyarrow", "av")
+_SKIPPED = b"halovid.skipped"
+
+
+class StageFolder:
+    """The folder that a stage writes, and what it must tell of itself."""
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self.path = path
+        self.fingerprint = fingerprint
+        self.skipped: list[dict[str, str]] = []
+
+    def skip(self, item: str, reason: str) -> None:
+        """Notes an item that could not be done; it is listed in the manifest and at the end."""
+        self.skipped.append({"item": item, "reason": reason})
+
+    def map_batches(
+        self,
+        description: str,
+        items: Sequence[T],
+        size: int,
+        work: Callable[[Sequence[T]], list[dict[str, Any]]],
+        schema: pa.Schema,
+    ) -> pa.Table:
+        """The rows that `work` makes of all items, batch by batch; finished batches survive a kill.
+
+        Inside `work`, `skip` notes the items that fail. Items and size must be the same when it continues, which
+        the fingerprint ensures.
+        """
+        parts, tables = self.path / "parts", []
+        groups = batches(items, size)
+        paths = [parts / f"{description.replace(' ', '-')}-{i:06d}.parquet" for i in range(len(groups))]
+        done = sum(len(group) for group, path in zip(groups, paths, strict=True) if path.exists())
+        with progress(description, len(items), done) as advance:
+            for group, path in zip(groups, paths, strict=True):
+                if not path.exists():
+                    before = len(self.skipped)
+                    table = rows_to_table(work(group), schema)
+                    note = json.dumps(self.skipped[before:]).encode()
+                    del self.skipped[before:]
+                    write_table(path, table.replace_schema_metadata({**schema.metadata, _SKIPPED: note}))
+                    advance(len(group))
+                table = pq.read_table(path)
+                self.skipped += json.loads(table.schema.metadata[_SKIPPED])
+                tables.append(table.replace_schema_metadata(schema.metadata))
+        return pa.concat_tables(tables) if tables else schema.empty_table()
+
+    def write(self, name: str, table: pa.Table) -> None:
+        """Writes a table of this stage."""
+        write_table(self.path / name, table)
+
+
+@contextmanager
+def open_stage(
+    run_dir: Path, name: str, config: dict[str, Any], inputs: Sequence[str] = ()
+) -> Iterator[StageFolder | None]:
+    """The folder to work in, or None when the stage is complete for this config and these inputs.
+
+    On leaving without an error the manifest is written and the stage is complete. What an earlier run with
+    another config left is moved to RUN/superseded, never deleted.
+
+    Args:
+        config: all settings that the result depends on, JSON values.
+        inputs: names of the stages that this one reads.
+
+    Raises:
+        InputError: an input stage is not complete, the folder can't be written, or another process is at work.
+    """
+    with _lock(run_dir):
+        upstream = {stage: _output_hash(run_dir, stage) for stage in inputs}
+        fingerprint = hash_value({"stage": name, "config": config, "inputs": upstream})
+        folder = run_dir / name
+        if is_complete(folder, fingerprint):
+            console.print(f"[dim]{name}: complete, skipped[/dim]")
+            yield None
+            return
+        _prepare(folder, fingerprint)
+        stage = StageFolder(folder, fingerprint)
+        yield stage
+        _finish(stage, name, config, upstream)
+
+
+def is_complete(folder: Path, fingerprint: str) -> bool:
+    """True when the folder holds a finished stage of this fingerprint whose outputs are all undamaged."""
+    manifest = read_manifest(folder)
+    if manifest is None or manifest["fingerprint"] != fingerprint:
+        return False
+    damaged = [name for name, digest in manifest["outputs"].items() if not _matches(folder / name, digest)]
+    if damaged:
+        console.print(f"[yellow]{folder.name}: {', '.join(damaged)} missing or damaged, made again[/yellow]")
+        (folder / "manifest.json").unlink()
+    return not damaged
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a finished stage, or None when there is none.
+
+    Raises:
+        InputError: the manifest is not readable JSON.
+    """
+    path = folder / "manifest.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged ({error}); delete it and run the stage again") from error
+
+
+def _output_hash(run_dir: Path, stage: str) -> str:
+    """Identity of what an upstream stage wrote."""
+    manifest = read_manifest(run_dir / stage)
+    if manifest is None:
+        raise InputError(f"the stage {stage!r} is not complete in {run_dir}; run `halovid {stage}` first")
+    return hash_value(manifest["outputs"])
+
+
+def _matches(path: Path, digest: str) -> bool:
+    return path.exists() and hash_file(path) == digest
+
+
+def _prepare(folder: Path, fingerprint: str) -> None:
+    """An empty folder for this fingerprint, or the one that an interrupted run of the same left."""
+    mark = folder / "fingerprint"
+    if folder.exists() and not (mark.exists() and mark.read_text() == fingerprint):
+        old = mark.read_text()[:12] if mark.exists() else "unknown"
+        target = folder.parent / "superseded" / f"{folder.name}-{old}"
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(exist_ok=True)
+        folder.rename(target)
+        console.print(f"[yellow]{folder.name}: settings or inputs changed; the earlier result is now {target}[/yellow]")
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text(fingerprint)
+
+
+def _finish(stage: StageFolder, name: str, config: dict[str, Any], inputs: dict[str, str]) -> None:
+    """Writes the manifest, which makes the stage complete, and tells what was skipped."""
+    shutil.rmtree(stage.path / "parts", ignore_errors=True)
+    files = [path for path in sorted(stage.path.iterdir()) if path.suffix in (".parquet", ".safetensors", ".json", ".html")]
+    manifest = {
+        "stage": name,
+        "fingerprint": stage.fingerprint,
+        "config": config,
+        "inputs": inputs,
+        "outputs": {path.name: hash_file(path) for path in files if path.name != "manifest.json"},
+        "skipped": stage.skipped,
+        "versions": versions(),
+    }
+    write_json(stage.path / "manifest.json", manifest)
+    if stage.skipped:
+        first = "; ".join(f"{entry['item']}: {entry['reason']}" for entry in stage.skipped[:3])
+        console.print(f"[yellow]{name}: {len(stage.skipped)} skipped ({first}); all in {stage.path}/manifest.json[/yellow]")
+
+
+def versions() -> dict[str, str]:
+    """Python's and the main packages' versions."""
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version()} | found
+
+
+@contextmanager
+def _lock(run_dir: Path) -> Iterator[None]:
+    """Holds the run folder for this process; the lock goes with the process, however it ends."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        handle = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise InputError(f"can't write the run folder {run_dir}: {error.strerror}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.truncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        yield
+    except BlockingIOError as error:
+        owner = os.pread(handle, 20, 0).decode() or "?"
+        raise InputError(f"{run_dir} is in use by process {owner}; wait for it or choose another folder") from error
+    finally:
+        os.close(handle)

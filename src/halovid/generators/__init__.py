@@ -1,0 +1,33 @@
+"""Text-to-video models: the protocol, and one file per family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from halovid.config import GeneratorConfig
+from halovid.files import hash_file, hash_value
+from halovid.generators.base import Generator
+from halovid.generators.wan import WanGenerator
+from halovid.world import packaged_pipeline
+
+FAMILIES = {"wan": WanGenerator}
+
+
+def load_generator(config: GeneratorConfig, device: torch.device, dtype: torch.dtype) -> Generator:
+    """The configured model, frozen, in evaluation mode, on `device`."""
+    return FAMILIES[config.family](_resolve(config.model), config, device, dtype)
+
+
+def model_identity(config: GeneratorConfig) -> str:
+    """A hash of a local pipeline folder's files; the name itself for a model of the hub."""
+    folder = Path(_resolve(config.model))
+    if not folder.is_dir():
+        return config.model
+    return hash_value({str(path.relative_to(folder)): hash_file(path) for path in sorted(folder.rglob("*.*"))})
+
+
+def _resolve(model: str) -> str:
+    """The folder of the packaged model for "world", else the name as it is."""
+    return str(packaged_pipeline()) if model == "world" else model

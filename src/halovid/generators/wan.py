@@ -1,0 +1,160 @@
+"""Wan: any diffusers `WanPipeline` folder or hub id, from the packaged world to Wan 2.1 1.3B and 14B."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import WanPipeline, WanTransformer3DModel
+from peft.utils import get_peft_model_state_dict
+from torch import Tensor, nn
+
+from halovid.config import GeneratorConfig
+from halovid.errors import InputError
+from halovid.grid import LatentGeometry
+from halovid.noising import flow_interpolate, flow_velocity
+
+_MAX_TEXT = 512  # tokens, WanPipeline's own default
+_ADAPTER = "halo"
+_LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+class WanGenerator:
+    """The `Generator` of a Wan text-to-video pipeline with one transformer (Wan 2.1; not 2.2's two experts)."""
+
+    lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+
+    def __init__(self, path: str, config: GeneratorConfig, device: torch.device, dtype: torch.dtype) -> None:
+        try:
+            pipe = WanPipeline.from_pretrained(path, torch_dtype=dtype)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"generator.model {path!r} is not a readable WanPipeline: {error}") from error
+        if pipe.transformer is None or pipe.transformer_2 is not None or pipe.config.expand_timesteps:
+            raise InputError(f"generator.model {path!r} is a Wan 2.2 pipeline; this adapter drives Wan 2.1 layouts")
+        pipe.vae.to(dtype=torch.float32)
+        pipe.to(device)
+        pipe.set_progress_bar_config(disable=True)
+        for module in (pipe.vae, pipe.text_encoder, pipe.transformer):
+            module.requires_grad_(False).eval()
+        merge_text_padding(pipe.transformer)
+        self._pipe, self._config, self._device = pipe, config, device
+        self.denoiser: nn.Module = pipe.transformer
+        vae = pipe.vae.config
+        self.geometry = LatentGeometry(vae.scale_factor_temporal, vae.scale_factor_spatial, causal_first_frame=True)
+        self.geometry.latent_shape(config.num_frames, config.height, config.width)
+        shape = (1, vae.z_dim, 1, 1, 1)
+        self._mean = torch.tensor(vae.latents_mean, device=device).view(shape)
+        self._std = torch.tensor(vae.latents_std, device=device).view(shape)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str]) -> Tensor:
+        """[B, 512, D]; rows after the end of a prompt are zero."""
+        return self._pipe.encode_prompt(
+            prompts, do_classifier_free_guidance=False, max_sequence_length=_MAX_TEXT, device=self._device
+        )[0]
+
+    @torch.no_grad()
+    def sample(self, prompt_embeds: Tensor, seeds: list[int]) -> Tensor:
+        """[B, C, T, h, w] by the pipeline's own scheduler and guidance."""
+        config = self._config
+        negative = None
+        if config.guidance_scale > 1:
+            negative = self.encode_prompts([config.negative_prompt]).expand(len(seeds), -1, -1)
+        return self._pipe(
+            prompt_embeds=prompt_embeds.to(self._device),
+            negative_prompt_embeds=negative,
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            output_type="latent",
+            num_frames=config.num_frames,
+            height=config.height,
+            width=config.width,
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+        ).frames
+
+    @torch.no_grad()
+    def encode_video(self, video: Tensor) -> Tensor:
+        """[B, C, T, h, w], the posterior's mode, normalised."""
+        moments = self._pipe.vae.encode(video.to(self._device, torch.float32)).latent_dist
+        return (moments.mode() - self._mean) / self._std
+
+    @torch.no_grad()
+    def decode_video(self, latents: Tensor) -> Tensor:
+        """[B, 3, F, H, W]."""
+        scaled = latents.to(self._device, torch.float32) * self._std + self._mean
+        return self._pipe.vae.decode(scaled, return_dict=False)[0].clamp(-1, 1)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """The flow path between latents and noise."""
+        return flow_interpolate(latents, noise, sigma)
+
+    def predict(self, noisy_latents: Tensor, sigma: Tensor, prompt_embeds: Tensor) -> Tensor:
+        """The velocity; the scheduler's timestep is 1000 * sigma."""
+        dtype = self.denoiser.dtype
+        timestep = sigma * self._pipe.scheduler.config.num_train_timesteps
+        return self.denoiser(noisy_latents.to(dtype), timestep, prompt_embeds.to(dtype), return_dict=False)[0]
+
+    def target(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """noise - latents."""
+        return flow_velocity(latents, noise)
+
+    def save_weights(self, folder: Path) -> None:
+        """A LoRA that `load_lora_weights` reads when there is an adapter, else the whole `transformer` folder."""
+        if self.denoiser.peft_config if hasattr(self.denoiser, "peft_config") else None:
+            layers = get_peft_model_state_dict(self.denoiser, adapter_name=_ADAPTER)
+            settings = self.denoiser.peft_config[_ADAPTER].to_dict()
+            WanPipeline.save_lora_weights(
+                folder, transformer_lora_layers=layers, transformer_lora_adapter_metadata=settings
+            )
+        else:
+            self.denoiser.save_pretrained(folder / "transformer")
+
+    def load_weights(self, folder: Path) -> None:
+        """Takes over what `save_weights` wrote."""
+        if (folder / _LORA_FILE).exists():
+            self._pipe.load_lora_weights(folder, weight_name=_LORA_FILE, adapter_name=_ADAPTER)
+        else:
+            trained = WanTransformer3DModel.from_pretrained(folder / "transformer")
+            self.denoiser.load_state_dict(trained.state_dict())
+
+
+class TextPadding:
+    """Cross-attention over [prompt, one pad] instead of [prompt, hundreds of equal pads], exactly.
+
+    Wan pads every prompt with zero rows to a fixed length and attends to all of them. Equal rows give equal keys
+    and values, so n of them weigh as much as one whose logit is raised by log n.
+    """
+
+    def __init__(self) -> None:
+        self.key_bias: Tensor | None = None
+
+    def trim(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Forward pre-hook of the transformer: cuts the padding of `encoder_hidden_states`, notes its weight."""
+        text = args[2] if len(args) > 2 else kwargs["encoder_hidden_states"]
+        lengths = text.shape[1] - (text.flip(1) != 0).any(-1).int().argmax(1)
+        lengths = torch.where((text != 0).any(-1).any(-1), lengths, torch.zeros_like(lengths))
+        kept = min(int(lengths.max()) + 1, text.shape[1])
+        pads = torch.arange(kept, device=text.device) >= lengths[:, None]
+        weight = (text.shape[1] - lengths) / (kept - lengths).clamp(min=1)
+        self.key_bias = torch.where(pads, weight.log()[:, None], 0.0)[:, None, None].to(text.dtype)
+        if len(args) > 2:
+            return (*args[:2], text[:, :kept], *args[3:]), kwargs
+        return args, kwargs | {"encoder_hidden_states": text[:, :kept]}
+
+    def __call__(
+        self, attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor, *_: object
+    ) -> Tensor:
+        """Attention processor of `attn2`: diffusers' own computation plus the bias."""
+        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        key = attn.norm_k(attn.to_k(encoder_hidden_states)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        value = attn.to_v(encoder_hidden_states).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=self.key_bias)
+        return attn.to_out[1](attn.to_out[0](mixed.transpose(1, 2).flatten(2)))
+
+
+def merge_text_padding(transformer: WanTransformer3DModel) -> None:
+    """Makes a text-to-video transformer skip its text padding, without a change of what it computes."""
+    padding = TextPadding()
+    for block in transformer.blocks:
+        block.attn2.set_processor(padding)
+    transformer.register_forward_pre_hook(padding.trim, with_kwargs=True)

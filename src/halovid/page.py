@@ -1,0 +1,407 @@
+"""The report page: what an evaluation found, as one self-contained HTML file.
+
+`render_page` turns a `PageContent` into HTML that needs no network and no other file: clips, numbers, charts,
+style and script are inside. Equal content gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Literal, get_args
+
+import matplotlib
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+Better = Literal["lower", "higher", "same"]
+PatchRewards = Sequence[Sequence[Sequence[float]]]
+
+MAX_PAGE_BYTES = 25_000_000
+_DASH = "\N{EM DASH}"
+_REWARD_QUANTILES = (0.02, 0.98)  # ends of the colour scale: one extreme patch must not flatten all others
+_NUM_COLOURS = 64
+
+# Charts are drawn in these stand-in colours, which then become variables of the style sheet: light or dark.
+_INKS = ("ink", "muted", "line", "base", "aligned", *(f"series-{index}" for index in range(6)))
+_STAND_IN = {name: f"#0000{index + 1:02x}" for index, name in enumerate(_INKS)}
+_DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2))  # points on, off, ...
+_CHART_WIDTH = 340  # points: text stays readable when a phone shows the chart at about as many pixels
+_CHART_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "text.color": _STAND_IN["ink"],
+    "font.size": 9,
+    "axes.edgecolor": _STAND_IN["line"],
+    "axes.labelcolor": _STAND_IN["muted"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.formatter.limits": (-3, 4),
+    "grid.color": _STAND_IN["line"],
+    "grid.linewidth": 0.6,
+    "xtick.color": _STAND_IN["muted"],
+    "ytick.color": _STAND_IN["muted"],
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "lines.scale_dashes": False,
+}
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One line of the headline table: a metric of both generators and the interval of its difference.
+
+    Values are in `unit` (so 12.5 with unit "%"); not a number shows as a dash.
+
+    group: heading under which the row stands; rows of one group stay together, in order.
+    difference: aligned - base, with its 95% interval low..high.
+    better: the direction that is an improvement; "same" for what the alignment should leave alone.
+    """
+
+    group: str
+    name: str
+    unit: str
+    base: float
+    aligned: float
+    difference: float
+    low: float
+    high: float
+    better: Better
+
+    def __post_init__(self) -> None:
+        if self.better not in get_args(Better):
+            raise ValueError(
+                f"better of metric {self.name!r} is {self.better!r}; use one of {', '.join(get_args(Better))}"
+            )
+        if self.low > self.high:
+            raise ValueError(
+                f"the interval of metric {self.name!r} is {self.low}..{self.high}; swap its ends"
+            )
+
+
+@dataclass(frozen=True)
+class ClipPair:
+    """The clips of both generators for one prompt and one seed.
+
+    base_mp4, aligned_mp4: H.264 files of `num_frames` frames at `fps`.
+    base_rewards, aligned_rewards: patch rewards [t][h][w], higher is better; not a number is left blank.
+    frame_to_patch: for each frame the t index of the patches that it shows.
+    """
+
+    prompt: str
+    seed: int
+    base_mp4: bytes
+    aligned_mp4: bytes
+    base_rewards: PatchRewards
+    aligned_rewards: PatchRewards
+    frame_to_patch: Sequence[int]
+    num_frames: int
+    fps: float
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 1 or self.fps <= 0:
+            raise ValueError(f"a clip has {self.num_frames} frames at {self.fps} fps; both must be positive")
+        if len(self.frame_to_patch) != self.num_frames:
+            raise ValueError(
+                f"frame_to_patch has {len(self.frame_to_patch)} entries for {self.num_frames} frames; "
+                "give one t index for each frame"
+            )
+        for name, rewards in (("base_rewards", self.base_rewards), ("aligned_rewards", self.aligned_rewards)):
+            shape = _shape(name, rewards)
+            if not 0 <= min(self.frame_to_patch) <= max(self.frame_to_patch) < shape[0]:
+                raise ValueError(
+                    f"frame_to_patch runs from {min(self.frame_to_patch)} to {max(self.frame_to_patch)}; "
+                    f"{name} has t indices 0..{shape[0] - 1}"
+                )
+
+
+def _shape(name: str, rewards: PatchRewards) -> tuple[int, ...]:
+    """(t, h, w) of patch rewards."""
+    try:
+        shape = np.shape(rewards)
+    except ValueError as error:
+        raise ValueError(f"{name} is ragged; every row [w] and every plane [h] needs equal length") from error
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"{name} has the shape {shape}; give nested lists [t][h][w], none empty")
+    return shape
+
+
+@dataclass(frozen=True)
+class KindRow:
+    """Share of sprite patches, 0..1, that show one kind of defect, in the clips of both generators."""
+
+    kind: str
+    base: float
+    aligned: float
+
+
+@dataclass(frozen=True)
+class AgreementRow:
+    """How well a reward model ranks patches: rank correlations in -1..1 and area under the ROC in 0..1.
+
+    scoring: how the model saw the patches, such as "crop" or "dense".
+    """
+
+    name: str
+    scoring: str
+    spearman: float
+    kendall: float
+    auroc: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One chart of training curves: series name -> points (x, y)."""
+
+    title: str
+    x_label: str
+    y_label: str
+    series: Mapping[str, Sequence[tuple[float, float]]]
+
+
+@dataclass(frozen=True)
+class PageContent:
+    """Everything on the page; an empty sequence leaves its section out.
+
+    verdict: one sentence that says what the evaluation found.
+    skipped: one sentence for each thing that was not done or not measured, and why.
+    created: when the report was made, as shown to the reader.
+    """
+
+    title: str
+    subtitle: str
+    verdict: str
+    metrics: Sequence[MetricRow]
+    clips: Sequence[ClipPair]
+    kinds: Sequence[KindRow]
+    agreement: Sequence[AgreementRow]
+    curves: Sequence[Curve]
+    skipped: Sequence[str]
+    config_yaml: str
+    versions: Mapping[str, str]
+    created: str
+
+
+def render_page(content: PageContent) -> str:
+    """The page as HTML text; write it as UTF-8.
+
+    Raises:
+        ValueError: the page would be larger than `MAX_PAGE_BYTES`.
+    """
+    environment = Environment(
+        loader=PackageLoader("halovid"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "reward": _reward}
+    script = _asset("report.js")
+    page = environment.get_template("report.html.j2").render(
+        content=content,
+        style=Markup(_asset("report.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        metric_groups=_metric_groups(content.metrics),
+        kinds_chart=_kinds_chart(content.kinds) if content.kinds else "",
+        curves=[_curve_view(curve, index) for index, curve in enumerate(content.curves)],
+        **(_clips_view(content.clips) if content.clips else {}),
+    )
+    size = len(page.encode())
+    if size > MAX_PAGE_BYTES:
+        raise ValueError(
+            f"the page has {size / 1e6:.1f} MB with {len(content.clips)} clip pairs; at most "
+            f"{MAX_PAGE_BYTES / 1e6:.0f} MB are allowed: show fewer or smaller clips"
+        )
+    return page
+
+
+def _asset(name: str) -> str:
+    return resources.files("halovid").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _number(value: float, decimals: int, signed: bool = False) -> str:
+    """A number with a true minus sign; a dash when it is not finite."""
+    if not math.isfinite(value):
+        return _DASH
+    return format(value, f"{'+' if signed else ''}z.{decimals}f").replace("-", "\N{MINUS SIGN}")
+
+
+def _reward(value: float) -> str:
+    return _number(value, 2)
+
+
+def _decimals(row: MetricRow) -> int:
+    """Decimals that show two digits of the interval's half width, else three of the larger value."""
+    scale = (row.high - row.low) / 2
+    if not (math.isfinite(scale) and scale > 0):
+        scale = max((abs(v) for v in (row.base, row.aligned) if math.isfinite(v)), default=0) / 10
+    return min(max(1 - math.floor(math.log10(scale)), 0), 4) if scale > 0 else 2
+
+
+def _outcome(row: MetricRow) -> str:
+    """What the interval says: better, worse, unclear, unchanged, changed or unknown."""
+    if not (math.isfinite(row.low) and math.isfinite(row.high)):
+        return "unknown"
+    if row.low <= 0 <= row.high:
+        return "unchanged" if row.better == "same" else "unclear"
+    if row.better == "same":
+        return "changed"
+    return "better" if (row.low > 0) == (row.better == "higher") else "worse"
+
+
+def _interval_marks(row: MetricRow) -> dict[str, float] | None:
+    """Places of the interval's ends and the difference in -1..1, turned so that right is better."""
+    ends = (row.low, row.difference, row.high)
+    reach = max(abs(value) for value in ends)
+    if not all(math.isfinite(value) for value in ends) or reach == 0:
+        return None
+    flip = -1 if row.better == "lower" else 1
+    low, middle, high = sorted(flip * value / reach for value in ends)
+    return {"low": low, "middle": middle, "high": high}
+
+
+def _metric_groups(rows: Sequence[MetricRow]) -> dict[str, list[dict[str, Any]]]:
+    """Group -> its rows as the template shows them, groups in the order of their first row."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        view = {
+            "row": row,
+            "decimals": _decimals(row),
+            "outcome": _outcome(row),
+            "marks": _interval_marks(row),
+            "has_interval": math.isfinite(row.low) and math.isfinite(row.high),
+        }
+        groups.setdefault(row.group, []).append(view)
+    return groups
+
+
+def _reward_scale(clips: Sequence[ClipPair]) -> tuple[float, float]:
+    """Rewards at both ends of the colour scale, common to all clips."""
+    arrays = [np.ravel(rewards) for clip in clips for rewards in (clip.base_rewards, clip.aligned_rewards)]
+    values = np.concatenate(arrays)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return 0.0, 1.0
+    low, high = (float(value) for value in np.quantile(values, _REWARD_QUANTILES))
+    return (low, high) if low < high else (low - 0.5, high + 0.5)
+
+
+def _side_view(label: str, mp4: bytes, rewards: PatchRewards) -> dict[str, Any]:
+    """One video of a pair, for the template and for the script."""
+    array = np.asarray(rewards, dtype=np.float64)
+    finite = array[np.isfinite(array)]
+    rounded = array.round(4).astype(object)
+    rounded[~np.isfinite(array)] = None  # JSON knows no other word for it
+    return {
+        "label": label,
+        "mean": float(finite.mean()) if len(finite) else math.nan,
+        "lowest": float(finite.min()) if len(finite) else math.nan,
+        "data": {"mp4": base64.b64encode(mp4).decode(), "rewards": rounded.tolist()},
+    }
+
+
+def _clips_view(clips: Sequence[ClipPair]) -> dict[str, Any]:
+    """The clips section: what the template shows and what the script reads."""
+    low, high = _reward_scale(clips)
+    # Bright is bad: the eye should go to the defects. Cividis keeps its order for every kind of sight.
+    colour_map = matplotlib.colormaps["cividis_r"]
+    shares = np.linspace(0, 1, _NUM_COLOURS)
+    longest = max(clips, key=lambda clip: clip.num_frames / clip.fps)
+    sides = [
+        [
+            _side_view("Base", clip.base_mp4, clip.base_rewards),
+            _side_view("Aligned", clip.aligned_mp4, clip.aligned_rewards),
+        ]
+        for clip in clips
+    ]
+    data = {
+        "clock": {"fps": longest.fps, "numFrames": longest.num_frames},
+        "scale": {"low": low, "high": high, "colours": [to_hex(colour_map(share)) for share in shares]},
+        "clips": [
+            {
+                "fps": clip.fps,
+                "numFrames": clip.num_frames,
+                "frameToPatch": [int(index) for index in clip.frame_to_patch],
+                "sides": [side["data"] for side in pair],
+            }
+            for clip, pair in zip(clips, sides, strict=True)
+        ],
+    }
+    return {"pairs": list(zip(clips, sides, strict=True)), "clip_data": data}
+
+
+def _new_chart(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(_CHART_WIDTH / 72, height / 72), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    return figure, axes
+
+
+def _to_svg(figure: Figure, label: str, salt: str) -> Markup:
+    """The chart as an inline SVG element; `salt` keeps its ids apart from those of other charts."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": salt}):
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # its rules would hold for the whole page
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"|(?<=<g) id="[^"]*"', "", text)
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    for name, colour in _STAND_IN.items():
+        text = text.replace(colour, f"var(--{name})")
+    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
+
+
+def _percent(share: float) -> str:
+    return f"{_number(100 * share, 1)}%" if math.isfinite(share) else _DASH
+
+
+def _kinds_chart(rows: Sequence[KindRow]) -> Markup:
+    """Two bars for each kind: hollow for the base, solid for the aligned generator."""
+    with matplotlib.rc_context(_CHART_STYLE):
+        figure, axes = _new_chart(28 + 30 * len(rows))
+        places = np.arange(len(rows))
+        for offset, name in ((-0.2, "base"), (0.2, "aligned")):
+            shares, ink = [getattr(row, name) for row in rows], _STAND_IN[name]
+            fill = "none" if name == "base" else ink
+            bars = axes.barh(places + offset, shares, 0.32, facecolor=fill, edgecolor=ink)
+            labels = [_percent(share) for share in shares]
+            axes.bar_label(bars, labels, padding=4, fontsize=8, color=_STAND_IN["muted"])
+        axes.set_yticks(places, [row.kind for row in rows], color=_STAND_IN["ink"])
+        axes.invert_yaxis()
+        axes.margins(x=0.14, y=0.02)
+        axes.spines["bottom"].set_visible(False)
+        axes.xaxis.set_visible(False)
+        spoken = [f"{row.kind}: base {_percent(row.base)}, aligned {_percent(row.aligned)}" for row in rows]
+        return _to_svg(figure, f"Share of patches with each defect. {'; '.join(spoken)}.", "kinds")
+
+
+def _curve_view(curve: Curve, index: int) -> dict[str, Any]:
+    """A training chart, and the key to its lines."""
+    keys = []
+    with matplotlib.rc_context(_CHART_STYLE):
+        figure, axes = _new_chart(200)
+        for order, (name, points) in enumerate(curve.series.items()):
+            dash, ink = _DASHES[order % len(_DASHES)], f"series-{order % 6}"
+            line = (0, dash) if dash else "solid"
+            axes.plot(*np.reshape(points, (-1, 2)).T, color=_STAND_IN[ink], linewidth=1.4, linestyle=line)
+            keys.append({"name": name, "ink": ink, "dash": " ".join(str(length) for length in dash)})
+        axes.set_xlabel(curve.x_label)
+        axes.set_ylabel(curve.y_label)
+        axes.grid(axis="y")
+        axes.spines["left"].set_visible(False)
+        label = f"{curve.title}: {curve.y_label} over {curve.x_label}; {', '.join(curve.series)}."
+        return {"title": curve.title, "keys": keys, "svg": _to_svg(figure, label, f"curve {index}")}
