@@ -85,6 +85,7 @@ class RewardConfig(Section):
     patch_steps: int = Field(350, ge=0)
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
+    crops: int = Field(8, ge=0, description="patches per step rated as clips of their own, for `crop` scoring")
     video_weight: float = Field(0.3, ge=0, description="weight of the clip term during the patch phase")
     held_out: float = Field(0.15, gt=0, lt=1, description="share of the prompts kept for the agreement figures")
 

@@ -199,14 +199,11 @@ def render_page(content: PageContent) -> str:
     Raises:
         ValueError: the page would be larger than `MAX_PAGE_BYTES`.
     """
+    loader = PackageLoader("halovid")
     environment = Environment(
-        loader=PackageLoader("halovid"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": _number, "reward": _reward}
+    environment.filters["number"] = _number
     script = _asset("report.js")
     page = environment.get_template("report.html.j2").render(
         content=content,
@@ -236,10 +233,6 @@ def _number(value: float, decimals: int, signed: bool = False) -> str:
     if not math.isfinite(value):
         return _DASH
     return format(value, f"{'+' if signed else ''}z.{decimals}f").replace("-", "\N{MINUS SIGN}")
-
-
-def _reward(value: float) -> str:
-    return _number(value, 2)
 
 
 def _decimals(row: MetricRow) -> int:
@@ -281,7 +274,6 @@ def _metric_groups(rows: Sequence[MetricRow]) -> dict[str, list[dict[str, Any]]]
             "decimals": _decimals(row),
             "outcome": _outcome(row),
             "marks": _interval_marks(row),
-            "has_interval": math.isfinite(row.low) and math.isfinite(row.high),
         }
         groups.setdefault(row.group, []).append(view)
     return groups

@@ -60,7 +60,9 @@ LIVE_TIMES = """() => [...document.querySelectorAll("video")]
 DRAWN = """() => [...document.querySelectorAll("canvas")]
   .filter((canvas) => canvas.parentElement.querySelector("video").duration)
   .map((canvas) => {
-    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
+    copy.drawImage(canvas, 0, 0);
+    const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
     return { size: [canvas.width, canvas.height], alpha: [...data].filter((_, i) => i % 4 === 3),
              first: [...data.slice(0, 3)] };
   })"""

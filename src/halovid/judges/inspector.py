@@ -1,0 +1,70 @@
+"""The embedded world's inspector as a judge: the truth on the rating scale."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from halovid.grid import PatchGrid
+from halovid.judges.base import DEFECT_RATING, HIGHEST, LOWEST, Judgement, Refusal
+from halovid.world.captions import parse_caption
+from halovid.world.inspector import DEFECT_THRESHOLD, Inspection, inspect
+
+_FULL_MOTION = 1.2  # pixels per frame: the mean speed of the world's clean clips gives full marks
+
+
+class InspectorJudge:
+    """Rates clips of the embedded world by `inspect`; other prompts are refused."""
+
+    name = "inspector-1"
+
+    def __init__(self, grid: PatchGrid) -> None:
+        self._grid = grid
+
+    def judge(self, video: Tensor, prompts: list[str], clip_ids: list[str]) -> list[Judgement | Refusal]:
+        """The true ratings of each clip; a prompt that is no caption of the world gives a refusal."""
+        answers: list[Judgement | Refusal] = []
+        readable, specs = [], []
+        for index, prompt in enumerate(prompts):
+            try:
+                specs.append(parse_caption(prompt))
+                readable.append(index)
+                answers.append(Refusal("not judged"))
+            except ValueError as error:
+                answers.append(Refusal(str(error)))
+        if readable:
+            found = inspect(video[readable], specs, self._grid)
+            for place, index in enumerate(readable):
+                answers[index] = _rate(found, place)
+        return answers
+
+
+def _rate(found: Inspection, i: int) -> Judgement:
+    """The ratings of the i-th inspected clip."""
+    patches = {
+        "visual_quality": _patch_rating(found.patch_defects[i]),
+        "temporal_consistency": _patch_rating(found.patch_flicker[i]),
+    }
+    seen = found.sprite_patches[i] | found.defective[i]
+    clip = {aspect: _mean(rating[seen]) for aspect, rating in patches.items()}
+    clip["dynamic_degree"] = _scale(float((found.motion[i] / _FULL_MOTION).clamp(max=1)))
+    clip["text_alignment"] = _scale(float((found.colour_right[i] & found.shape_right[i]).float().mean()))
+    clip["factual_consistency"] = _scale(float((found.found[i] > 0).float().mean()))
+    return Judgement(clip, patches)
+
+
+def _patch_rating(distance: Tensor) -> Tensor:
+    """5 up to half the defect threshold, DEFECT_RATING at the threshold, falling on to 1 in a straight line."""
+    low = 0.5 * DEFECT_THRESHOLD
+    slope = (HIGHEST - DEFECT_RATING) / (DEFECT_THRESHOLD - low)
+    return (HIGHEST - slope * (distance - low)).clamp(LOWEST, HIGHEST)
+
+
+def _scale(share: float) -> float:
+    """0..1 on the rating scale."""
+    return LOWEST + (HIGHEST - LOWEST) * share
+
+
+def _mean(values: Tensor) -> float:
+    """The mean, and the best rating for a clip without any sprite patch."""
+    return float(values.mean()) if values.numel() else HIGHEST
+

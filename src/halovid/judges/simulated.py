@@ -1,0 +1,43 @@
+"""A judge as fallible as a vision-language model: another judge seen through noise, rounding and plain errors."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from halovid.judges.base import HIGHEST, LOWEST, Judge, Judgement, Refusal
+
+
+class SimulatedJudge:
+    """Integer ratings 1..5: the true rating plus noise, rounded; a share of them replaced by a random one.
+
+    The errors of a clip are a function of its id and the seed, so asking again gives the same answer.
+    """
+
+    def __init__(self, truth: Judge, error_rate: float, noise: float, seed: int) -> None:
+        self.name = f"simulated-1({truth.name}, error_rate={error_rate}, noise={noise}, seed={seed})"
+        self._truth, self._error_rate, self._noise, self._seed = truth, error_rate, noise, seed
+
+    def judge(self, video: Tensor, prompts: list[str], clip_ids: list[str]) -> list[Judgement | Refusal]:
+        """The fallible ratings of each clip; refusals pass through."""
+        answers = self._truth.judge(video, prompts, clip_ids)
+        return [
+            answer if isinstance(answer, Refusal) else self._blur(answer, clip_id)
+            for answer, clip_id in zip(answers, clip_ids, strict=True)
+        ]
+
+    def _blur(self, truth: Judgement, clip_id: str) -> Judgement:
+        digest = hashlib.sha256(f"{self._seed}/{clip_id}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        clip = {aspect: float(self._rate(torch.tensor(value), generator)) for aspect, value in truth.clip.items()}
+        return Judgement(clip, {aspect: self._rate(value, generator) for aspect, value in truth.patches.items()})
+
+    def _rate(self, truth: Tensor, generator: torch.Generator) -> Tensor:
+        """Fallible ratings of true ones, same shape."""
+        noisy = truth + self._noise * torch.randn(truth.shape, generator=generator)
+        rounded = noisy.round().clamp(LOWEST, HIGHEST)
+        wrong = torch.rand(truth.shape, generator=generator) < self._error_rate
+        other = torch.randint(int(LOWEST), int(HIGHEST) + 1, truth.shape, generator=generator).float()
+        return torch.where(wrong, other, rounded)

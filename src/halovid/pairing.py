@@ -1,0 +1,48 @@
+"""Preference pairs from rewards, vectorised over all prompts at once."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def best_worst(prompts: np.ndarray, rewards: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k-th best clip of each prompt against its k-th worst, k = 1..count, as far as the clips go.
+
+    Args:
+        prompts: [n] the prompt of each clip, any integers.  rewards: [n].
+
+    Returns:
+        Row numbers of the chosen and of the rejected clips, [pairs] each.
+    """
+    order, place, size = _rank_by_prompt(prompts, rewards)
+    counterpart = np.arange(len(order)) - place + (size - 1 - place)  # the same rank from the other end
+    picked = (place < count) & (place < size // 2)
+    return order[picked], order[counterpart[picked]]
+
+
+def all_pairs(prompts: np.ndarray, rewards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every two clips of a prompt, the better one chosen; like `best_worst`."""
+    order, place, size = _rank_by_prompt(prompts, rewards)
+    worse = size - 1 - place  # how many clips of the prompt come after each
+    chosen = np.repeat(np.arange(len(order)), worse)
+    within = np.arange(len(chosen)) - np.repeat(np.cumsum(worse) - worse, worse)
+    return order[chosen], order[chosen + 1 + within]
+
+
+def random_pairs(
+    prompts: np.ndarray, rewards: np.ndarray, count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """`count` random pairs of different clips of each prompt, the better one chosen; like `best_worst`."""
+    order, place, size = _rank_by_prompt(prompts, rewards)
+    first = np.repeat(np.flatnonzero((place == 0) & (size > 1)), count)
+    sizes = size[first]
+    a = rng.integers(0, sizes)
+    b = (a + rng.integers(1, sizes)) % sizes
+    return order[first + np.minimum(a, b)], order[first + np.maximum(a, b)]
+
+
+def _rank_by_prompt(prompts: np.ndarray, rewards: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Clips sorted by prompt and falling reward; the rank of each in its prompt, and how many clips that has."""
+    order = np.lexsort((-rewards, prompts))
+    _, first, counts = np.unique(prompts[order], return_index=True, return_counts=True)
+    return order, np.arange(len(order)) - np.repeat(first, counts), np.repeat(counts, counts)

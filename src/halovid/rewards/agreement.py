@@ -1,0 +1,66 @@
+"""How well a reward model agrees with ratings it was not trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from halovid import metrics
+from halovid.grid import PatchGrid
+from halovid.rewards.data import LabelledClips
+from halovid.rewards.network import RewardNetwork
+from halovid.rewards.scoring import SCORERS
+
+
+def agreement_rows(
+    network: RewardNetwork, data: LabelledClips, scoring: str, grid: PatchGrid, threshold: float, batch_size: int
+) -> list[dict[str, Any]]:
+    """Rows of tables.AGREEMENT: clips and patches per aspect, and the consistency of the two scales.
+
+    Args:
+        threshold: a patch rated below it counts as defective; what AUROC separates.
+    """
+    clip, patches = rate(network, data, scoring, grid, batch_size)
+    truth_clip, truth_patches = data.clip_ratings.numpy(), data.patch_ratings.numpy()
+    rows = []
+    for k, aspect in enumerate(network.spec.aspects):
+        rows.append(_row("clip", scoring, aspect, clip[:, k], truth_clip[:, k], None))
+    for k, aspect in enumerate(network.spec.patch_aspects):
+        rows.append(_row("patch", scoring, aspect, patches[:, k], truth_patches[:, k], threshold))
+    own = [network.spec.aspects.index(aspect) for aspect in network.spec.patch_aspects]
+    rows.append(_row("scales", scoring, "mean", patches.mean((1, 2, 3, 4)), clip[:, own].mean(1), None))
+    return rows
+
+
+def rate(
+    network: RewardNetwork, data: LabelledClips, scoring: str, grid: PatchGrid, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ratings of clips [n, aspects] and patches [n, patch aspects, t, h, w]."""
+    device = next(network.parameters()).device
+    clip, patches = [], []
+    with torch.no_grad():
+        for first in range(0, len(data), batch_size):
+            part = data.subset(torch.arange(first, min(first + batch_size, len(data))))
+            ratings = SCORERS[scoring](network, *part.inputs(device), grid)
+            clip.append(ratings[0].float().cpu())
+            patches.append(ratings[1].float().cpu())
+    return torch.cat(clip).numpy(), torch.cat(patches).numpy()
+
+
+def _row(
+    scope: str, scoring: str, aspect: str, scores: np.ndarray, truth: np.ndarray, threshold: float | None
+) -> dict[str, Any]:
+    """One row; AUROC is that of calling the defective patches by a low score."""
+    scores, truth = scores.ravel(), truth.ravel()
+    auroc = float("nan") if threshold is None else metrics.auroc(-scores, truth < threshold)
+    return {
+        "scope": scope,
+        "scoring": scoring,
+        "aspect": aspect,
+        "spearman": metrics.spearman(scores, truth),
+        "kendall": metrics.kendall(scores, truth),
+        "auroc": auroc,
+        "count": len(scores),
+    }

@@ -1,0 +1,87 @@
+"""Judged clips in memory: what a reward model learns from and is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from halovid.clips import ClipFolder, Row
+from halovid.errors import InputError
+from halovid.grid import PatchGrid
+
+
+@dataclass(frozen=True)
+class LabelledClips:
+    """n clips of m prompts with their labels.
+
+    video: [n, 3, F, H, W] float16 in [-1, 1].  prompts: [m, L, D].  prompt_of: [n], row of `prompts`.
+    clip_ratings: [n, aspects].  patch_ratings: [n, patch aspects, t, h, w].
+    """
+
+    video: Tensor
+    prompts: Tensor
+    prompt_of: Tensor
+    clip_ratings: Tensor
+    patch_ratings: Tensor
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    def subset(self, rows: Tensor) -> LabelledClips:
+        """The clips of some rows (indices or a mask)."""
+        return LabelledClips(
+            self.video[rows], self.prompts, self.prompt_of[rows], self.clip_ratings[rows], self.patch_ratings[rows]
+        )
+
+    def inputs(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Clips and their prompts as the network takes them."""
+        return self.video.float().to(device), self.prompts[self.prompt_of].float().to(device)
+
+
+def load_labelled(
+    clips: ClipFolder,
+    labels: pa.Table,
+    aspects: Sequence[str],
+    patch_aspects: Sequence[str],
+    grid: PatchGrid,
+    skip: Callable[[str, str], None],
+) -> tuple[LabelledClips, list[Row]]:
+    """The judged clips that can be read, and their rows of the clip table; `skip` is told of the others.
+
+    Raises:
+        InputError: no clip is left, or the labels lack an aspect or belong to another patch grid.
+    """
+    by_clip: dict[str, dict[str, Row]] = {}
+    for label in labels.to_pylist():
+        by_clip.setdefault(label["clip_id"], {})[label["aspect"]] = label
+    rows, video = clips.readable([row for row in clips.rows if row["clip_id"] in by_clip], skip)
+    if video is None:
+        raise InputError(f"none of the {len(clips.rows)} clips is both judged and readable")
+    try:
+        own = [by_clip[row["clip_id"]] for row in rows]
+        clip_ratings = np.array([[label[aspect]["score"] for aspect in aspects] for label in own], dtype=np.float32)
+        flat = [[label[aspect]["patch_scores"] for aspect in patch_aspects] for label in own]
+        patch_ratings = np.array(flat, dtype=np.float32).reshape(len(rows), len(patch_aspects), *grid.shape)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the labels do not hold aspects {list(aspects)} for clips and {list(patch_aspects)} for the patches of "
+            f"grid {grid.shape} ({error}); judge again or change `reward.aspects` and `grid`"
+        ) from error
+    if not (np.isfinite(clip_ratings).all() and np.isfinite(patch_ratings).all()):
+        raise InputError("the labels hold ratings that are not finite; judge again")
+    names = sorted({row["prompt_id"] for row in rows})
+    return (
+        LabelledClips(
+            video.half(),
+            torch.stack([clips.prompt_embeds(name) for name in names]),
+            torch.tensor([names.index(row["prompt_id"]) for row in rows]),
+            torch.from_numpy(clip_ratings),
+            torch.from_numpy(patch_ratings),
+        ),
+        rows,
+    )

@@ -1,0 +1,78 @@
+"""Two ways to score patches: `dense`, one pass for all of them, and `crop`, a pass for each."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from halovid.grid import LatentGeometry, PatchGrid, membership
+from halovid.rewards.network import RewardNetwork
+
+_CROPS_AT_ONCE = 64
+
+
+def score_dense(network: RewardNetwork, video: Tensor, prompt_embeds: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
+    """Ratings of clips [B, aspects] and patches [B, patch aspects, t, h, w] from one pass."""
+    features = network.features(video, prompt_embeds)
+    return network.rate_videos(features), network.rate_patches(features, grid)
+
+
+def score_crop(network: RewardNetwork, video: Tensor, prompt_embeds: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
+    """The same from P + 1 passes: every patch is rated as a small clip of its own, as in the paper."""
+    ratings, _ = score_dense(network, video, prompt_embeds, grid)
+    crops = torch.cat([crop_patches(clip, grid, geometry_of(network)) for clip in video])
+    prompts = prompt_embeds.repeat_interleave(grid.num_patches, 0)
+    rows = [network.spec.aspects.index(aspect) for aspect in network.spec.patch_aspects]
+    parts = [
+        network.rate_videos(network.features(some, own))[:, rows]
+        for some, own in zip(crops.split(_CROPS_AT_ONCE), prompts.split(_CROPS_AT_ONCE), strict=True)
+    ]
+    patches = torch.cat(parts).unflatten(0, (len(video), *grid.shape))
+    return ratings, patches.movedim(-1, 1)
+
+
+Scorer = Callable[[RewardNetwork, Tensor, Tensor, PatchGrid], tuple[Tensor, Tensor]]
+SCORERS: dict[str, Scorer] = {"dense": score_dense, "crop": score_crop}
+
+
+def geometry_of(network: RewardNetwork) -> LatentGeometry:
+    """The division in time that the network was built for."""
+    spec = network.spec.backbone
+    return LatentGeometry(spec.temporal_stride, 1, spec.causal_first_frame)
+
+
+def crop_patches(video: Tensor, grid: PatchGrid, geometry: LatentGeometry, only: int | None = None) -> Tensor:
+    """Patches of a clip [3, F, H, W] as clips of the same size: [t * h * w, 3, F, H, W].
+
+    A patch takes the frames and pixels that lie at least half inside it, enlarged in space, nearest in time.
+
+    Args:
+        only: the index of a single patch wanted; all when left out.
+    """
+    num_frames, height, width = video.shape[1:]
+    frames = geometry.frame_membership(num_frames)
+    spans = itertools.product(
+        _spans(membership(len(frames), grid.t) @ frames),
+        _spans(membership(height, grid.h)),
+        _spans(membership(width, grid.w)),
+    )
+    crops = []
+    for index, (t, y, x) in enumerate(spans):
+        if only is None or index == only:
+            times = torch.linspace(t.start, t.stop - 1, num_frames).round().long()
+            part = video[:, times, y, x].transpose(0, 1)
+            crops.append(F.interpolate(part, size=(height, width), mode="bilinear", align_corners=False).transpose(0, 1))
+    return torch.stack(crops)
+
+
+def _spans(share: Tensor) -> list[slice]:
+    """For each part, the cells that lie at least half inside it (its fullest ones when there is none)."""
+    spans = []
+    for row in share:
+        inside = torch.nonzero(row >= min(0.5, float(row.max())))[:, 0]
+        spans.append(slice(int(inside[0]), int(inside[-1]) + 1))
+    return spans

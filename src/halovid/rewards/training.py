@@ -1,0 +1,97 @@
+"""Trains a reward network: clip labels first, then patch labels with the clip term kept."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from halovid.checkpoint import load_checkpoint, save_checkpoint
+from halovid.config import RewardConfig
+from halovid.grid import PatchGrid
+from halovid.rewards.data import LabelledClips
+from halovid.rewards.network import RewardNetwork
+from halovid.rewards.scoring import crop_patches, geometry_of
+from halovid.runtime import progress
+
+CHECKPOINT_EVERY = 100
+_LOG_EVERY = 10
+
+
+def train_reward(network: RewardNetwork, data: LabelledClips, config: RewardConfig, seed: int, folder: Path) -> None:
+    """Trains in place, continuing from `folder`'s checkpoint; logs to folder/log.jsonl."""
+    device = next(network.parameters()).device
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.05)
+    total, step, log = config.video_steps + config.patch_steps, 0, []
+    checkpoint = folder / "parts" / "training.safetensors"
+    if checkpoint.exists():
+        state = load_checkpoint(checkpoint)
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, log = state["step"], state["log"]
+    network.train()
+    with progress("reward", total, step) as advance:
+        while step < total:
+            if step == config.video_steps:
+                network.start_patch_head()
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+            batch = data.subset(torch.randint(len(data), (config.batch_size,), generator=generator))
+            terms = _loss_terms(network, batch, config, step >= config.video_steps, generator)
+            loss = torch.stack(list(terms.values())).sum()
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"the reward loss became {loss.item()} at step {step}")
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * _rate_share(step, config)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+            advance()
+            if step % _LOG_EVERY == 0:
+                log.append({"step": step} | {name: term.item() for name, term in terms.items()})
+            if step % CHECKPOINT_EVERY == 0:
+                state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+                save_checkpoint(checkpoint, state | {"step": step, "log": log})
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+
+
+def _loss_terms(
+    network: RewardNetwork, batch: LabelledClips, config: RewardConfig, patch_phase: bool, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Squared errors of the ratings: of the clips, and in the patch phase of all patches and of some crops."""
+    device = next(network.parameters()).device
+    video, prompts = batch.inputs(device)
+    features = network.features(video, prompts)
+    video_term = F.mse_loss(network.rate_videos(features), batch.clip_ratings.to(device))
+    if not patch_phase:
+        return {"video": video_term}
+    labels = batch.patch_ratings.to(device)
+    grid = PatchGrid(*labels.shape[2:])
+    terms = {
+        "video": config.video_weight * video_term,
+        "patch": F.mse_loss(network.rate_patches(features, grid), labels),
+    }
+    if config.crops:
+        clips = torch.randint(len(batch), (config.crops,), generator=generator)
+        patches = torch.randint(grid.num_patches, (config.crops,), generator=generator)
+        crops = torch.stack(
+            [crop_patches(video[c], grid, geometry_of(network), only=int(p))[0] for c, p in zip(clips, patches, strict=True)]
+        )
+        rows = [network.spec.aspects.index(aspect) for aspect in network.spec.patch_aspects]
+        rated = network.rate_videos(network.features(crops, prompts[clips]))[:, rows]
+        terms["crop"] = F.mse_loss(rated, labels.flatten(2)[clips, :, patches])
+    return terms
+
+
+def _rate_share(step: int, config: RewardConfig) -> float:
+    """Learning rate as a share of its peak: a warm-up over 20 steps, then a cosine to a twentieth, per phase."""
+    in_patch_phase = step >= config.video_steps
+    done = step - config.video_steps if in_patch_phase else step
+    length = config.patch_steps if in_patch_phase else config.video_steps
+    cosine = 0.5 * (1 + math.cos(math.pi * done / max(length, 1)))
+    return min((done + 1) / 20, 0.05 + 0.95 * cosine)

@@ -1,0 +1,38 @@
+"""generate: prompts -> candidate clips.
+
+    halovid generate RECIPE.yaml RUN
+
+Writes RUN/generate: the clip folder of `halovid.clips`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from halovid.clips import sample_clips
+from halovid.config import RunConfig
+from halovid.folders import open_stage
+from halovid.generators import load_generator, model_identity
+from halovid.prompts import load_prompts
+from halovid.runtime import resolve_device, resolve_dtype, set_threads
+
+
+def run(config: RunConfig, run_dir: Path) -> None:
+    """Samples `generate.candidates` clips of every prompt; the seed of each is in the table."""
+    prompts, refused = load_prompts(config.generate.prompts)
+    depends = config.part("seed", "dtype", "generator", "generate") | {
+        "model": model_identity(config.generator),
+        "texts": [prompt.text for prompt in prompts],
+    }
+    with open_stage(run_dir, "generate", depends) as stage:
+        if stage is None:
+            return
+        for item, reason in refused:
+            stage.skip(item, reason)
+        set_threads(config.threads)
+        device = resolve_device(config.device)
+        generator = load_generator(config.generator, device, resolve_dtype(config.dtype, device))
+        clips = sample_clips(
+            stage, stage.path, generator, config.generator, prompts, config.seed, config.generate.candidates, "generate"
+        )
+        stage.write("clips.parquet", clips)

@@ -1,0 +1,77 @@
+"""pair: rewards -> preference pairs.
+
+    halovid pair RECIPE.yaml RUN
+
+Reads RUN/score; writes RUN/pair/pairs.parquet, with the margin of the clips and of every patch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from halovid import pairing
+from halovid.config import PairConfig, RunConfig
+from halovid.errors import InputError
+from halovid.folders import StageFolder, open_stage
+from halovid.tables import PAIRS, REWARDS, patch_lists, patch_matrix, read_table
+
+
+def run(config: RunConfig, run_dir: Path) -> None:
+    """Pairs clips of the same prompt."""
+    with open_stage(run_dir, "pair", config.part("seed", "pair"), ["score"]) as stage:
+        if stage is None:
+            return
+        rewards = read_table(run_dir / "score" / "rewards.parquet", REWARDS)
+        stage.write("pairs.parquet", make_pairs(rewards, config.pair, config.seed, stage))
+
+
+def make_pairs(rewards: pa.Table, config: PairConfig, seed: int, stage: StageFolder) -> pa.Table:
+    """The table of pairs whose clip margin is above `min_margin`; prompts without one are listed as skipped.
+
+    Raises:
+        InputError: there is no pair at all.
+    """
+    reward = rewards.column("reward").to_numpy()
+    if not np.isfinite(reward).all():
+        raise InputError(f"{int((~np.isfinite(reward)).sum())} rewards are not finite; run `halovid score` again")
+    names = pc.dictionary_encode(rewards.column("prompt_id").combine_chunks())
+    prompts = names.indices.to_numpy()
+    chosen, rejected = _choose(prompts, reward, config, seed)
+    kept = reward[chosen] - reward[rejected] > config.min_margin
+    chosen, rejected = chosen[kept], rejected[kept]
+    for index in np.setdiff1d(np.arange(len(names.dictionary)), prompts[chosen]):
+        clips = int((prompts == index).sum())
+        reason = "fewer than two scored clips" if clips < 2 else f"no margin above {config.min_margin}"
+        stage.skip(names.dictionary[int(index)].as_py(), reason)
+    if not len(chosen):
+        raise InputError(
+            f"no usable pair among {len(reward)} scored clips of {len(names.dictionary)} prompts (pair.strategy "
+            f"{config.strategy!r}, min_margin {config.min_margin}); generate more candidates or lower pair.min_margin"
+        )
+    patches = patch_matrix(rewards, "patch_rewards")
+    clip_ids = rewards.column("clip_id")
+    return pa.Table.from_arrays(
+        [
+            rewards.column("prompt_id").take(chosen).combine_chunks(),
+            clip_ids.take(chosen).combine_chunks(),
+            clip_ids.take(rejected).combine_chunks(),
+            pa.array((reward[chosen] - reward[rejected]).astype(np.float32)),
+            patch_lists(patches[chosen] - patches[rejected]),
+        ],
+        schema=PAIRS,
+    )
+
+
+def _choose(
+    prompts: np.ndarray, reward: np.ndarray, config: PairConfig, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of the chosen and rejected clips by the configured strategy."""
+    if config.strategy == "best_worst":
+        return pairing.best_worst(prompts, reward, config.pairs_per_prompt)
+    if config.strategy == "all":
+        return pairing.all_pairs(prompts, reward)
+    return pairing.random_pairs(prompts, reward, config.pairs_per_prompt, np.random.default_rng(seed))
