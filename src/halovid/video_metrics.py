@@ -3,13 +3,14 @@
 They need no network and no download, so they cross-check the learned rewards. None of them is quality by
 itself: a still image flickers least, so read them together with `dynamic_degree`.
 
-Every `video` is [..., 3, F, H, W], floating point in [-1, 1]; the result has the leading shape, is float32 (or
-float64 for a float64 video), and lies on the video's device.
+Every `video` is [..., 3, F, H, W], floating point in [-1, 1]; the result has the leading shape, is float32
+(float64 for a float64 video), and lies on the video's device.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ _WARPS = 2  # linearisations at each pyramid level
 _SWEEPS = 10  # Jacobi sweeps for each linearisation at full size
 _COARSE_SWEEPS = 30  # the same below full size, where they are cheap and reach further
 _COARSEST = 20  # pixels: a frame whose shorter side is at least this has a coarser level below it
-_CHUNK = 2**20  # pixels per chunk of frame pairs, which bounds the memory to a few hundred MB
+_CHUNK = 2**20  # pixels of the frame pairs treated at a time: bounds the memory to a few hundred MB
 
 _FASTEST = 0.05  # share of a frame's flow vectors that counts for the dynamic degree, as in VBench
 _DIVERSITY_POOL = 4  # pixels
@@ -71,29 +72,29 @@ def ssim_stability(video: Tensor) -> Tensor:
     Raises:
         ValueError: the video is not as above.
 
-    Source: Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", eq. 13.
+    Source: Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity",
+        eq. 13.
     """
     frames = _frames(video, min_side=_SSIM_WINDOW)
-    previous, current = _pairs(frames)
-    chunks = zip(*_split(previous, current), strict=True)
-    values = torch.cat([_ssim(first, second) for first, second in chunks])
-    return _per_clip(values, frames)
+    values = [_ssim(before, after) for before, after in _chunks(*_pairs(frames))]
+    return _per_clip(torch.cat(values), frames)
 
 
 def estimate_flow(video: Tensor) -> Tensor:
     """The dense optical flow from each frame to the one before it.
 
     A robust Horn-Schunck flow: least squares of brightness constancy in all three colours plus smoothness,
-    solved by Jacobi sweeps, coarse to fine, the earlier frame warped at each step. Pixels that no small motion
-    explains count less. It follows motion of up to about a tenth of the shorter side per frame; plain surfaces
-    take the motion of their surroundings. It is no match for a learned flow, but needs no weights.
+    solved by Jacobi sweeps, coarse to fine, the earlier frame warped at each step. Pixels that no small
+    motion explains count less. It follows coarse structure over a tenth of the shorter side per frame, fine
+    texture over half its wavelength; plain surfaces take the motion of their surroundings, and contrast below
+    about 1% of the range is taken for still. It is no match for a learned flow, but needs no weights.
 
     Args:
         video: [..., 3, F, H, W] in [-1, 1], F >= 2, H and W >= 2.
 
     Returns:
-        [..., F - 1, 2, H, W] in pixels, (x, y): pixel p of frame k + 1 was at p + flow[k] in frame k. An object
-        that moves right therefore has a negative x.
+        [..., F - 1, 2, H, W] in pixels, (x, y): pixel p of frame k + 1 was at p + flow[k] in frame k. An
+        object that moves right therefore has a negative x.
 
     Raises:
         ValueError: the video is not as above.
@@ -154,17 +155,17 @@ def dynamic_degree(video: Tensor) -> Tensor:
 
 
 def diversity(videos: Tensor) -> Tensor:
-    """Mean distance between two samples of one prompt: root mean square difference, averaged over all pairs.
+    """Mean distance of two samples of one prompt: root mean square difference, averaged over all pairs.
 
-    Frames are first averaged over 4 x 4 pixels, because grain, flicker and texture that differ by chance are no
-    diversity, while another layout, colour or motion survives the averaging. A rest of up to 3 pixels at the
-    right and bottom is left out.
+    Frames are first averaged over 4 x 4 pixels, because grain, flicker and texture that differ by chance are
+    no diversity, while another layout, colour or motion survives the averaging. A rest of up to 3 pixels at
+    the right and bottom is left out.
 
     Args:
         videos: [S, 3, F, H, W] in [-1, 1], S >= 2 samples of one prompt, H and W >= 4.
 
     Returns:
-        [] on the video's own scale, 0 (all alike) .. 2 (two samples, one black, one white).
+        [] intensity on the scale 0..1: 0 all alike, 1 one sample black and one white.
 
     Raises:
         ValueError: the videos are not as above.
@@ -174,7 +175,7 @@ def diversity(videos: Tensor) -> Tensor:
         raise ValueError(f"videos have shape {shape}; diversity needs [S, 3, F, H, W] with S >= 2 samples")
     frames = _frames(videos, min_side=_DIVERSITY_POOL, min_frames=1)
     pooled = F.avg_pool2d(frames.flatten(0, 1), _DIVERSITY_POOL).reshape(len(videos), -1)
-    return 2 * torch.pdist(pooled).mean() / math.sqrt(pooled.shape[1])
+    return torch.pdist(pooled).mean() / math.sqrt(pooled.shape[1])
 
 
 def _frames(video: Tensor, min_side: int = 2, min_frames: int = 2) -> Tensor:
@@ -204,10 +205,11 @@ def _per_clip(values: Tensor, frames: Tensor) -> Tensor:
     return values.reshape(*frames.shape[:-4], -1).mean(-1)
 
 
-def _split(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """Each tensor [N, 3, H, W] in chunks of at most `_CHUNK` pixels, or of one frame."""
-    size = max(1, _CHUNK // tensors[0][0, 0].numel())
-    return [tensor.split(size) for tensor in tensors]
+def _chunks(previous: Tensor, current: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Frame pairs [N, 3, H, W] in chunks of at most `_CHUNK` pixels, but at least one pair."""
+    step = max(1, _CHUNK // (previous.shape[-2] * previous.shape[-1]))
+    for start in range(0, len(previous), step):
+        yield previous[start : start + step], current[start : start + step]
 
 
 def _ssim(first: Tensor, second: Tensor) -> Tensor:
@@ -217,7 +219,7 @@ def _ssim(first: Tensor, second: Tensor) -> Tensor:
 
     def blur(images: Tensor) -> Tensor:
         planes = F.conv2d(images.flatten(0, 1)[:, None], window[None, None, None])
-        return F.conv2d(planes, window[None, None, :, None]).unflatten(0, images.shape[:2])[:, :, 0]
+        return F.conv2d(planes, window[None, None, :, None])
 
     mean_first, mean_second = blur(first), blur(second)
     variances = blur(first.square() + second.square()) - mean_first.square() - mean_second.square()
@@ -225,13 +227,12 @@ def _ssim(first: Tensor, second: Tensor) -> Tensor:
     luminance_floor, contrast_floor = _SSIM_FLOORS
     similarity = (2 * mean_first * mean_second + luminance_floor) * (2 * covariance + contrast_floor)
     scale = mean_first.square() + mean_second.square() + luminance_floor
-    return (similarity / (scale * (variances + contrast_floor))).mean((1, 2, 3))
+    return (similarity / (scale * (variances + contrast_floor))).reshape(len(first), -1).mean(1)
 
 
 def _flow(previous: Tensor, current: Tensor) -> Tensor:
     """Where each pixel of `current` was in `previous`: [N, 3, H, W] in [0, 1] -> [N, 2, H, W] pixels."""
-    chunks = zip(*_split(previous, current), strict=True)
-    return torch.cat([_coarse_to_fine(before, after) for before, after in chunks])
+    return torch.cat([_coarse_to_fine(before, after) for before, after in _chunks(previous, current)])
 
 
 def _coarse_to_fine(previous: Tensor, current: Tensor) -> Tensor:
