@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from halovid.errors import InputError
 from halovid.grid import PatchGrid
 from halovid.losses import GranDPOOptions
-from halovid.noising import SigmaSampling
+from halovid.noising import SigmaSampling, WeightScheme
 
 Aspect = Literal[
     "visual_quality", "temporal_consistency", "dynamic_degree", "text_alignment", "factual_consistency"
@@ -127,7 +127,7 @@ class AlignConfig(Section):
     lora: LoraOptions = LoraOptions()
     loss: GranDPOOptions = GranDPOOptions()
     sigma: SigmaSampling = SigmaSampling()
-    timestep_weight: Literal["constant"] = "constant"
+    timestep_weight: WeightScheme = "constant"
     steps: int = Field(400, ge=1)
     batch_size: int = Field(4, ge=1, description="pairs per optimiser step")
     accumulation: int = Field(1, ge=1, description="parts that a batch is cut into")
@@ -138,6 +138,7 @@ class AlignConfig(Section):
     ema: float = Field(0.98, ge=0, lt=1)
     checkpoint_every: int = Field(100, ge=1)
     sample_every: int = Field(200, ge=1)
+    sample_prompts: int = Field(2, ge=0, description="prompts whose clips are sampled along the way")
     gradient_checkpointing: bool = False
 
 
@@ -146,6 +147,10 @@ class EvaluateConfig(Section):
 
     prompts: PromptsConfig = PromptsConfig(split="heldout", seed=1)
     samples: int = Field(2, ge=1, description="clips per prompt and model; base and aligned share their seeds")
+    truth: Literal["inspector", "none"] = Field("inspector", description="who knows the truth; none for real models")
+    critic: Literal["world", "none"] = Field("world", description="independent reward model; none for real models")
+    agreement_clips: int = Field(64, ge=2, description="clips on which the reward model is held against the truth")
+    crop_clips: int = Field(16, ge=0, description="clips on which crop scoring, a pass per patch, is measured")
     num_resamples: int = Field(10_000, ge=100)
 
 

@@ -28,6 +28,8 @@ from halovid.tables import rows_to_table, write_table
 
 T = TypeVar("T")
 _PACKAGES = ("halovid", "torch", "diffusers", "transformers", "peft", "safetensors", "pyarrow", "av")
+# what a stage's identity is made of: tables, weights, pages; clips are told by their table
+_RESULTS = ("*.parquet", "*/clips.parquet", "*.safetensors", "*.json", "*.html", "weights/**/*.safetensors")
 _SKIPPED = b"halovid.skipped"
 
 
@@ -165,13 +167,13 @@ def _prepare(folder: Path, fingerprint: str) -> None:
 def _finish(stage: StageFolder, name: str, config: dict[str, Any], inputs: dict[str, str]) -> None:
     """Writes the manifest, which makes the stage complete, and tells what was skipped."""
     shutil.rmtree(stage.path / "parts", ignore_errors=True)
-    files = [path for path in sorted(stage.path.iterdir()) if path.suffix in (".parquet", ".safetensors", ".json", ".html")]
+    results = (path for pattern in _RESULTS for path in stage.path.glob(pattern))
     manifest = {
         "stage": name,
         "fingerprint": stage.fingerprint,
         "config": config,
         "inputs": inputs,
-        "outputs": {path.name: hash_file(path) for path in files if path.name != "manifest.json"},
+        "outputs": {str(path.relative_to(stage.path)): hash_file(path) for path in sorted(results)},
         "skipped": stage.skipped,
         "versions": versions(),
     }

@@ -13,6 +13,9 @@ from pydantic.dataclasses import dataclass as validated_dataclass
 from torch import Tensor
 
 
+WeightScheme = Literal["constant", "flow_dpo"]
+
+
 @validated_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class SigmaSampling:
     """How training draws noise levels.
@@ -52,3 +55,8 @@ def flow_interpolate(latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
 def flow_velocity(latents: Tensor, noise: Tensor) -> Tensor:
     """The velocity of the flow path: d noisy_latents / d sigma."""
     return noise - latents
+
+
+def timestep_weight(sigma: Tensor, scheme: WeightScheme) -> Tensor:
+    """w(timestep) of the preference logits, [B]: 1, or (1 - sigma)^2 as Flow-DPO derives it (arXiv 2501.13918)."""
+    return torch.ones_like(sigma) if scheme == "constant" else (1 - sigma) ** 2

@@ -165,7 +165,7 @@ def diversity(videos: Tensor) -> Tensor:
         videos: [S, 3, F, H, W] in [-1, 1], S >= 2 samples of one prompt, H and W >= 4.
 
     Returns:
-        [] intensity on the scale 0..1: 0 all alike, 1 one sample black and one white.
+        [] on the video's own scale: 0 all alike, 2 one sample black and one white.
 
     Raises:
         ValueError: the videos are not as above.
@@ -175,7 +175,7 @@ def diversity(videos: Tensor) -> Tensor:
         raise ValueError(f"videos have shape {shape}; diversity needs [S, 3, F, H, W] with S >= 2 samples")
     frames = _frames(videos, min_side=_DIVERSITY_POOL, min_frames=1)
     pooled = F.avg_pool2d(frames.flatten(0, 1), _DIVERSITY_POOL).reshape(len(videos), -1)
-    return torch.pdist(pooled).mean() / math.sqrt(pooled.shape[1])
+    return 2 * torch.pdist(pooled).mean() / math.sqrt(pooled.shape[1])
 
 
 def _frames(video: Tensor, min_side: int = 2, min_frames: int = 2) -> Tensor:

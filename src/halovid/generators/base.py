@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from halovid.grid import LatentGeometry
 
+ADAPTER = "halo"  # name of the LoRA that alignment trains
+
 
 class Generator(Protocol):
     """A text-to-video diffusion model behind a fixed set of tensors.

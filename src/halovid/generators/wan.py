@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import diffusers
 import torch
+import transformers
 from diffusers import WanPipeline, WanTransformer3DModel
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from halovid.config import GeneratorConfig
 from halovid.errors import InputError
+from halovid.generators.base import ADAPTER
 from halovid.grid import LatentGeometry
 from halovid.noising import flow_interpolate, flow_velocity
 
 _MAX_TEXT = 512  # tokens, WanPipeline's own default
-_ADAPTER = "halo"
 _LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
@@ -25,6 +27,8 @@ class WanGenerator:
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 
     def __init__(self, path: str, config: GeneratorConfig, device: torch.device, dtype: torch.dtype) -> None:
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()
         try:
             pipe = WanPipeline.from_pretrained(path, torch_dtype=dtype)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -100,9 +104,9 @@ class WanGenerator:
 
     def save_weights(self, folder: Path) -> None:
         """A LoRA that `load_lora_weights` reads when there is an adapter, else the whole `transformer` folder."""
-        if self.denoiser.peft_config if hasattr(self.denoiser, "peft_config") else None:
-            layers = get_peft_model_state_dict(self.denoiser, adapter_name=_ADAPTER)
-            settings = self.denoiser.peft_config[_ADAPTER].to_dict()
+        if getattr(self.denoiser, "peft_config", None):
+            layers = get_peft_model_state_dict(self.denoiser, adapter_name=ADAPTER)
+            settings = self.denoiser.peft_config[ADAPTER].to_dict()
             WanPipeline.save_lora_weights(
                 folder, transformer_lora_layers=layers, transformer_lora_adapter_metadata=settings
             )
@@ -112,7 +116,7 @@ class WanGenerator:
     def load_weights(self, folder: Path) -> None:
         """Takes over what `save_weights` wrote."""
         if (folder / _LORA_FILE).exists():
-            self._pipe.load_lora_weights(folder, weight_name=_LORA_FILE, adapter_name=_ADAPTER)
+            self._pipe.load_lora_weights(folder, weight_name=_LORA_FILE, adapter_name=ADAPTER)
         else:
             trained = WanTransformer3DModel.from_pretrained(folder / "transformer")
             self.denoiser.load_state_dict(trained.state_dict())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -33,3 +33,17 @@ class Judge(Protocol):
 
     def judge(self, video: Tensor, prompts: list[str], clip_ids: list[str]) -> list[Judgement | Refusal]:
         """One answer per clip of `video`, [B, 3, F, H, W] in [-1, 1]; the same clip always gets the same answer."""
+
+
+def label_rows(clip_id: str, answer: Judgement, judge: str) -> list[dict[str, Any]]:
+    """Rows of tables.LABELS: one per aspect of a judged clip; aspects that are not rated by patch have no patch scores."""
+    return [
+        {
+            "clip_id": clip_id,
+            "aspect": aspect,
+            "score": score,
+            "patch_scores": answer.patches[aspect].flatten().tolist() if aspect in answer.patches else None,
+            "judge": judge,
+        }
+        for aspect, score in answer.clip.items()
+    ]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from halovid.checkpoint import load_checkpoint, save_checkpoint
 from halovid.config import RewardConfig
+from halovid.errors import TrainingError
 from halovid.grid import PatchGrid
 from halovid.rewards.data import LabelledClips
 from halovid.rewards.network import RewardNetwork
@@ -43,7 +44,7 @@ def train_reward(network: RewardNetwork, data: LabelledClips, config: RewardConf
             terms = _loss_terms(network, batch, config, step >= config.video_steps, generator)
             loss = torch.stack(list(terms.values())).sum()
             if not torch.isfinite(loss):
-                raise FloatingPointError(f"the reward loss became {loss.item()} at step {step}")
+                raise TrainingError(f"the reward loss became {loss.item()} at step {step}; lower reward.learning_rate")
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * _rate_share(step, config)
             optimizer.zero_grad()

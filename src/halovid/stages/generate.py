@@ -1,6 +1,6 @@
 """generate: prompts -> candidate clips.
 
-    halovid generate RECIPE.yaml RUN
+halovid generate RECIPE.yaml RUN
 
 Writes RUN/generate: the clip folder of `halovid.clips`.
 """

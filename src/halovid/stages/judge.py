@@ -14,7 +14,7 @@ from halovid.clips import ClipFolder, Row
 from halovid.config import RunConfig
 from halovid.folders import open_stage
 from halovid.judges import make_judge
-from halovid.judges.base import Judgement, Refusal
+from halovid.judges.base import Refusal, label_rows
 from halovid.runtime import set_threads
 from halovid.tables import LABELS
 
@@ -44,17 +44,3 @@ def run(config: RunConfig, run_dir: Path) -> None:
             return labels
 
         stage.write("labels.parquet", stage.map_batches("judge", clips.rows, _BATCH, label, LABELS))
-
-
-def label_rows(clip_id: str, answer: Judgement, judge: str) -> list[Row]:
-    """One row per aspect of a judged clip; aspects that are not rated by patch have no patch scores."""
-    return [
-        {
-            "clip_id": clip_id,
-            "aspect": aspect,
-            "score": score,
-            "patch_scores": answer.patches[aspect].flatten().tolist() if aspect in answer.patches else None,
-            "judge": judge,
-        }
-        for aspect, score in answer.clip.items()
-    ]

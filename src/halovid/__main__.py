@@ -1,0 +1,5 @@
+"""`python -m halovid`."""
+
+from halovid.cli import main
+
+main()

@@ -1,0 +1,96 @@
+"""The `halovid` command: one verb per stage, and `run` for all of them."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from halovid.config import RunConfig, load_config
+from halovid.errors import InputError, TrainingError
+from halovid.runtime import console
+
+STAGES = ("generate", "judge", "reward", "score", "pair", "align", "evaluate", "report")
+
+app = typer.Typer(
+    help="Align text-to-video diffusion models with local rewards: find defects patch by patch, train away from "
+    "them, and prove that it worked.\n\nStart with `halovid run recipes/demo.yaml runs/demo`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Recipe = Annotated[Path, typer.Argument(help="the recipe, a YAML file; see recipes/")]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="the folder that holds all results of this run")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="change a setting of the recipe: --set align.steps=800 (repeatable)")
+]
+
+
+def run_stage(name: str, config: RunConfig, run_dir: Path) -> None:
+    """Runs one stage; its module is imported only now, so that --help and errors come at once."""
+    importlib.import_module(f"halovid.stages.{name}").run(config, run_dir)
+
+
+@app.command()
+def run(recipe: Recipe, run_dir: RunDir, overrides: Overrides = None) -> None:
+    """Run all stages in order: generate, judge, reward, score, pair, align, evaluate, report.
+
+    Stages that are complete are skipped, an interrupted one continues where it stopped.
+    """
+    config = load_config(recipe, tuple(overrides or ()))
+    for name in STAGES:
+        run_stage(name, config, run_dir)
+    importlib.import_module("halovid.summary").print_summary(run_dir)
+
+
+def _add_stage_command(name: str) -> None:
+    """Adds the command of one stage; its help is the module's own docstring, read without importing it."""
+
+    def command(recipe: Recipe, run_dir: RunDir, overrides: Overrides = None) -> None:
+        run_stage(name, load_config(recipe, tuple(overrides or ())), run_dir)
+
+    app.command(name, help=STAGE_HELP[name])(command)
+
+
+STAGE_HELP = {
+    "generate": "Sample candidate clips of every prompt.",
+    "judge": "Have a judge label the clips and their patches.",
+    "reward": "Train the reward model: on clip labels, then on patch labels.",
+    "score": "Reward every clip and every patch.",
+    "pair": "Build preference pairs with the margin of the clips and of every patch.",
+    "align": "Train the generator on the pairs with Gran-DPO.",
+    "evaluate": "Compare base and aligned generator on held-out prompts.",
+    "report": "Write the HTML report.",
+}
+for _name in STAGES:
+    _add_stage_command(_name)
+
+
+def main() -> None:
+    """Entry point: user mistakes end with one sentence and exit code 2, failed trainings with 1."""
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        _fail(str(error), 2)
+    except TrainingError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to continue", 130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        _fail(f"can't write {error.filename or 'the run folder'}: {error.strerror}. What is finished is kept", 2)
+
+
+def _fail(message: str, code: int) -> None:
+    console.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What evaluation measures of a clip, and how the measures of two models are compared."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor
+
+from halovid import metrics, video_metrics
+from halovid.grid import PatchGrid
+from halovid.world.captions import parse_caption
+from halovid.world.critic import load_critic
+from halovid.world.corruptions import KINDS
+from halovid.world.inspector import inspect
+
+Values = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure's place in the tables: who measured, the unit, and which direction is better."""
+
+    group: str
+    unit: str
+    better: Literal["lower", "higher", "same"]
+
+
+TRUTH, CRITIC, PLAIN = "Truth (inspector)", "Independent reward model (critic)", "Model-free"
+KIND_PREFIX = "defect: "
+MEASURES: dict[str, Measure] = {
+    "defective sprite patches": Measure(TRUTH, "%", "lower"),
+    "defective patches": Measure(TRUTH, "%", "lower"),
+    "mean defect": Measure(TRUTH, "%", "lower"),
+    "text alignment": Measure(TRUTH, "%", "higher"),
+    "motion": Measure(TRUTH, "px/frame", "same"),
+    "diversity": Measure(PLAIN, "%", "same"),
+    "critic: defect probability": Measure(CRITIC, "%", "lower"),
+    "temporal flickering (VBench formula)": Measure(PLAIN, "", "higher"),
+    "SSIM of adjacent frames": Measure(PLAIN, "", "higher"),
+    "flow warp error": Measure(PLAIN, "", "lower"),
+    "flow magnitude": Measure(PLAIN, "px/frame", "same"),
+} | {KIND_PREFIX + kind: Measure(TRUTH, "%", "lower") for kind in KINDS}
+
+
+def measure_truth(video: Tensor, prompts: list[str], grid: PatchGrid) -> Values:
+    """The inspector's findings, [B] each; rates in percent.
+
+    Raises:
+        ValueError: a prompt is no caption of the embedded world.
+    """
+    found = inspect(video, [parse_caption(prompt) for prompt in prompts], grid)
+    defective, sprites = found.defective, found.sprite_patches
+    per_clip = (1, 2, 3)
+    num_sprite_patches = sprites.sum(per_clip).clamp(min=1)
+    kinds = load_critic().kinds(video, grid)  # names the kind of a defect that the inspector found
+    values = {
+        "defective sprite patches": 100 * (defective & sprites).sum(per_clip) / num_sprite_patches,
+        "defective patches": 100 * defective.float().mean(per_clip),
+        "mean defect": 100 * found.patch_defects.mean(per_clip),
+        "text alignment": 100 * (found.colour_right & found.shape_right).float().mean(1),
+        "motion": found.motion,
+    }
+    for index, kind in enumerate(KINDS):
+        values[KIND_PREFIX + kind] = 100 * (defective & sprites & (kinds == index)).sum(per_clip) / num_sprite_patches
+    return values
+
+
+def measure_critic(video: Tensor, prompts: list[str], grid: PatchGrid) -> Values:
+    """The packaged critic's mean probability of a defect over the patches, percent, [B]."""
+    return {"critic: defect probability": 100 * load_critic().defect_probability(video, grid).mean((1, 2, 3))}
+
+
+def measure_plain(video: Tensor, prompts: list[str], grid: PatchGrid) -> Values:
+    """Measures that need no model, [B] each."""
+    return {
+        "temporal flickering (VBench formula)": video_metrics.temporal_flickering(video),
+        "SSIM of adjacent frames": video_metrics.ssim_stability(video),
+        "flow warp error": video_metrics.flow_warp_error(video),
+        "flow magnitude": video_metrics.dynamic_degree(video),
+    }
+
+
+Instrument = Callable[[Tensor, list[str], PatchGrid], Values]
+
+
+def compare(measured: pa.Table, num_resamples: int, seed: int) -> list[dict[str, object]]:
+    """Rows of tables.METRICS: base against aligned, paired by prompt, with bootstrap intervals.
+
+    Prompts that one of the two models lacks are left out; a measure of fewer than two prompts too.
+    """
+    means = measured.group_by(["measure", "model", "prompt_id"]).aggregate([("value", "mean")])
+    by_measure: dict[str, dict[str, dict[str, float]]] = {}
+    for row in means.to_pylist():
+        by_measure.setdefault(row["measure"], {}).setdefault(row["prompt_id"], {})[row["model"]] = row["value_mean"]
+    rows: list[dict[str, object]] = []
+    for name, measure in MEASURES.items():
+        both = [own for _, own in sorted(by_measure.get(name, {}).items()) if own.keys() == {"base", "aligned"}]
+        if len(both) < 2:
+            continue
+        base, aligned = (np.array([own[model] for own in both]) for model in ("base", "aligned"))
+        interval = metrics.paired_bootstrap(base, aligned, num_resamples=num_resamples, seed=seed)
+        compared = {"base": base.mean(), "aligned": aligned.mean(), "difference": interval.mean}
+        rows.append(
+            {"measure": name, **dataclasses.asdict(measure), **compared, "low": interval.low, "high": interval.high}
+        )
+    return rows

@@ -1,0 +1,199 @@
+"""align: preference pairs -> aligned generator, by Gran-DPO.
+
+    halovid align RECIPE.yaml RUN
+
+Reads RUN/generate and RUN/pair; writes RUN/align: weights/ (a LoRA for diffusers' `load_lora_weights`, or the whole
+transformer), tensorboard/, samples/*.mp4, log.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from halovid.checkpoint import load_checkpoint, save_checkpoint
+from halovid.clips import ClipFolder, Row, clip_seed
+from halovid.config import RunConfig
+from halovid.errors import InputError, TrainingError
+from halovid.files import write_text
+from halovid.folders import StageFolder, open_stage
+from halovid.generators import load_generator, model_identity
+from halovid.losses import Margins, PairErrors, gran_dpo_loss, squared_error_map
+from halovid.noising import sample_sigma, timestep_weight
+from halovid.policy import Policy
+from halovid.runtime import progress, resolve_device, resolve_dtype, set_threads
+from halovid.tables import PAIRS, read_table
+from halovid.video import write_video
+
+
+def run(config: RunConfig, run_dir: Path) -> None:
+    """Trains the generator on the pairs."""
+    depends = config.part("seed", "dtype", "grid", "generator", "align") | {"model": model_identity(config.generator)}
+    with open_stage(run_dir, "align", depends, ["generate", "pair"]) as stage:
+        if stage is None:
+            return
+        set_threads(config.threads)
+        device = resolve_device(config.device)
+        generator = load_generator(config.generator, device, resolve_dtype(config.dtype, device))
+        torch.manual_seed(config.seed)  # the adapter's first weights
+        policy = Policy(generator, config.align)
+        pairs = PairData(run_dir, config, device)
+        train(policy, pairs, config, stage)
+        with policy.averaged():
+            generator.save_weights(stage.path / "weights")
+
+
+class PairData:
+    """Preference pairs with the latents and prompts of their clips, read when they are needed."""
+
+    def __init__(self, run_dir: Path, config: RunConfig, device: torch.device) -> None:
+        self._clips = ClipFolder(run_dir / "generate", (config.generator.height, config.generator.width))
+        self._by_id: dict[str, Row] = {row["clip_id"]: row for row in self._clips.rows}
+        self._pairs: list[Row] = read_table(run_dir / "pair" / "pairs.parquet", PAIRS).to_pylist()
+        self._grid, self._device = config.grid, device
+        unknown = {pair[side] for pair in self._pairs for side in ("chosen", "rejected")} - self._by_id.keys()
+        if unknown or not self._pairs:
+            raise InputError(f"{run_dir}/pair names clips that RUN/generate does not hold: {sorted(unknown)[:5]}")
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    @property
+    def prompts(self) -> list[Row]:
+        """One clip row of each prompt, in the order of the table."""
+        return list({row["prompt_id"]: row for row in self._clips.rows}.values())
+
+    def prompt_embeds(self, rows: list[Row]) -> Tensor:
+        """[len(rows), L, D]."""
+        return torch.stack([self._clips.prompt_embeds(row["prompt_id"]) for row in rows]).to(self._device)
+
+    def batch(self, indices: list[int]) -> dict[str, Tensor]:
+        """chosen and rejected latents [B, C, T, h, w], prompt_embeds, clip_margin [B], patch_margins [B, t, h, w]."""
+        pairs = [self._pairs[index] for index in indices]
+        sides = {
+            side: torch.stack([self._clips.latents(self._by_id[pair[side]]) for pair in pairs])
+            for side in ("chosen", "rejected")
+        }
+        margins = torch.tensor([pair["patch_margins"] for pair in pairs]).unflatten(1, self._grid.shape)
+        batch = sides | {
+            "prompt_embeds": self.prompt_embeds(pairs),
+            "clip_margin": torch.tensor([pair["clip_margin"] for pair in pairs]),
+            "patch_margins": margins,
+        }
+        return {name: value.to(self._device) for name, value in batch.items()}
+
+
+def pair_errors(policy: Policy, batch: dict[str, Tensor], noise: Tensor, sigma: Tensor) -> PairErrors:
+    """The four error maps of each pair: one noise and one sigma for both clips, policy and reference."""
+    generator = policy.generator
+    latents = torch.cat([batch["chosen"], batch["rejected"]])
+    noise, sigma = torch.cat([noise, noise]), torch.cat([sigma, sigma])
+    prompts = torch.cat([batch["prompt_embeds"]] * 2)
+    noisy = generator.add_noise(latents, noise, sigma)
+    target = generator.target(latents, noise, sigma)
+    chosen, rejected = squared_error_map(generator.predict(noisy, sigma, prompts), target).chunk(2)
+    with policy.reference():
+        ref_chosen, ref_rejected = squared_error_map(generator.predict(noisy, sigma, prompts), target).chunk(2)
+    return PairErrors(chosen, rejected, ref_chosen, ref_rejected)
+
+
+def train(policy: Policy, pairs: PairData, config: RunConfig, stage: StageFolder) -> None:
+    """The loop: exact to resume, since step k's data and noise are functions of the seed and k alone."""
+    align = config.align
+    optimizer = torch.optim.AdamW(
+        policy.parameters.values(), lr=align.learning_rate, weight_decay=align.weight_decay
+    )
+    checkpoint, step, log = stage.path / "parts" / "training.safetensors", 0, []
+    if checkpoint.exists():
+        state = load_checkpoint(checkpoint)
+        policy.load_state(state["policy"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, log = state["step"], state["log"]
+    with (
+        SummaryWriter(stage.path / "tensorboard", purge_step=step) as board,
+        progress("align", align.steps, step) as advance,
+    ):
+        while step < align.steps:
+            for group in optimizer.param_groups:
+                group["lr"] = align.learning_rate * min((step + 1) / max(align.warmup, 1), 1.0)
+            metrics = train_step(policy, optimizer, pairs, config, step, stage.path)
+            step += 1
+            advance()
+            log.append({"step": step} | metrics)
+            for name, value in metrics.items():
+                board.add_scalar(name, value, step)
+            if step % align.sample_every == 0 or step == align.steps:
+                _write_samples(policy, pairs, config, stage.path / "samples", step)
+            if step % align.checkpoint_every == 0:
+                state = {"policy": policy.state(), "optimizer": optimizer.state_dict(), "step": step, "log": log}
+                save_checkpoint(checkpoint, state)
+    write_text(stage.path / "log.jsonl", "".join(json.dumps(line) + "\n" for line in log))
+
+
+def train_step(
+    policy: Policy, optimizer: torch.optim.Optimizer, pairs: PairData, config: RunConfig, step: int, folder: Path
+) -> dict[str, float]:
+    """One optimiser step and what to log of it.
+
+    Raises:
+        TrainingError: the loss is not finite; the batch is saved.
+    """
+    align = config.align
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    indices = batch_indices(len(pairs), align.batch_size, step, config.seed)
+    batch = pairs.batch(indices)
+    noise = torch.randn(batch["chosen"].shape, generator=generator).to(batch["chosen"])
+    sigma = sample_sigma(len(indices), align.sigma, generator).to(batch["chosen"])
+    optimizer.zero_grad()
+    collected: dict[str, list[Tensor]] = {}
+    for part in torch.arange(len(indices)).tensor_split(align.accumulation):
+        if not len(part):
+            continue
+        own = {name: value[part] for name, value in batch.items()}
+        errors = pair_errors(policy, own, noise[part], sigma[part])
+        weight = timestep_weight(sigma[part], align.timestep_weight)
+        loss, metrics = gran_dpo_loss(errors, Margins(own["clip_margin"], own["patch_margins"]), weight, align.loss)
+        if not torch.isfinite(loss).all():
+            path = folder / f"bad_batch_{step}.safetensors"
+            save_file(own | {"noise": noise[part], "sigma": sigma[part]}, path)
+            raise TrainingError(
+                f"the loss is not finite at step {step}; the batch is saved as {path}. Lower align.learning_rate or "
+                f"align.loss.beta_*, then run again: it continues from the last checkpoint"
+            )
+        (loss.sum() / len(indices)).backward()
+        for name, value in (metrics | {"loss/total": loss.detach()}).items():
+            collected.setdefault(name, []).append(value)
+    norm = torch.nn.utils.clip_grad_norm_(policy.parameters.values(), align.clip_norm)
+    optimizer.step()
+    policy.update_average()
+    means = {name: torch.cat(values).mean().item() for name, values in collected.items()}
+    return means | {"train/grad_norm": norm.item(), "train/learning_rate": optimizer.param_groups[0]["lr"]}
+
+
+def batch_indices(count: int, size: int, step: int, seed: int) -> list[int]:
+    """The pairs of a step: the data set in a new random order each time it is through."""
+    wanted = range(step * size, (step + 1) * size)
+    orders: dict[int, list[int]] = {}
+    for position in wanted:
+        epoch = position // count
+        if epoch not in orders:
+            generator = torch.Generator().manual_seed(seed * 7_000_003 + epoch)
+            orders[epoch] = torch.randperm(count, generator=generator).tolist()
+    return [orders[position // count][position % count] for position in wanted]
+
+
+def _write_samples(policy: Policy, pairs: PairData, config: RunConfig, folder: Path, step: int) -> None:
+    """Clips of the first prompts with the averaged weights, for people to look at."""
+    rows = pairs.prompts[: config.align.sample_prompts]
+    if not rows:
+        return
+    with policy.averaged():
+        seeds = [clip_seed(config.seed, row["prompt_id"], 0) for row in rows]
+        latents = policy.generator.sample(pairs.prompt_embeds(rows), seeds)
+        for row, video in zip(rows, policy.generator.decode_video(latents), strict=True):
+            write_video(folder / f"{row['prompt_id']}-step{step:06d}.mp4", video, config.generator.fps)

@@ -1,0 +1,175 @@
+"""report: everything -> one self-contained HTML file.
+
+    halovid report RECIPE.yaml RUN
+
+Reads all stages; writes RUN/report/report.html.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+from halovid import page
+from halovid.clips import ClipFolder, Row
+from halovid.config import RunConfig
+from halovid.files import write_text
+from halovid.folders import open_stage, read_manifest, versions
+from halovid.measures import KIND_PREFIX
+from halovid.metrics import paired_ratio
+from halovid.rewards.network import RewardNetwork, load_reward
+from halovid.rewards.scoring import SCORERS
+from halovid.runtime import set_threads
+from halovid.tables import AGREEMENT, MEASURES, METRICS, read_table
+
+HEADLINE = "defective sprite patches"
+_READS = ("generate", "judge", "reward", "score", "pair", "align", "evaluate")
+_SMOOTHING = 20  # training steps averaged for a point of a curve
+
+
+def run(config: RunConfig, run_dir: Path) -> None:
+    """Writes the report."""
+    with open_stage(run_dir, "report", config.model_dump(mode="json"), _READS) as stage:
+        if stage is None:
+            return
+        set_threads(config.threads)
+        evaluated = run_dir / "evaluate"
+        metrics = read_table(evaluated / "metrics.parquet", METRICS).to_pylist()
+        content = page.PageContent(
+            title=config.report.title,
+            subtitle=f"{config.generator.model}, {config.align.method}, {config.align.steps} steps",
+            verdict=verdict(metrics, evaluated),
+            metrics=[_metric_row(row) for row in metrics if not row["measure"].startswith(KIND_PREFIX)],
+            clips=_clip_pairs(config, run_dir),
+            kinds=[_kind_row(row) for row in metrics if row["measure"].startswith(KIND_PREFIX)],
+            agreement=_agreement(evaluated),
+            curves=_curves(run_dir),
+            skipped=_skipped(run_dir),
+            config_yaml=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
+            versions=versions(),
+            created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        )
+        write_text(stage.path / "report.html", page.render_page(content))
+
+
+def verdict(metrics: list[Row], evaluated: Path) -> str:
+    """One sentence: what happened to the defects, and whether it is beyond chance."""
+    row = next((row for row in metrics if row["measure"] == HEADLINE), None)
+    if row is None:
+        return "No truth was measured: see the independent measures below."
+    base, aligned = _by_prompt(evaluated)
+    if not base.any():
+        return "The base generator made no defects, so there was nothing to mend."
+    change = paired_ratio(base, aligned)
+    direction = "fewer" if change.mean > 0 else "more"
+    clear = "clear of zero" if row["low"] * row["high"] > 0 else "not clear of zero"
+    return (
+        f"The aligned generator makes {abs(change.mean):.0%} {direction} defective sprite patches than the base: "
+        f"{row['aligned']:.1f}% instead of {row['base']:.1f}% (difference {row['difference']:+.1f} points, "
+        f"95% interval {row['low']:+.1f} to {row['high']:+.1f}, {clear})."
+    )
+
+
+def _by_prompt(evaluated: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The headline measure of each prompt, base and aligned."""
+    table = read_table(evaluated / "measures.parquet", MEASURES)
+    rows = table.group_by(["measure", "model", "prompt_id"]).aggregate([("value", "mean")]).to_pylist()
+    own = {(row["model"], row["prompt_id"]): row["value_mean"] for row in rows if row["measure"] == HEADLINE}
+    names = sorted({prompt for model, prompt in own if ("base", prompt) in own and ("aligned", prompt) in own})
+    base, aligned = (np.array([own[model, name] for name in names]) for model in ("base", "aligned"))
+    return base, aligned
+
+
+def _metric_row(row: Row) -> page.MetricRow:
+    return page.MetricRow(name=row["measure"], **{key: value for key, value in row.items() if key != "measure"})
+
+
+def _kind_row(row: Row) -> page.KindRow:
+    kind = row["measure"].removeprefix(KIND_PREFIX)
+    return page.KindRow(kind=kind, base=row["base"] / 100, aligned=row["aligned"] / 100)
+
+
+def _agreement(evaluated: Path) -> list[page.AgreementRow]:
+    rows = read_table(evaluated / "agreement.parquet", AGREEMENT).to_pylist()
+    return [
+        page.AgreementRow(
+            name=f"{row['scope']}: {row['aspect'].replace('_', ' ')}",
+            scoring=row["scoring"],
+            spearman=row["spearman"],
+            kendall=row["kendall"],
+            auroc=row["auroc"],
+        )
+        for row in rows
+    ]
+
+
+def _clip_pairs(config: RunConfig, run_dir: Path) -> list[page.ClipPair]:
+    """The first clip of each of the first prompts, with the reward model's patch rewards."""
+    size = (config.generator.height, config.generator.width)
+    base, aligned = (ClipFolder(run_dir / "evaluate" / model, size) for model in ("base", "aligned"))
+    other = {row["clip_id"]: row for row in aligned.rows}
+    first = list({row["prompt_id"]: row for row in reversed(base.rows)}.values())[::-1][: config.report.clips]
+    network = load_reward(run_dir / "reward")
+    frames = base.geometry.frame_membership(config.generator.num_frames)
+    groups = torch.arange(config.grid.t).repeat_interleave(-(-len(frames) // config.grid.t))[: len(frames)]
+    frame_to_patch = (frames.T @ groups.float()).long().tolist()
+    return [
+        page.ClipPair(
+            prompt=row["prompt"],
+            seed=row["seed"],
+            base_mp4=(base.folder / row["video"]).read_bytes(),
+            aligned_mp4=(aligned.folder / other[row["clip_id"]]["video"]).read_bytes(),
+            base_rewards=_patch_rewards(network, base, row, config),
+            aligned_rewards=_patch_rewards(network, aligned, other[row["clip_id"]], config),
+            frame_to_patch=frame_to_patch,
+            num_frames=config.generator.num_frames,
+            fps=config.generator.fps,
+        )
+        for row in first
+    ]
+
+
+def _patch_rewards(network: RewardNetwork, clips: ClipFolder, row: Row, config: RunConfig) -> page.PatchRewards:
+    """[t][h][w] rewards of a clip's patches."""
+    prompt = clips.prompt_embeds(row["prompt_id"]).float()[None]
+    with torch.no_grad():
+        _, patches = SCORERS["dense"](network, clips.video(row)[None], prompt, config.grid)
+    return patches[0].mean(0).tolist()
+
+
+def _curves(run_dir: Path) -> list[page.Curve]:
+    """Training curves of the reward model and of the alignment."""
+    reward = [json.loads(line) for line in (run_dir / "reward" / "log.jsonl").read_text().splitlines()]
+    align = [json.loads(line) for line in (run_dir / "align" / "log.jsonl").read_text().splitlines()]
+    wanted = {
+        "Alignment loss": ("loss", ("loss/total", "loss/video", "loss/patch")),
+        "Alignment accuracies": ("share", ("rewards/accuracies", "rewards/patch_accuracies")),
+        "Error against the reference": ("squared error", ("errors/chosen", "errors/rejected")),
+    }
+    curves = [
+        page.Curve(title, "step", label, {name: _smooth(align, name) for name in names})
+        for title, (label, names) in wanted.items()
+    ]
+    names = sorted({name for line in reward for name in line} - {"step"})
+    return [page.Curve("Reward model", "step", "squared error", {n: _smooth(reward, n, 1) for n in names}), *curves]
+
+
+def _smooth(log: list[Row], name: str, width: int = _SMOOTHING) -> list[tuple[float, float]]:
+    """Means over `width` log lines, at the last step of each."""
+    lines = [line for line in log if name in line]
+    groups = [lines[first : first + width] for first in range(0, len(lines), width)]
+    return [(group[-1]["step"], float(np.mean([line[name] for line in group]))) for group in groups]
+
+
+def _skipped(run_dir: Path) -> list[str]:
+    """What every stage left out, and why."""
+    lines = []
+    for name in _READS:
+        manifest = read_manifest(run_dir / name)
+        lines += [f"{name}: {entry['item']}: {entry['reason']}" for entry in (manifest or {}).get("skipped", [])]
+    return lines

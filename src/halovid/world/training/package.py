@@ -1,0 +1,49 @@
+"""Assembles the packaged `WanPipeline` folder from trained checkpoints, in half precision."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline
+from torch import Tensor
+
+from halovid.checkpoint import load_checkpoint
+from halovid.files import write_json
+from halovid.world.training.generator import TextToLatents, build_tokenizer
+from halovid.world.training.vae import LAYOUT, build_vae
+
+
+def load_vae(checkpoint: Path) -> AutoencoderKLWan:
+    """The VAE of a training checkpoint."""
+    vae = build_vae()
+    vae.load_state_dict(load_checkpoint(checkpoint)["model"])
+    return vae.eval().requires_grad_(False)
+
+
+def load_text_to_latents(checkpoint: Path) -> tuple[TextToLatents, Tensor, Tensor]:
+    """The averaged generator of a training checkpoint, and mean and std of its latents, [C] each."""
+    state = load_checkpoint(checkpoint)
+    model = TextToLatents(len(build_tokenizer()))
+    prefix = "module."
+    model.load_state_dict({name.removeprefix(prefix): v for name, v in state["average"].items() if name != "n_averaged"})
+    return model.eval(), state["mean"], state["std"]
+
+
+def write_pipeline(vae: AutoencoderKLWan, model: TextToLatents, mean: Tensor, std: Tensor, folder: Path) -> None:
+    """Writes the pipeline folder; the latents' statistics become part of the VAE's configuration."""
+    layout = LAYOUT | {"latents_mean": mean.tolist(), "latents_std": std.tolist()}
+    packed = AutoencoderKLWan(**layout)
+    packed.load_state_dict(vae.state_dict())
+    for block in model.transformer.blocks:
+        block.attn2.set_processor(type(block.attn1.processor)())
+    scheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0, num_train_timesteps=1000
+    )
+    pipe = WanPipeline(build_tokenizer(), model.text_encoder, packed, scheduler, model.transformer)
+    shutil.rmtree(folder, ignore_errors=True)
+    pipe.to(torch.float16).save_pretrained(folder)
+    config = folder / "text_encoder" / "config.json"  # transformers would load what is stored as half in half
+    write_json(config, json.loads(config.read_text()) | {"dtype": "float32"})
