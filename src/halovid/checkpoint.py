@@ -34,7 +34,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             skeleton = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except Exception as error:
         raise ValueError(f"{path} is not a readable checkpoint ({error}); delete it to start again") from error
     return _attach(skeleton, tensors)

@@ -1,10 +1,10 @@
 """Clips on disk: sampled once, read by every later stage.
 
-    FOLDER/clips.parquet                 one row per clip (tables.CLIPS)
-    FOLDER/clips/ID.mp4                  the clip as people see it
-    FOLDER/latents/ID.safetensors        its exact latents
-    FOLDER/prompts/ID.safetensors        the text condition of its prompt
-    FOLDER/geometry.json                 how the generator's autoencoder divides a clip
+FOLDER/clips.parquet                 one row per clip (tables.CLIPS)
+FOLDER/clips/ID.mp4                  the clip as people see it
+FOLDER/latents/ID.safetensors        its exact latents
+FOLDER/prompts/ID.safetensors        the text condition of its prompt
+FOLDER/geometry.json                 how the generator's autoencoder divides a clip
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class ClipFolder:
         try:
             self.geometry = LatentGeometry(**json.loads((folder / "geometry.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"{folder}/geometry.json is missing or damaged ({error}); sample the clips again") from error
+            raise InputError(
+                f"{folder}/geometry.json is missing or damaged ({error}); sample the clips again"
+            ) from error
 
     def video(self, row: Row) -> Tensor:
         """[3, F, H, W] in [-1, 1]; InputError when the file can't be read."""
@@ -109,9 +111,7 @@ class ClipFolder:
 def _clip_row(prompt: Prompt, index: int, seed: int, fps: float) -> Row:
     clip_id = f"{prompt.prompt_id}-{index:02d}"
     files = {"video": f"clips/{clip_id}.mp4", "latents": f"latents/{clip_id}.safetensors"}
-    return {
-        "clip_id": clip_id, "prompt_id": prompt.prompt_id, "prompt": prompt.text, "seed": seed, "fps": fps, **files
-    }
+    return {"clip_id": clip_id, "prompt_id": prompt.prompt_id, "prompt": prompt.text, "seed": seed, "fps": fps, **files}
 
 
 def _condition_path(folder: Path, prompt_id: str) -> Path:

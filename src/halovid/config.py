@@ -14,9 +14,7 @@ from halovid.grid import PatchGrid
 from halovid.losses import GranDPOOptions
 from halovid.noising import SigmaSampling, WeightScheme
 
-Aspect = Literal[
-    "visual_quality", "temporal_consistency", "dynamic_degree", "text_alignment", "factual_consistency"
-]
+Aspect = Literal["visual_quality", "temporal_consistency", "dynamic_degree", "text_alignment", "factual_consistency"]
 Split = Literal["train", "heldout"]
 
 

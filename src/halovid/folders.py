@@ -1,8 +1,8 @@
 """Stage folders: where a stage writes, when it is complete, and how it continues after a kill.
 
-    RUN/<stage>/manifest.json   written last: the stage is complete
-    RUN/<stage>/parts/*.parquet finished batches of a stage that was interrupted
-    RUN/.lock                   held while a stage writes: one process per run folder
+RUN/<stage>/manifest.json   written last: the stage is complete
+RUN/<stage>/parts/*.parquet finished batches of a stage that was interrupted
+RUN/.lock                   held while a stage writes: one process per run folder
 """
 
 from __future__ import annotations
@@ -180,7 +180,9 @@ def _finish(stage: StageFolder, name: str, config: dict[str, Any], inputs: dict[
     write_json(stage.path / "manifest.json", manifest)
     if stage.skipped:
         first = "; ".join(f"{entry['item']}: {entry['reason']}" for entry in stage.skipped[:3])
-        console.print(f"[yellow]{name}: {len(stage.skipped)} skipped ({first}); all in {stage.path}/manifest.json[/yellow]")
+        console.print(
+            f"[yellow]{name}: {len(stage.skipped)} skipped ({first}); all in {stage.path}/manifest.json[/yellow]"
+        )
 
 
 def versions() -> dict[str, str]:

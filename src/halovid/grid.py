@@ -55,13 +55,13 @@ class LatentGeometry:
             ValueError: the autoencoder can't encode clips of this size without a rest.
         """
         lead = 1 if self.causal_first_frame else 0
-        if (num_frames - lead) % self.temporal_stride or num_frames < 1:
+        if min(num_frames, height, width) < 1:
+            raise ValueError(f"a clip needs at least one frame and pixel, got {num_frames} x {height} x {width}")
+        if (num_frames - lead) % self.temporal_stride:
             rule = f"{self.temporal_stride} * k + {lead}" if lead else f"a multiple of {self.temporal_stride}"
             raise ValueError(f"num_frames is {num_frames}; this generator needs {rule}")
         if height % self.spatial_stride or width % self.spatial_stride:
-            raise ValueError(
-                f"height x width is {height} x {width}; both must be multiples of {self.spatial_stride}"
-            )
+            raise ValueError(f"height x width is {height} x {width}; both must be multiples of {self.spatial_stride}")
         frames = lead + (num_frames - lead) // self.temporal_stride
         return frames, height // self.spatial_stride, width // self.spatial_stride
 
@@ -70,7 +70,7 @@ class LatentGeometry:
         frames = torch.arange(num_frames)
         stride = self.temporal_stride
         latent = (frames + stride - 1) // stride if self.causal_first_frame else frames // stride
-        return (latent[None] == torch.arange(int(latent[-1]) + 1)[:, None]).float()
+        return (latent[None] == torch.arange(int(latent[-1]) + 1)[:, None]).double()
 
 
 def membership(num_cells: int, num_parts: int) -> Tensor:
@@ -82,7 +82,7 @@ def membership(num_cells: int, num_parts: int) -> Tensor:
     bounds = torch.arange(num_parts + 1, dtype=torch.float64) / num_parts
     low = torch.maximum(edges[None, :-1], bounds[:-1, None])
     high = torch.minimum(edges[None, 1:], bounds[1:, None])
-    return ((high - low).clamp(min=0) * num_cells).float()
+    return (high - low).clamp(min=0) * num_cells
 
 
 def pool_cells(cells: Tensor, grid: PatchGrid) -> Tensor:
@@ -98,7 +98,9 @@ def pool_cells(cells: Tensor, grid: PatchGrid) -> Tensor:
 
 
 def pool_pixels(pixels: Tensor, grid: PatchGrid, geometry: LatentGeometry) -> Tensor:
-    """The mean of each patch over frames and pixels, along the same borders as `pool_cells` on the latents.
+    """The mean of each patch over pixels, along the same borders and with the same weights as `pool_cells`.
+
+    Latent frames count alike, so the lone first frame of a causal family weighs as much as the four of the next.
 
     Args:
         pixels: [..., F, H, W], one value per pixel.
@@ -108,7 +110,7 @@ def pool_pixels(pixels: Tensor, grid: PatchGrid, geometry: LatentGeometry) -> Te
     """
     num_frames, height, width = pixels.shape[-3:]
     frames = geometry.frame_membership(num_frames)
-    in_time = membership(len(frames), grid.t) @ frames
+    in_time = membership(len(frames), grid.t) @ (frames / frames.sum(1, keepdim=True))
     return _pool(pixels, [in_time, membership(height, grid.h), membership(width, grid.w)])
 
 
@@ -120,6 +122,7 @@ def spread_to_frames(patches: Tensor, num_frames: int, geometry: LatentGeometry)
 
 
 def _pool(values: Tensor, memberships: list[Tensor]) -> Tensor:
-    """Weighted means along the last three axes."""
+    """Weighted means along the last three axes, in floating point."""
+    values = values if values.is_floating_point() else values.float()
     rows = [(m / m.sum(1, keepdim=True)).to(values) for m in memberships]
     return torch.einsum("...fyx,tf,hy,wx->...thw", values, *rows)

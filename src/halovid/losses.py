@@ -29,14 +29,14 @@ class GranDPOOptions:
     tie: patch margins up to this size express no preference.
     """
 
-    lambda_video: float = Field(0.5, ge=0)
-    lambda_patch: float = Field(1.0, ge=0)
-    lambda_anchor: float = Field(2.0, ge=0)
-    beta_video: float = Field(50.0, gt=0)
-    beta_patch: float = Field(50.0, gt=0)
-    margin_power_video: float = Field(0.0, ge=0)
-    margin_power_patch: float = Field(1.0, ge=0)
-    tie: float = Field(0.0, ge=0)
+    lambda_video: float = Field(default=0.5, ge=0)
+    lambda_patch: float = Field(default=1.0, ge=0)
+    lambda_anchor: float = Field(default=2.0, ge=0)
+    beta_video: float = Field(default=50.0, gt=0)
+    beta_patch: float = Field(default=50.0, gt=0)
+    margin_power_video: float = Field(default=0.0, ge=0)
+    margin_power_patch: float = Field(default=1.0, ge=0)
+    tie: float = Field(default=0.0, ge=0)
 
 
 @dataclass(frozen=True)

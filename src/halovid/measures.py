@@ -14,8 +14,8 @@ from torch import Tensor
 from halovid import metrics, video_metrics
 from halovid.grid import PatchGrid
 from halovid.world.captions import parse_caption
-from halovid.world.critic import load_critic
 from halovid.world.corruptions import KINDS
+from halovid.world.critic import load_critic
 from halovid.world.inspector import inspect
 
 Values = dict[str, Tensor]
@@ -38,8 +38,8 @@ MEASURES: dict[str, Measure] = {
     "mean defect": Measure(TRUTH, "%", "lower"),
     "text alignment": Measure(TRUTH, "%", "higher"),
     "motion": Measure(TRUTH, "px/frame", "same"),
-    "diversity": Measure(PLAIN, "%", "same"),
     "critic: defect probability": Measure(CRITIC, "%", "lower"),
+    "diversity": Measure(PLAIN, "%", "same"),
     "temporal flickering (VBench formula)": Measure(PLAIN, "", "higher"),
     "SSIM of adjacent frames": Measure(PLAIN, "", "higher"),
     "flow warp error": Measure(PLAIN, "", "lower"),
@@ -58,7 +58,7 @@ def measure_truth(video: Tensor, prompts: list[str], grid: PatchGrid) -> Values:
     per_clip = (1, 2, 3)
     num_sprite_patches = sprites.sum(per_clip).clamp(min=1)
     kinds = load_critic().kinds(video, grid)  # names the kind of a defect that the inspector found
-    values = {
+    values: Values = {
         "defective sprite patches": 100 * (defective & sprites).sum(per_clip) / num_sprite_patches,
         "defective patches": 100 * defective.float().mean(per_clip),
         "mean defect": 100 * found.patch_defects.mean(per_clip),

@@ -12,7 +12,6 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated_dataclass
 from torch import Tensor
 
-
 WeightScheme = Literal["constant", "flow_dpo"]
 
 
@@ -26,10 +25,10 @@ class SigmaSampling:
 
     scheme: Literal["uniform", "logit_normal"] = "logit_normal"
     mean: float = 0.0
-    std: float = Field(1.0, gt=0)
-    shift: float = Field(1.0, gt=0)
-    lowest: float = Field(0.0, ge=0, lt=1)
-    highest: float = Field(1.0, gt=0, le=1)
+    std: float = Field(default=1.0, gt=0)
+    shift: float = Field(default=1.0, gt=0)
+    lowest: float = Field(default=0.0, ge=0, lt=1)
+    highest: float = Field(default=1.0, gt=0, le=1)
 
     def __post_init__(self) -> None:
         if self.lowest >= self.highest:

@@ -85,9 +85,7 @@ class MetricRow:
                 f"better of metric {self.name!r} is {self.better!r}; use one of {', '.join(get_args(Better))}"
             )
         if self.low > self.high:
-            raise ValueError(
-                f"the interval of metric {self.name!r} is {self.low}..{self.high}; swap its ends"
-            )
+            raise ValueError(f"the interval of metric {self.name!r} is {self.low}..{self.high}; swap its ends")
 
 
 @dataclass(frozen=True)

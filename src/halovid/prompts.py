@@ -44,7 +44,9 @@ def load_prompts(config: PromptsConfig) -> tuple[list[Prompt], list[tuple[str, s
             prompts.append(Prompt(f"p{index:05d}", text.strip()))
     if not prompts:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused[:3])
-        raise InputError(f"{config.file} holds no usable prompt ({reasons or 'it is empty'}); put one prompt on each line")
+        raise InputError(
+            f"{config.file} holds no usable prompt ({reasons or 'it is empty'}); put one prompt on each line"
+        )
     return prompts, refused
 
 

@@ -33,9 +33,7 @@ CLIPS = _schema(
 )
 LABELS = _schema("labels", clip_id=_TEXT, aspect=_TEXT, score=_FLOAT, patch_scores=_PATCHES, judge=_TEXT)
 REWARDS = _schema("rewards", clip_id=_TEXT, prompt_id=_TEXT, reward=_FLOAT, patch_rewards=_PATCHES)
-PAIRS = _schema(
-    "pairs", prompt_id=_TEXT, chosen=_TEXT, rejected=_TEXT, clip_margin=_FLOAT, patch_margins=_PATCHES
-)
+PAIRS = _schema("pairs", prompt_id=_TEXT, chosen=_TEXT, rejected=_TEXT, clip_margin=_FLOAT, patch_margins=_PATCHES)
 AGREEMENT = _schema(
     "agreement", scope=_TEXT, scoring=_TEXT, aspect=_TEXT, spearman=_FLOAT, kendall=_FLOAT, auroc=_FLOAT, count=_INT
 )
@@ -77,7 +75,9 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is not a readable Parquet file ({error}); run the stage that writes it again") from error
+        raise InputError(
+            f"{path} is not a readable Parquet file ({error}); run the stage that writes it again"
+        ) from error
     metadata = table.schema.metadata or {}
     found = (metadata.get(b"halovid.table", b"?").decode(), metadata.get(b"halovid.version", b"?").decode())
     if found != (name, VERSION):

@@ -153,10 +153,10 @@ def test_causal_pixels_pool_like_the_map_where_no_patch_mixes_latent_frames(
     torch.testing.assert_close(pool_pixels(upsample(values, CAUSAL), grid, CAUSAL), pool_cells(values, grid))
 
 
-def test_frames_weigh_alike_in_a_patch_that_holds_the_first_latent_frame() -> None:
+def test_latent_frames_weigh_alike_in_a_patch_that_holds_the_first_one() -> None:
     frames = torch.arange(13.0)[:, None, None]
     pooled = pool_pixels(frames, PatchGrid(2, 1, 1), CAUSAL).flatten()  # latent frames 0, 1 | 2, 3
-    assert pooled.tolist() == pytest.approx([2.0, 8.5])  # means of frames 0..4 and 5..12
+    assert pooled.tolist() == pytest.approx([(0 + 2.5) / 2, (6.5 + 10.5) / 2])
 
 
 @given(sizes, sizes, sizes)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from torch import Tensor, nn
+from diffusers import ModelMixin
+from torch import Tensor
 
 from halovid.grid import LatentGeometry
 
@@ -20,7 +21,7 @@ class Generator(Protocol):
     """
 
     geometry: LatentGeometry
-    denoiser: nn.Module
+    denoiser: ModelMixin
     lora_targets: tuple[str, ...]
 
     def encode_prompts(self, prompts: list[str]) -> Tensor:

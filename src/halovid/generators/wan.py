@@ -8,6 +8,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import WanPipeline, WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanAttention
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
@@ -42,7 +43,7 @@ class WanGenerator:
             module.requires_grad_(False).eval()
         merge_text_padding(pipe.transformer)
         self._pipe, self._config, self._device = pipe, config, device
-        self.denoiser: nn.Module = pipe.transformer
+        self.denoiser: WanTransformer3DModel = pipe.transformer
         vae = pipe.vae.config
         self.geometry = LatentGeometry(vae.scale_factor_temporal, vae.scale_factor_spatial, causal_first_frame=True)
         self.geometry.latent_shape(config.num_frames, config.height, config.width)
@@ -145,9 +146,7 @@ class TextPadding:
             return (*args[:2], text[:, :kept], *args[3:]), kwargs
         return args, kwargs | {"encoder_hidden_states": text[:, :kept]}
 
-    def __call__(
-        self, attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor, *_: object
-    ) -> Tensor:
+    def __call__(self, attn: WanAttention, hidden_states: Tensor, encoder_hidden_states: Tensor, *_: object) -> Tensor:
         """Attention processor of `attn2`: diffusers' own computation plus the bias."""
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
         key = attn.norm_k(attn.to_k(encoder_hidden_states)).unflatten(2, (attn.heads, -1)).transpose(1, 2)

@@ -36,7 +36,7 @@ class Judge(Protocol):
 
 
 def label_rows(clip_id: str, answer: Judgement, judge: str) -> list[dict[str, Any]]:
-    """Rows of tables.LABELS: one per aspect of a judged clip; aspects that are not rated by patch have no patch scores."""
+    """Rows of tables.LABELS: one per aspect of a clip; an aspect not rated by patch has no patch scores."""
     return [
         {
             "clip_id": clip_id,

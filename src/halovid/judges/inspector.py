@@ -67,4 +67,3 @@ def _scale(share: float) -> float:
 def _mean(values: Tensor) -> float:
     """The mean, and the best rating for a clip without any sprite patch."""
     return float(values.mean()) if values.numel() else HIGHEST
-

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from transformers import VideoMAEConfig, VideoMAEModel
 
 
-
 class BackboneSpec(BaseModel):
     """What a backbone is built from; saved beside the weights."""
 
@@ -49,7 +48,11 @@ class VideoMAEBackbone(nn.Module):
         self.width = spec.width
         self._lead = spec.temporal_stride - 1 if spec.causal_first_frame else 0
         frames = spec.num_frames + self._lead
-        self._grid = (frames // spec.temporal_stride, spec.frame_height // spec.patch_size, spec.frame_width // spec.patch_size)
+        self._grid = (
+            frames // spec.temporal_stride,
+            spec.frame_height // spec.patch_size,
+            spec.frame_width // spec.patch_size,
+        )
         self.encoder = VideoMAEModel(
             VideoMAEConfig(
                 image_size=(spec.frame_height, spec.frame_width),

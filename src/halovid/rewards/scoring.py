@@ -65,7 +65,9 @@ def crop_patches(video: Tensor, grid: PatchGrid, geometry: LatentGeometry, only:
         if only is None or index == only:
             times = torch.linspace(t.start, t.stop - 1, num_frames).round().long()
             part = video[:, times, y, x].transpose(0, 1)
-            crops.append(F.interpolate(part, size=(height, width), mode="bilinear", align_corners=False).transpose(0, 1))
+            crops.append(
+                F.interpolate(part, size=(height, width), mode="bilinear", align_corners=False).transpose(0, 1)
+            )
     return torch.stack(crops)
 
 

@@ -25,7 +25,6 @@ _LOG_EVERY = 10
 
 def train_reward(network: RewardNetwork, data: LabelledClips, config: RewardConfig, seed: int, folder: Path) -> None:
     """Trains in place, continuing from `folder`'s checkpoint; logs to folder/log.jsonl."""
-    device = next(network.parameters()).device
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.05)
     total, step, log = config.video_steps + config.patch_steps, 0, []
     checkpoint = folder / "parts" / "training.safetensors"
@@ -81,7 +80,10 @@ def _loss_terms(
         clips = torch.randint(len(batch), (config.crops,), generator=generator)
         patches = torch.randint(grid.num_patches, (config.crops,), generator=generator)
         crops = torch.stack(
-            [crop_patches(video[c], grid, geometry_of(network), only=int(p))[0] for c, p in zip(clips, patches, strict=True)]
+            [
+                crop_patches(video[c], grid, geometry_of(network), only=int(p))[0]
+                for c, p in zip(clips, patches, strict=True)
+            ]
         )
         rows = [network.spec.aspects.index(aspect) for aspect in network.spec.patch_aspects]
         rated = network.rate_videos(network.features(crops, prompts[clips]))[:, rows]

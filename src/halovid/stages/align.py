@@ -105,9 +105,7 @@ def pair_errors(policy: Policy, batch: dict[str, Tensor], noise: Tensor, sigma: 
 def train(policy: Policy, pairs: PairData, config: RunConfig, stage: StageFolder) -> None:
     """The loop: exact to resume, since step k's data and noise are functions of the seed and k alone."""
     align = config.align
-    optimizer = torch.optim.AdamW(
-        policy.parameters.values(), lr=align.learning_rate, weight_decay=align.weight_decay
-    )
+    optimizer = torch.optim.AdamW(policy.parameters.values(), lr=align.learning_rate, weight_decay=align.weight_decay)
     checkpoint, step, log = stage.path / "parts" / "training.safetensors", 0, []
     if checkpoint.exists():
         state = load_checkpoint(checkpoint)

@@ -75,7 +75,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
 
 def _instruments(config: RunConfig) -> list[Instrument]:
     """What measures the clips."""
-    instruments = [measure_plain]
+    instruments: list[Instrument] = [measure_plain]
     if config.evaluate.truth == "inspector":
         instruments.append(measure_truth)
     if config.evaluate.critic == "world":

@@ -66,9 +66,7 @@ def make_pairs(rewards: pa.Table, config: PairConfig, seed: int, stage: StageFol
     )
 
 
-def _choose(
-    prompts: np.ndarray, reward: np.ndarray, config: PairConfig, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _choose(prompts: np.ndarray, reward: np.ndarray, config: PairConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers of the chosen and rejected clips by the configured strategy."""
     if config.strategy == "best_worst":
         return pairing.best_worst(prompts, reward, config.pairs_per_prompt)

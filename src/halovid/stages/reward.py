@@ -64,7 +64,8 @@ def _spec(config: RunConfig, clips: ClipFolder, data: LabelledClips) -> RewardSp
     reward, generator = config.reward, config.generator
     if generator.height % reward.patch_size or generator.width % reward.patch_size:
         raise InputError(
-            f"reward.patch_size {reward.patch_size} must divide the clips' {generator.height} x {generator.width} pixels"
+            f"reward.patch_size is {reward.patch_size}; it must divide the clips' height {generator.height} and "
+            f"width {generator.width}"
         )
     backbone = BackboneSpec(
         name=reward.backbone,

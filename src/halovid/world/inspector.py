@@ -184,9 +184,7 @@ def _hypotheses(motion: str) -> tuple[Tensor, Tensor]:
         return torch.einsum("hk,kfd->hfd", weights, basis), basis
     wave = {"sways": (angle.cos(), -angle.sin()), "bobs": (angle.sin(), angle.cos())}
     if motion == "orbits":
-        basis = torch.stack(
-            [torch.stack([angle.cos(), angle.sin()], -1), torch.stack([-angle.sin(), angle.cos()], -1)]
-        )
+        basis = torch.stack([torch.stack([angle.cos(), angle.sin()], -1), torch.stack([-angle.sin(), angle.cos()], -1)])
     else:
         pairs = [(w, zero) if motion == "sways" else (zero, w) for w in wave[motion]]
         basis = torch.stack([torch.stack(pair, -1) for pair in pairs])
@@ -283,17 +281,14 @@ def _polish(
         crops, local = _crop(frames, paths[:, times], clips, times.expand(len(sprites), -1))
         backdrop, _ = _crop(behind, paths[:, times], clips, times.expand(len(sprites), -1))
 
-        def view(shift: tuple[float, float] = (0.0, 0.0), growth: float = 0.0) -> Tensor:
-            layer = render.place_pictures(pictures, local + torch.tensor(shift), radius + growth, size=_CROP)
-            return layer[:, :, :3] + (1 - layer[:, :, 3:]) * backdrop
-
-        now, step = view(), 0.25
+        view = functools.partial(_view, pictures, backdrop)
+        now, step = view(local, radius), 0.25
         error = crops - now
-        by_place = torch.stack([view((step, 0.0)) - now, view((0.0, step)) - now], 2) / step  # [n, F, 2, 3, c, c]
-        by_radius = (view(growth=step) - now) / step
-        slopes = torch.cat(
-            [torch.einsum("nkfd,nfdchw->nkfchw", seen, by_place), by_radius[:, None]], 1
-        )
+        by_place = (
+            torch.stack([view(local + shift, radius) - now for shift in step * torch.eye(2)], 2) / step
+        )  # [n, F, 2, 3, c, c]
+        by_radius = (view(local, radius + step) - now) / step
+        slopes = torch.cat([torch.einsum("nkfd,nfdchw->nkfchw", seen, by_place), by_radius[:, None]], 1)
         weight = (1 / (1 + error.square().sum(2, keepdim=True) / 0.06).square()).expand_as(error).flatten(1)
         flat = slopes.flatten(2)
         normal = torch.einsum("nkp,np,nlp->nkl", flat, weight, flat)
@@ -302,6 +297,12 @@ def _polish(
         paths = paths + torch.einsum("nk,nkfd->nfd", change[:, :4], moves).clamp(-1, 1)
         radius = (radius + change[:, 4].clamp(-1, 1)).clamp(low, high)
     return paths, radius
+
+
+def _view(pictures: Tensor, backdrop: Tensor, local: Tensor, radius: Tensor) -> Tensor:
+    """Windows as they look with each sprite at its places: [n, K, 3, crop, crop]."""
+    layer = render.place_pictures(pictures, local, radius, size=_CROP)
+    return layer[:, :, :3] + (1 - layer[:, :, 3:]) * backdrop
 
 
 def _crop(
@@ -378,7 +379,8 @@ def inspect(video: Tensor, specs: Sequence[SceneSpec], grid: PatchGrid) -> Inspe
     """
     if tuple(video.shape[1:]) != (3, NUM_FRAMES, FRAME_SIZE, FRAME_SIZE):
         raise ValueError(
-            f"the inspector reads clips of shape (3, {NUM_FRAMES}, {FRAME_SIZE}, {FRAME_SIZE}), got {tuple(video.shape[1:])}"
+            f"the inspector reads clips of {NUM_FRAMES} frames of {FRAME_SIZE} x {FRAME_SIZE} pixels, "
+            f"got shape {tuple(video.shape[1:])}"
         )
     fit = fit_clean(video, specs)
     frames = (video.transpose(1, 2).float() + 1) / 2
@@ -434,8 +436,7 @@ def _recognise(frames: Tensor, fit: Fit, specs: Sequence[SceneSpec]) -> tuple[Te
     radius = fit.radius.flatten()
 
     def error(pictures: Tensor) -> Tensor:
-        layer = render.place_pictures(pictures, local, radius, size=_CROP)
-        return (layer[:, :, :3] + (1 - layer[:, :, 3:]) * behind - crops).square().clamp(max=0.2).sum((1, 2, 3, 4))
+        return (_view(pictures, behind, local, radius) - crops).square().clamp(max=0.2).sum((1, 2, 3, 4))
 
     shape = torch.tensor([SHAPES.index(sprite.shape) for sprite in sprites])
     texture = torch.tensor([TEXTURES.index(sprite.texture) for sprite in sprites])

@@ -20,7 +20,7 @@ from halovid.world.scenes import COLOURS, FRAME_SIZE, SHAPES, TEXTURES, Scene, S
 PICTURE_SIZE = 56  # pixels of a sprite's picture; its disc of radius 1 spans PICTURE_SIZE / PICTURE_REACH
 PICTURE_REACH = 1.25  # half the side of a picture, in sprite radii: a margin for the soft edge
 _SOFTNESS = 0.05  # width of an edge, in radii: about one screen pixel
-_SHADE = 0.4  # brightness of the dark tone of a texture
+_SHADE = 0.55  # brightness of the dark tone of a texture
 
 _PALETTE = {
     "red": (0.90, 0.15, 0.15),
@@ -33,11 +33,11 @@ _PALETTE = {
     "white": (0.95, 0.95, 0.95),
 }
 _BACKDROPS = {
-    "grey": (0.32, 0.32, 0.32),
-    "navy": (0.10, 0.14, 0.36),
-    "brown": (0.36, 0.23, 0.13),
-    "forest": (0.10, 0.30, 0.18),
-    "plum": (0.32, 0.14, 0.32),
+    "grey": (0.24, 0.24, 0.24),
+    "navy": (0.06, 0.09, 0.22),
+    "brown": (0.27, 0.18, 0.10),
+    "forest": (0.06, 0.20, 0.12),
+    "plum": (0.22, 0.09, 0.22),
 }
 
 
@@ -54,15 +54,15 @@ def _shape_distance(shape: str, x: Tensor, y: Tensor) -> Tensor:
     if shape == "circle":
         return radius - 0.95
     if shape == "ring":
-        return torch.maximum(radius - 1.0, 0.5 - radius)
+        return torch.maximum(radius - 1.0, 0.45 - radius)
     if shape == "square":
         return _polygon_distance(x, y, 4, 0.8, 0.0)
     if shape == "diamond":
         return _polygon_distance(x, y, 4, 0.72, math.pi / 4)
     if shape == "triangle":
         return _polygon_distance(x, y - 0.2, 3, 0.56, math.pi / 2)
-    horizontal = torch.maximum(x.abs() - 1.0, y.abs() - 0.34)
-    vertical = torch.maximum(x.abs() - 0.34, y.abs() - 1.0)
+    horizontal = torch.maximum(x.abs() - 1.0, y.abs() - 0.42)
+    vertical = torch.maximum(x.abs() - 0.42, y.abs() - 1.0)
     return torch.minimum(horizontal, vertical)
 
 

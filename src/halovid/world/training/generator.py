@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,9 +82,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     words = ["<pad>", "</s>", "<unk>", *all_words()]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=MAX_TEXT
@@ -164,9 +161,7 @@ def load_latents(folder: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[np.n
     """All latents, [n, C, T, h, w] float16, with the token ids and mask of their captions, [n, L]."""
     shards = sorted(folder.glob("latents-*.npy"))
     latents = np.concatenate([np.load(path) for path in shards])
-    captions = [
-        line for shard in range(len(shards)) for line in caption_path(folder, shard).read_text().splitlines()
-    ]
+    captions = [line for shard in range(len(shards)) for line in caption_path(folder, shard).read_text().splitlines()]
     tokens = tokenizer(captions, padding=True, return_tensors="pt")
     return latents, tokens.input_ids, tokens.attention_mask
 

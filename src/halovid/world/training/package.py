@@ -28,7 +28,9 @@ def load_text_to_latents(checkpoint: Path) -> tuple[TextToLatents, Tensor, Tenso
     state = load_checkpoint(checkpoint)
     model = TextToLatents(len(build_tokenizer()))
     prefix = "module."
-    model.load_state_dict({name.removeprefix(prefix): v for name, v in state["average"].items() if name != "n_averaged"})
+    model.load_state_dict(
+        {name.removeprefix(prefix): v for name, v in state["average"].items() if name != "n_averaged"}
+    )
     return model.eval(), state["mean"], state["std"]
 
 

@@ -35,27 +35,36 @@ LAYOUT = {
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of the training: up to step `until`, `batch_size` clips of `num_frames` frames."""
+    """A stretch of the training: up to step `until`, `batch_size` clips of `num_frames` frames.
+
+    The learning rate falls from `rate` to `final_rate` along a cosine.
+    """
 
     until: int
     num_frames: int
     batch_size: int
+    rate: float
+    final_rate: float
 
 
-PHASES = (Phase(1500, 1, 16), Phase(2200, 5, 8), Phase(3800, 13, 4))
-PEAK_RATE = 8e-4
-FINAL_RATE = 5e-5
+PHASES = (
+    Phase(1500, 1, 16, rate=8e-4, final_rate=6e-4),
+    Phase(2200, 5, 8, rate=6e-4, final_rate=4e-4),
+    Phase(3800, 13, 4, rate=4e-4, final_rate=1e-4),
+    Phase(6800, 13, 4, rate=5e-4, final_rate=3e-5),
+)
 KL_WEIGHT = 1e-4
+FOREGROUND = 3.0  # extra weight of pixels far from the clip's median colour: the sprites
 CHECKPOINT_EVERY = 250
 
 
-def train_vae(clips_folder: Path, folder: Path, seed: int = 0, freeze_encoder: bool = False, tag: str = "vae") -> None:
+def train_vae(clips_folder: Path, folder: Path, seed: int = 0) -> None:
     """Trains to the end of PHASES, continuing from `folder`'s checkpoint; logs one JSON line per 50 steps."""
     torch.manual_seed(seed)
     clips = Clips(clips_folder)
     vae = use_channels_last(build_vae())
     optimizer = torch.optim.AdamW(vae.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.0)
-    checkpoint, step = folder / f"{tag}.safetensors", 0
+    checkpoint, step = folder / f"vae.safetensors", 0
     if checkpoint.exists():
         state = load_checkpoint(checkpoint)
         vae.load_state_dict(state["model"])
@@ -79,13 +88,11 @@ def train_vae(clips_folder: Path, folder: Path, seed: int = 0, freeze_encoder: b
         step += 1
         if step % 50 == 0:
             line = {"step": step, "loss": loss.item(), "psnr": psnr.item(), "seconds": time.time() - started}
-            with (folder / f"{tag}.jsonl").open("a") as log:
+            with (folder / f"vae.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             Console().print(line)
         if step % CHECKPOINT_EVERY == 0:
-            save_checkpoint(
-                checkpoint, {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-            )
+            save_checkpoint(checkpoint, {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
 
 
 def build_vae() -> AutoencoderKLWan:
@@ -98,21 +105,28 @@ def build_vae() -> AutoencoderKLWan:
 
 
 def learning_rate(step: int) -> float:
-    """Warm-up over 100 steps, then a cosine from PEAK_RATE to FINAL_RATE at the end of the last phase."""
-    progress = min(step / PHASES[-1].until, 1.0)
-    return min(step / 100, 1.0) * (FINAL_RATE + (PEAK_RATE - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * progress)))
+    """The rate of a step: the phase's cosine, after a warm-up over the first 100 steps."""
+    first = 0
+    for phase in PHASES:
+        if step < phase.until:
+            break
+        first = phase.until
+    progress = (step - first) / (phase.until - first)
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return min((step + 1) / 100, 1.0) * (phase.final_rate + (phase.rate - phase.final_rate) * cosine)
 
 
 def vae_loss(vae: AutoencoderKLWan, video: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """L1 and squared error plus a little KL, and the PSNR in dB of pixels in [0, 1]."""
+    """L1 and squared error, sprites weighing more, plus a little KL; and the PSNR in dB of pixels in [0, 1]."""
     video = video.contiguous(memory_format=torch.channels_last_3d)
     with torch.autocast("cpu", torch.bfloat16):
         posterior = vae.encode(video).latent_dist
         decoded = vae.decode(posterior.sample(generator)).sample
     error = decoded.float() - video
+    weight = 1 + FOREGROUND * ((video - video.flatten(2).median(2).values[..., None, None, None]).abs() > 0.25)
     kl = 0.5 * (posterior.mean.float().square() + posterior.var.float() - 1 - posterior.logvar.float()).mean()
     psnr = -10 * torch.log10(error.detach().square().mean() / 4)
-    return error.abs().mean() + 2 * error.square().mean() + KL_WEIGHT * kl, psnr
+    return (weight * (error.abs() + 2 * error.square())).mean() + KL_WEIGHT * kl, psnr
 
 
 def use_channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
