@@ -54,8 +54,8 @@ def test_membership_is_the_exact_overlap(num_cells: int, num_parts: int) -> None
         ]
         for part in range(num_parts)
     ]
-    expected = torch.tensor([[float(share) for share in row] for row in overlap])
-    torch.testing.assert_close(membership(num_cells, num_parts), expected, rtol=0, atol=1e-6)
+    expected = torch.tensor([[float(share) for share in row] for row in overlap], dtype=torch.float64)
+    torch.testing.assert_close(membership(num_cells, num_parts), expected, rtol=0, atol=1e-12)
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
@@ -63,8 +63,8 @@ def test_membership_divides_each_cell_wholly_and_all_parts_alike(num_cells: int,
     shares = membership(num_cells, num_parts)
     assert shares.shape == (num_parts, num_cells)
     assert (shares >= 0).all()
-    torch.testing.assert_close(shares.sum(0), torch.ones(num_cells))
-    torch.testing.assert_close(shares.sum(1), torch.full((num_parts,), num_cells / num_parts))
+    torch.testing.assert_close(shares.sum(0), torch.ones(num_cells, dtype=torch.float64))
+    torch.testing.assert_close(shares.sum(1), torch.full((num_parts,), num_cells / num_parts, dtype=torch.float64))
 
 
 @given(shapes, shapes)
@@ -180,9 +180,9 @@ def test_a_frame_between_two_patches_shows_their_mean() -> None:
     ("geometry", "size", "message"),
     [
         (CAUSAL, (12, 64, 64), r"num_frames is 12.*4 \* k \+ 1"),
-        (CAUSAL, (-3, 64, 64), r"num_frames is -3.*4 \* k \+ 1"),
+        (CAUSAL, (-3, 64, 64), "at least one frame and pixel"),
         (PLAIN, (13, 64, 64), "num_frames is 13.*multiple of 3"),
-        (PLAIN, (0, 64, 64), "num_frames is 0.*multiple of 3"),
+        (PLAIN, (9, 0, 64), "at least one frame and pixel"),
         (CAUSAL, (13, 60, 64), "60 x 64.*multiples of 8"),
         (CAUSAL, (13, 64, 60), "64 x 60.*multiples of 8"),
     ],

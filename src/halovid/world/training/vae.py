@@ -63,8 +63,8 @@ def train_vae(clips_folder: Path, folder: Path, seed: int = 0) -> None:
     torch.manual_seed(seed)
     clips = Clips(clips_folder)
     vae = use_channels_last(build_vae())
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.0)
-    checkpoint, step = folder / f"vae.safetensors", 0
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=PHASES[0].rate, betas=(0.9, 0.99), weight_decay=0.0)
+    checkpoint, step = folder / "vae.safetensors", 0
     if checkpoint.exists():
         state = load_checkpoint(checkpoint)
         vae.load_state_dict(state["model"])
@@ -88,7 +88,7 @@ def train_vae(clips_folder: Path, folder: Path, seed: int = 0) -> None:
         step += 1
         if step % 50 == 0:
             line = {"step": step, "loss": loss.item(), "psnr": psnr.item(), "seconds": time.time() - started}
-            with (folder / f"vae.jsonl").open("a") as log:
+            with (folder / "vae.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             Console().print(line)
         if step % CHECKPOINT_EVERY == 0:

@@ -1,0 +1,92 @@
+"""Trains what the package carries, from nothing.
+
+    python -m halovid.world.training clips WORK       render the training clips
+    python -m halovid.world.training vae WORK         train the autoencoder
+    python -m halovid.world.training latents WORK     encode the clips
+    python -m halovid.world.training generator WORK   train text encoder and transformer
+    python -m halovid.world.training pipeline WORK    assemble the packaged pipeline folder
+    python -m halovid.world.training critic WORK      train the critic
+    python -m halovid.world.training figures          measure the packaged generator
+
+WORK is a folder for clips, checkpoints and logs (about 8 GB). Each command continues where it stopped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from halovid.config import GeneratorConfig
+from halovid.files import write_json
+from halovid.generators import load_generator
+from halovid.runtime import console
+from halovid.world import packaged_pipeline
+from halovid.world.critic import WEIGHTS
+from halovid.world.training import clips, critic, figures, generator, package, vae
+
+app = typer.Typer(
+    help="Train what the package carries: the embedded world's generator and critic.", no_args_is_help=True
+)
+
+Work = Annotated[Path, typer.Argument(metavar="WORK", help="folder for clips, checkpoints and logs")]
+Threads = Annotated[int, typer.Option(help="CPU threads")]
+RECORD = Path("recipes/world")
+
+
+@app.command("clips")
+def render(work: Work, shards: int = 32, part: int = 0, parts: int = 1) -> None:
+    """Render training clips, 500 a shard; several processes can share the work as parts."""
+    torch.set_num_threads(1)
+    clips.render_shards(work / "clips", range(part, shards, parts))
+
+
+@app.command("vae")
+def train_vae(work: Work, threads: Threads = 1) -> None:
+    """Train the autoencoder: single frames, short clips, whole clips."""
+    torch.set_num_threads(threads)
+    vae.train_vae(work / "clips", work)
+
+
+@app.command("latents")
+def encode(work: Work, threads: Threads = 1) -> None:
+    """Encode all clips with the trained autoencoder."""
+    torch.set_num_threads(threads)
+    generator.encode_shards(work / "clips", vae.use_channels_last(package.load_vae(work / "vae.safetensors")))
+
+
+@app.command("generator")
+def train_generator(work: Work, threads: Threads = 1, steps: int = generator.Schedule.num_steps) -> None:
+    """Train the transformer and its text encoder on the latents."""
+    torch.set_num_threads(threads)
+    generator.train_generator(work / "clips", work, generator.Schedule(num_steps=steps))
+
+
+@app.command("pipeline")
+def pipeline(work: Work, folder: Annotated[Path | None, typer.Option(help="default: the packaged one")] = None) -> None:
+    """Assemble a diffusers pipeline folder from the checkpoints."""
+    model, mean, std = package.load_text_to_latents(work / "generator.safetensors")
+    package.write_pipeline(package.load_vae(work / "vae.safetensors"), model, mean, std, folder or packaged_pipeline())
+
+
+@app.command("critic")
+def train_critic(weights: Path = WEIGHTS, threads: Threads = 1) -> None:
+    """Train the critic and write its accuracy figures."""
+    torch.set_num_threads(threads)
+    model = load_generator(GeneratorConfig(), torch.device("cpu"), torch.float32)
+    write_json(RECORD / "critic.json", critic.train_critic(model, weights, critic.Schedule()))
+
+
+@app.command("figures")
+def measure(prompts: int = 96, threads: Threads = 1) -> None:
+    """Measure the packaged generator on held-out prompts and the autoencoder on held-out scenes."""
+    torch.set_num_threads(threads)
+    found = figures.measure(GeneratorConfig(), prompts)
+    write_json(RECORD / "figures.json", found)
+    console.print(found)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m halovid.world.training")
