@@ -70,7 +70,8 @@ class RewardConfig(Section):
     width: int = Field(96, ge=8)
     layers: int = Field(4, ge=1)
     heads: int = Field(4, ge=1)
-    patch_size: int = Field(8, ge=1, description="pixels per token side")
+    downscale: int = Field(1, ge=1, description="whole factor by which clips are reduced before the network sees them")
+    patch_size: int = Field(8, ge=1, description="reduced pixels per token side")
     aspects: tuple[Aspect, ...] = (
         "visual_quality",
         "temporal_consistency",
@@ -176,6 +177,16 @@ class RunConfig(Section):
     align: AlignConfig = AlignConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
+
+    @property
+    def clip_size(self) -> tuple[int, int]:
+        """Height and width of the generated clips."""
+        return self.generator.height, self.generator.width
+
+    @property
+    def reward_size(self) -> tuple[int, int]:
+        """Height and width at which the reward model sees them."""
+        return self.generator.height // self.reward.downscale, self.generator.width // self.reward.downscale
 
     def part(self, *sections: str) -> dict[str, Any]:
         """The named sections as JSON values: what a stage's result depends on."""

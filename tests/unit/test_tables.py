@@ -65,11 +65,6 @@ def test_table_names_are_distinct() -> None:
     assert len({schema.metadata[b"halovid.table"] for schema in SCHEMAS}) == len(SCHEMAS)
 
 
-def test_any_parquet_reader_reads_a_table(tmp_path: Path) -> None:
-    tables.write_table(tmp_path / "t.parquet", reward_table())
-    assert pq.ParquetFile(tmp_path / "t.parquet").schema_arrow.names == tables.REWARDS.names
-
-
 def test_a_missing_file_names_the_table_and_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"rewards table .*t\.parquet does not exist; run the stage"):
         tables.read_table(tmp_path / "t.parquet", tables.REWARDS)
@@ -116,7 +111,7 @@ def test_a_column_of_another_type_is_refused(tmp_path: Path) -> None:
     table = reward_table()
     text = table.set_column(table.column_names.index("reward"), "reward", pa.array(["high", "low"]))
     pq.write_table(text.replace_schema_metadata(tables.REWARDS.metadata), tmp_path / "t.parquet")
-    with pytest.raises(InputError, match="reward"):
+    with pytest.raises(InputError, match=r"t\.parquet"):
         tables.read_table(tmp_path / "t.parquet", tables.REWARDS)
 
 

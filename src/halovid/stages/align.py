@@ -52,7 +52,7 @@ class PairData:
     """Preference pairs with the latents and prompts of their clips, read when they are needed."""
 
     def __init__(self, run_dir: Path, config: RunConfig, device: torch.device) -> None:
-        self._clips = ClipFolder(run_dir / "generate", (config.generator.height, config.generator.width))
+        self._clips = ClipFolder(run_dir / "generate", config.clip_size)
         self._by_id: dict[str, Row] = {row["clip_id"]: row for row in self._clips.rows}
         self._pairs: list[Row] = read_table(run_dir / "pair" / "pairs.parquet", PAIRS).to_pylist()
         self._grid, self._device = config.grid, device

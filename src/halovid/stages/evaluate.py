@@ -85,7 +85,7 @@ def _instruments(config: RunConfig) -> list[Instrument]:
 
 def _measure(stage: StageFolder, model: str, config: RunConfig) -> pa.Table:
     """All measures of a model's clips, one row each."""
-    clips = ClipFolder(stage.path / model, (config.generator.height, config.generator.width))
+    clips = ClipFolder(stage.path / model, config.clip_size)
     instruments = _instruments(config)
 
     def measure(batch: Sequence[Row]) -> list[Row]:
@@ -125,9 +125,10 @@ def _row(model: str, prompt_id: str, seed: int, name: str, value: float) -> Row:
 def _agreement(stage: StageFolder, config: RunConfig, run_dir: Path) -> list[Row]:
     """The reward model's ratings of clips of the base model against the truth, dense and crop."""
     network = load_reward(run_dir / "reward")
-    clips = ClipFolder(stage.path / "base", (config.generator.height, config.generator.width))
+    clips = ClipFolder(stage.path / "base", config.reward_size)
     clips.rows = clips.rows[: config.evaluate.agreement_clips]
-    truth = rows_to_table(_true_labels(clips, config.grid), LABELS)
+    whole = ClipFolder(stage.path / "base", config.clip_size)
+    truth = rows_to_table(_true_labels(whole, clips.rows, config.grid), LABELS)
     spec = network.spec
     data, _ = load_labelled(clips, truth, spec.aspects, spec.patch_aspects, config.grid, lambda *_: None)
     rows = agreement_rows(network, data, "dense", config.grid, DEFECT_RATING, config.score.batch_size)
@@ -135,10 +136,10 @@ def _agreement(stage: StageFolder, config: RunConfig, run_dir: Path) -> list[Row
     return rows + (agreement_rows(network, few, "crop", config.grid, DEFECT_RATING, 4) if len(few) else [])
 
 
-def _true_labels(clips: ClipFolder, grid: PatchGrid) -> list[Row]:
-    """The inspector's labels of clips."""
+def _true_labels(clips: ClipFolder, some: Sequence[Row], grid: PatchGrid) -> list[Row]:
+    """The inspector's labels of some clips."""
     judge, labels = InspectorJudge(grid), []
-    for batch in batches(clips.rows, _BATCH):
+    for batch in batches(some, _BATCH):
         rows, video = clips.readable(batch, lambda *_: None)
         if video is not None:
             answers = judge.judge(video, [row["prompt"] for row in rows], [row["clip_id"] for row in rows])

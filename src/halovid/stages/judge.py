@@ -27,7 +27,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         if stage is None:
             return
         set_threads(config.threads)
-        clips = ClipFolder(run_dir / "generate", (config.generator.height, config.generator.width))
+        clips = ClipFolder(run_dir / "generate", config.clip_size)
         judge = make_judge(config.judge, config.grid, config.seed)
 
         def label(batch: Sequence[Row]) -> list[Row]:

@@ -20,6 +20,7 @@ from halovid.clips import ClipFolder, Row
 from halovid.config import RunConfig
 from halovid.files import write_text
 from halovid.folders import open_stage, read_manifest, versions
+from halovid.grid import spread_to_frames
 from halovid.measures import KIND_PREFIX
 from halovid.metrics import paired_ratio
 from halovid.rewards.network import RewardNetwork, load_reward
@@ -110,14 +111,15 @@ def _agreement(evaluated: Path) -> list[page.AgreementRow]:
 
 def _clip_pairs(config: RunConfig, run_dir: Path) -> list[page.ClipPair]:
     """The first clip of each of the first prompts, with the reward model's patch rewards."""
-    size = (config.generator.height, config.generator.width)
+    size = config.reward_size
     base, aligned = (ClipFolder(run_dir / "evaluate" / model, size) for model in ("base", "aligned"))
     other = {row["clip_id"]: row for row in aligned.rows}
     first = list({row["prompt_id"]: row for row in reversed(base.rows)}.values())[::-1][: config.report.clips]
     network = load_reward(run_dir / "reward")
-    frames = base.geometry.frame_membership(config.generator.num_frames)
-    groups = torch.arange(config.grid.t).repeat_interleave(-(-len(frames) // config.grid.t))[: len(frames)]
-    frame_to_patch = (frames.T @ groups.float()).long().tolist()
+    order = torch.arange(float(config.grid.t))[:, None, None]
+    frame_to_patch = (
+        spread_to_frames(order, config.generator.num_frames, base.geometry).round().long().flatten().tolist()
+    )
     return [
         page.ClipPair(
             prompt=row["prompt"],

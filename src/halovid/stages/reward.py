@@ -34,7 +34,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         if stage is None:
             return
         set_threads(config.threads)
-        clips = ClipFolder(run_dir / "generate", (config.generator.height, config.generator.width))
+        clips = ClipFolder(run_dir / "generate", config.reward_size)
         labels = read_table(run_dir / "judge" / "labels.parquet", LABELS)
         reward = config.reward
         data, rows = load_labelled(clips, labels, reward.aspects, reward.patch_aspects, config.grid, stage.skip)
@@ -61,11 +61,12 @@ def _held_out(rows: list[Row], share: float, seed: int) -> torch.Tensor:
 
 def _spec(config: RunConfig, clips: ClipFolder, data: LabelledClips) -> RewardSpec:
     """What the network is built from: the config, and the division of time of the generator's latents."""
-    reward, generator = config.reward, config.generator
-    if generator.height % reward.patch_size or generator.width % reward.patch_size:
+    reward = config.reward
+    height, width = config.reward_size
+    if height % reward.patch_size or width % reward.patch_size:
         raise InputError(
-            f"reward.patch_size is {reward.patch_size}; it must divide the clips' height {generator.height} and "
-            f"width {generator.width}"
+            f"reward.patch_size is {reward.patch_size}; it must divide the height {height} and width {width} at which "
+            f"the reward model sees clips (generator.height and width over reward.downscale {reward.downscale})"
         )
     backbone = BackboneSpec(
         name=reward.backbone,
@@ -73,9 +74,9 @@ def _spec(config: RunConfig, clips: ClipFolder, data: LabelledClips) -> RewardSp
         layers=reward.layers,
         heads=reward.heads,
         patch_size=reward.patch_size,
-        num_frames=generator.num_frames,
-        frame_height=generator.height,
-        frame_width=generator.width,
+        num_frames=config.generator.num_frames,
+        frame_height=height,
+        frame_width=width,
         temporal_stride=clips.geometry.temporal_stride,
         causal_first_frame=clips.geometry.causal_first_frame,
     )

@@ -28,7 +28,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
             return
         set_threads(config.threads)
         device = resolve_device(config.device)
-        clips = ClipFolder(run_dir / "generate", (config.generator.height, config.generator.width))
+        clips = ClipFolder(run_dir / "generate", config.reward_size)
         network = load_reward(run_dir / "reward").to(device)
         scorer = SCORERS[config.score.scoring]
 
