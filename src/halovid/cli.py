@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
+import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
+from safetensors import SafetensorError
 
 from halovid.config import RunConfig, load_config
 from halovid.errors import InputError, TrainingError
@@ -33,7 +36,10 @@ Overrides = Annotated[
 
 def run_stage(name: str, config: RunConfig, run_dir: Path) -> None:
     """Runs one stage; its module is imported only now, so that --help and errors come at once."""
-    importlib.import_module(f"halovid.stages.{name}").run(config, run_dir)
+    try:
+        importlib.import_module(f"halovid.stages.{name}").run(config, run_dir)
+    except KeyboardInterrupt:  # here and not in main: typer would end without a word
+        _fail("interrupted; run the same command again to continue", 130)
 
 
 @app.command()
@@ -79,16 +85,28 @@ def main() -> None:
         _fail(str(error), 2)
     except TrainingError as error:
         _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to continue", 130)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+    except (OSError, SafetensorError) as error:
+        trouble = _write_trouble(error)
+        if trouble is None:
             raise
-        _fail(f"can't write {error.filename or 'the run folder'}: {error.strerror}. What is finished is kept", 2)
+        _fail(f"can't write {trouble}; what is finished is kept: mend this and run the same command again", 2)
 
 
-def _fail(message: str, code: int) -> None:
-    console.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+def _write_trouble(error: OSError | SafetensorError) -> str | None:
+    """What can't be written and why: a full disk or missing rights; None for any other error."""
+    if isinstance(error, OSError):
+        code, place = error.errno, error.filename
+    else:  # safetensors tells the code in its text only
+        found = re.search(r"os error (\d+)", str(error))
+        code, place = int(found[1]) if found else None, None
+    if code not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+        return None
+    return f"{place or 'the run folder'}: {os.strerror(code)}"
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    """Ends with one line on stderr, however many the message has."""
+    console.print(f"error: {' '.join(message.split())}", style="red", markup=False, highlight=False, soft_wrap=True)
     sys.exit(code)
 
 

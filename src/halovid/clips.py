@@ -81,7 +81,7 @@ class ClipFolder:
             self.geometry = LatentGeometry(**json.loads((folder / "geometry.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise InputError(
-                f"{folder}/geometry.json is missing or damaged ({error}); sample the clips again"
+                f"{folder}/geometry.json is missing or damaged ({error}); run the stage that writes it again"
             ) from error
 
     def video(self, row: Row) -> Tensor:
@@ -127,4 +127,6 @@ def _load_tensor(path: Path, name: str) -> Tensor:
     try:
         return load_file(path)[name]
     except (OSError, SafetensorError, KeyError) as error:
-        raise InputError(f"{path} is missing or damaged ({error}); run the stage that writes it again") from error
+        raise InputError(
+            f"{path} is missing or damaged ({error}); delete the manifest.json of the stage that wrote it, then run it again"
+        ) from error

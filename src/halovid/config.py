@@ -66,7 +66,7 @@ class JudgeConfig(Section):
 class RewardConfig(Section):
     """The reward model: video phase, then patch phase."""
 
-    backbone: Literal["videomae"] = "videomae"
+    backbone: Literal["conv", "videomae"] = "conv"
     width: int = Field(96, ge=8)
     layers: int = Field(4, ge=1)
     heads: int = Field(4, ge=1)

@@ -2,6 +2,7 @@
 
 RUN/<stage>/manifest.json   written last: the stage is complete
 RUN/<stage>/parts/*.parquet finished batches of a stage that was interrupted
+RUN/superseded/<stage>-*    results of other settings or inputs; they come back when these do
 RUN/.lock                   held while a stage writes: one process per run folder
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -22,14 +24,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from halovid.errors import InputError
-from halovid.files import hash_file, hash_value, write_json
+from halovid.files import hash_file, hash_value, write_json, write_text
 from halovid.runtime import batches, console, progress
 from halovid.tables import rows_to_table, write_table
 
 T = TypeVar("T")
 _PACKAGES = ("halovid", "torch", "diffusers", "transformers", "peft", "safetensors", "pyarrow", "av")
-# what a stage's identity is made of: tables, weights, pages; clips are told by their table
-_RESULTS = ("*.parquet", "*/clips.parquet", "*.safetensors", "*.json", "*.html", "weights/**/*.safetensors")
+# what a stage wrote: tables, weights, logs, pages; clips are told by the settings that they were made with
+_RESULTS = (
+    *("*.parquet", "*.safetensors", "*.json", "*.jsonl", "*.html"),
+    *("*/clips.parquet", "*/geometry.json", "weights/**/*.safetensors"),
+)
 _SKIPPED = b"halovid.skipped"
 
 
@@ -88,7 +93,7 @@ def open_stage(
     """The folder to work in, or None when the stage is complete for this config and these inputs.
 
     On leaving without an error the manifest is written and the stage is complete. What an earlier run with
-    another config left is moved to RUN/superseded, never deleted.
+    another config left is moved to RUN/superseded, never deleted, and comes back when that config does.
 
     Args:
         config: all settings that the result depends on, JSON values.
@@ -101,11 +106,12 @@ def open_stage(
         upstream = {stage: _output_hash(run_dir, stage) for stage in inputs}
         fingerprint = hash_value({"stage": name, "config": config, "inputs": upstream})
         folder = run_dir / name
+        _prepare(folder, fingerprint)
         if is_complete(folder, fingerprint):
+            shutil.rmtree(folder / "parts", ignore_errors=True)  # left when a kill came right after the manifest
             console.print(f"[dim]{name}: complete, skipped[/dim]")
             yield None
             return
-        _prepare(folder, fingerprint)
         stage = StageFolder(folder, fingerprint)
         yield stage
         _finish(stage, name, config, upstream)
@@ -127,23 +133,26 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a finished stage, or None when there is none.
 
     Raises:
-        InputError: the manifest is not readable JSON.
+        InputError: the manifest is not readable JSON, or not that of a stage.
     """
     path = folder / "manifest.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is damaged ({error}); delete it and run the stage again") from error
+    if not isinstance(manifest, dict) or not {"fingerprint", "outputs", "skipped"} <= manifest.keys():
+        raise InputError(f"{path} is not the manifest of a stage; delete it and run the stage again")
+    return manifest
 
 
 def _output_hash(run_dir: Path, stage: str) -> str:
-    """Identity of what an upstream stage wrote."""
+    """Identity of what an upstream stage wrote: its outputs, and the settings that its clips were made with."""
     manifest = read_manifest(run_dir / stage)
     if manifest is None:
         raise InputError(f"the stage {stage!r} is not complete in {run_dir}; run `halovid {stage}` first")
-    return hash_value(manifest["outputs"])
+    return hash_value({"fingerprint": manifest["fingerprint"], "outputs": manifest["outputs"]})
 
 
 def _matches(path: Path, digest: str) -> bool:
@@ -151,22 +160,37 @@ def _matches(path: Path, digest: str) -> bool:
 
 
 def _prepare(folder: Path, fingerprint: str) -> None:
-    """An empty folder for this fingerprint, or the one that an interrupted run of the same left."""
+    """Makes `folder` that of this fingerprint: empty, or what an earlier run of the same left there or set aside."""
     mark = folder / "fingerprint"
-    if folder.exists() and not (mark.exists() and mark.read_text() == fingerprint):
-        old = mark.read_text()[:12] if mark.exists() else "unknown"
-        target = folder.parent / "superseded" / f"{folder.name}-{old}"
-        shutil.rmtree(target, ignore_errors=True)
-        target.parent.mkdir(exist_ok=True)
-        folder.rename(target)
-        console.print(f"[yellow]{folder.name}: settings or inputs changed; the earlier result is now {target}[/yellow]")
+    if not (mark.exists() and mark.read_text() == fingerprint):
+        if folder.exists() and any(folder.iterdir()):
+            target = _set_aside(folder)
+            console.print(f"[yellow]{folder.name}: settings or inputs changed; earlier result now {target}[/yellow]")
+        earlier = folder.parent / "superseded" / f"{folder.name}-{fingerprint[:12]}"
+        if earlier.exists():
+            if folder.exists():
+                folder.rmdir()
+            earlier.rename(folder)
+            console.print(f"{folder.name}: an earlier result of these settings and inputs is taken from {earlier}")
     folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(fingerprint)
+    if not mark.exists():
+        write_text(mark, fingerprint)
+    for leftover in folder.rglob(".*.*"):  # temporary files of a process that was killed, see atomic_path
+        leftover.unlink()
+
+
+def _set_aside(folder: Path) -> Path:
+    """Moves a stage folder to RUN/superseded, under a name that is free there; the new path."""
+    mark = folder / "fingerprint"
+    name = f"{folder.name}-{mark.read_text()[:12] if mark.exists() else 'unknown'}"
+    superseded = folder.parent / "superseded"
+    superseded.mkdir(exist_ok=True)
+    candidates = itertools.chain([superseded / name], (superseded / f"{name}-{i}" for i in itertools.count(2)))
+    return folder.rename(next(path for path in candidates if not path.exists()))
 
 
 def _finish(stage: StageFolder, name: str, config: dict[str, Any], inputs: dict[str, str]) -> None:
     """Writes the manifest, which makes the stage complete, and tells what was skipped."""
-    shutil.rmtree(stage.path / "parts", ignore_errors=True)
     results = (path for pattern in _RESULTS for path in stage.path.glob(pattern))
     manifest = {
         "stage": name,
@@ -178,6 +202,7 @@ def _finish(stage: StageFolder, name: str, config: dict[str, Any], inputs: dict[
         "versions": versions(),
     }
     write_json(stage.path / "manifest.json", manifest)
+    shutil.rmtree(stage.path / "parts", ignore_errors=True)  # only now: without a manifest they are all that there is
     if stage.skipped:
         first = "; ".join(f"{entry['item']}: {entry['reason']}" for entry in stage.skipped[:3])
         console.print(

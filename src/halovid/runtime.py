@@ -32,7 +32,7 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).cpu()  # the copy refuses devices that hold no data
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r} can't be used here ({error}); use auto, cpu, cuda or mps") from error
     return device
@@ -47,7 +47,9 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def set_threads(threads: int | None) -> None:
     """Limits torch to `threads` CPU threads; None leaves all cores that the process may use."""
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    if threads is None:
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads)
 
 
 class _RateColumn(ProgressColumn):

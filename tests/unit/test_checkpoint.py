@@ -58,7 +58,9 @@ def test_tensors_of_every_kind_come_back(tmp_path: Path) -> None:
         "empty": torch.zeros(0, 7),
         "turned": base.T,
         "shared": [base, base, base[1:]],
-        "formats": [base.to(dtype) for dtype in (torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.bool)],
+        "formats": [
+            base.to(dtype) for dtype in (torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.bool)
+        ],
         "trained": {"not finite": math.inf},
     }
     save_checkpoint(tmp_path / "c", state)

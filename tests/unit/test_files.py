@@ -83,7 +83,9 @@ def test_files_are_readable_by_others(tmp_path: Path) -> None:
 
 @quick
 @given(json_values)
-def test_json_comes_back_and_equal_values_give_equal_files_and_hashes(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+def test_json_comes_back_and_equal_values_give_equal_files_and_hashes(
+    tmp_path_factory: pytest.TempPathFactory, value: object
+) -> None:
     path = tmp_path_factory.mktemp("json") / "a.json"
     write_json(path, {"z": value, "a": 1})
     first = path.read_bytes()

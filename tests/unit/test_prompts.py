@@ -19,7 +19,9 @@ EMOJI = "a dancing 👨‍👩‍👧 family 🎉"
 MIXED = ["a red ball", "", "  \t", "bell \x07 rings", EMOJI, "x" * (MAX_CHARACTERS + 1), "\ud55c\uad6d, עברית"]
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 # what a prompt may hold, commas, quotes and exotic line ends included
-signs = st.sampled_from("ab ,\"'\u2028\u2029\N{NO-BREAK SPACE}\N{PARTY POPPER}") | st.characters(exclude_categories=("Cc", "Cs"))
+signs = st.sampled_from("ab ,\"'\u2028\u2029\N{NO-BREAK SPACE}\N{PARTY POPPER}") | st.characters(
+    exclude_categories=("Cc", "Cs")
+)
 texts = st.text(signs, min_size=1, max_size=12).filter(lambda text: text.strip() != "")
 
 

@@ -34,7 +34,7 @@ matrices = st_numpy.arrays(
 
 def example_rows(schema: pa.Schema) -> list[dict[str, Any]]:
     values: dict[pa.DataType, list[Any]] = {
-        pa.string(): ["a\nb, \"c\" 😀", ""],
+        pa.string(): ['a\nb, "c" 😀', ""],
         pa.int64(): [2**63 - 1, -1],
         pa.float32(): [0.5, math.nan],
         pa.list_(pa.float32()): [[1.5, -2.5, 0.0], [3.0, 4.0, 5.0]],

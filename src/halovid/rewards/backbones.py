@@ -73,4 +73,49 @@ class VideoMAEBackbone(nn.Module):
         return tokens.unflatten(1, self._grid)
 
 
-BACKBONES = {"videomae": VideoMAEBackbone}
+class ConvBackbone(nn.Module):
+    """Residual 3-D convolutions: learns local defects from a few hundred clips, where a transformer needs many more.
+
+    Space is halved until a cell is `patch_size` pixels wide, time is divided as in `VideoMAEBackbone`.
+    """
+
+    def __init__(self, spec: BackboneSpec) -> None:
+        super().__init__()
+        self.width = spec.width
+        self._lead = spec.temporal_stride - 1 if spec.causal_first_frame else 0
+        halvings = spec.patch_size.bit_length() - 1
+        widths = [max(16, spec.width >> (halvings - k)) for k in range(1, halvings + 1)]
+        layers: list[nn.Module] = []
+        inputs = 3
+        for width in widths:
+            layers += [_convolution(inputs, width, (1, 2, 2)), _Residual(width)]
+            inputs = width
+        layers += [_convolution(inputs, spec.width, (spec.temporal_stride, 1, 1), kernel=(spec.temporal_stride, 1, 1))]
+        layers += [_Residual(spec.width) for _ in range(spec.layers)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, video: Tensor) -> Tensor:
+        """[B, 3, F, H, W] -> [B, T', h', w', D]."""
+        padded = torch.cat([video[:, :, :1].expand(-1, -1, self._lead, -1, -1), video], dim=2)
+        return self.layers(padded).movedim(1, -1)
+
+
+def _convolution(inputs: int, outputs: int, stride: tuple[int, int, int], kernel: tuple[int, int, int] = (3, 3, 3)) -> nn.Sequential:
+    padding = tuple(size // 2 if size % 2 else 0 for size in kernel)
+    return nn.Sequential(
+        nn.Conv3d(inputs, outputs, kernel, stride, padding), nn.GroupNorm(8, outputs), nn.SiLU()
+    )
+
+
+class _Residual(nn.Module):
+    """x + convolution(x)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.branch = _convolution(width, width, (1, 1, 1))
+
+    def forward(self, value: Tensor) -> Tensor:
+        return value + self.branch(value)
+
+
+BACKBONES = {"videomae": VideoMAEBackbone, "conv": ConvBackbone}

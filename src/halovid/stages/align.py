@@ -160,8 +160,8 @@ def train_step(
             path = folder / f"bad_batch_{step}.safetensors"
             save_file(own | {"noise": noise[part], "sigma": sigma[part]}, path)
             raise TrainingError(
-                f"the loss is not finite at step {step}; the batch is saved as {path}. Lower align.learning_rate or "
-                f"align.loss.beta_*, then run again: it continues from the last checkpoint"
+                f"the loss is not finite at step {step}; the batch is saved as {path}: look at it, or lower "
+                f"align.learning_rate or align.loss.beta_* and run again"
             )
         (loss.sum() / len(indices)).backward()
         for name, value in (metrics | {"loss/total": loss.detach()}).items():

@@ -18,18 +18,20 @@ import torch
 from halovid import video_metrics
 from halovid.clips import ClipFolder, Row, sample_clips
 from halovid.config import RunConfig
+from halovid.errors import InputError
 from halovid.folders import StageFolder, open_stage
 from halovid.generators import load_generator, model_identity
 from halovid.grid import PatchGrid
 from halovid.judges import InspectorJudge
 from halovid.judges.base import DEFECT_RATING, Judgement, label_rows
 from halovid.measures import Instrument, compare, measure_critic, measure_plain, measure_truth
-from halovid.prompts import load_prompts
+from halovid.prompts import Prompt, load_prompts
 from halovid.rewards.agreement import agreement_rows
 from halovid.rewards.data import load_labelled
 from halovid.rewards.network import load_reward
 from halovid.runtime import batches, resolve_device, resolve_dtype, set_threads
 from halovid.tables import AGREEMENT, LABELS, MEASURES, METRICS, rows_to_table
+from halovid.world.captions import parse_caption
 
 MODELS = ("base", "aligned")
 _BATCH = 32
@@ -38,6 +40,8 @@ _BATCH = 32
 def run(config: RunConfig, run_dir: Path) -> None:
     """Samples, measures and compares."""
     prompts, refused = load_prompts(config.evaluate.prompts)
+    if config.evaluate.truth == "inspector":
+        _require_captions(prompts)
     depends = config.part("seed", "dtype", "grid", "generator", "evaluate") | {
         "model": model_identity(config.generator),
         "texts": [prompt.text for prompt in prompts],
@@ -71,6 +75,18 @@ def run(config: RunConfig, run_dir: Path) -> None:
         stage.write("metrics.parquet", rows_to_table(comparison, METRICS))
         agreement = _agreement(stage, config, run_dir) if config.evaluate.truth == "inspector" else []
         stage.write("agreement.parquet", rows_to_table(agreement, AGREEMENT))
+
+
+def _require_captions(prompts: Sequence[Prompt]) -> None:
+    """InputError when the inspector can't read a prompt: said before anything is sampled."""
+    for prompt in prompts:
+        try:
+            parse_caption(prompt.text)
+        except ValueError as error:
+            raise InputError(
+                f"evaluate.truth is 'inspector', which knows only the embedded world, and prompt {prompt.prompt_id} is "
+                f"{error}; set evaluate.truth to none"
+            ) from error
 
 
 def _instruments(config: RunConfig) -> list[Instrument]:

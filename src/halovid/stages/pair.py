@@ -36,8 +36,13 @@ def make_pairs(rewards: pa.Table, config: PairConfig, seed: int, stage: StageFol
         InputError: there is no pair at all.
     """
     reward = rewards.column("reward").to_numpy()
-    if not np.isfinite(reward).all():
-        raise InputError(f"{int((~np.isfinite(reward)).sum())} rewards are not finite; run `halovid score` again")
+    patches = patch_matrix(rewards, "patch_rewards") if len(rewards) else np.empty((0, 0))
+    finite = np.isfinite(reward) & np.isfinite(patches).all(1)
+    if not finite.all():
+        raise InputError(
+            f"{int((~finite).sum())} of {len(finite)} clips have rewards that are not finite, which no pair can hold; "
+            f"run `halovid score` again"
+        )
     names = pc.dictionary_encode(rewards.column("prompt_id").combine_chunks())
     prompts = names.indices.to_numpy()
     chosen, rejected = _choose(prompts, reward, config, seed)
@@ -52,7 +57,6 @@ def make_pairs(rewards: pa.Table, config: PairConfig, seed: int, stage: StageFol
             f"no usable pair among {len(reward)} scored clips of {len(names.dictionary)} prompts (pair.strategy "
             f"{config.strategy!r}, min_margin {config.min_margin}); generate more candidates or lower pair.min_margin"
         )
-    patches = patch_matrix(rewards, "patch_rewards")
     clip_ids = rewards.column("clip_id")
     return pa.Table.from_arrays(
         [

@@ -8,6 +8,7 @@ Reads all stages; writes RUN/report/report.html.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import yaml
 from halovid import page
 from halovid.clips import ClipFolder, Row
 from halovid.config import RunConfig
+from halovid.errors import InputError
 from halovid.files import write_text
 from halovid.folders import open_stage, read_manifest, versions
 from halovid.grid import spread_to_frames
@@ -46,11 +48,11 @@ def run(config: RunConfig, run_dir: Path) -> None:
             subtitle=f"{config.generator.model}, {config.align.method}, {config.align.steps} steps",
             verdict=verdict(metrics, evaluated),
             metrics=[_metric_row(row) for row in metrics if not row["measure"].startswith(KIND_PREFIX)],
-            clips=_clip_pairs(config, run_dir),
+            clips=_clip_pairs(config, run_dir, stage.skip),
             kinds=[_kind_row(row) for row in metrics if row["measure"].startswith(KIND_PREFIX)],
             agreement=_agreement(evaluated),
             curves=_curves(run_dir),
-            skipped=_skipped(run_dir),
+            skipped=_skipped(run_dir, stage.skipped),
             config_yaml=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
             versions=versions(),
             created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -109,8 +111,8 @@ def _agreement(evaluated: Path) -> list[page.AgreementRow]:
     ]
 
 
-def _clip_pairs(config: RunConfig, run_dir: Path) -> list[page.ClipPair]:
-    """The first clip of each of the first prompts, with the reward model's patch rewards."""
+def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str], None]) -> list[page.ClipPair]:
+    """The first clip of each of the first prompts, with the reward model's patch rewards; `skip` is told of others."""
     size = config.reward_size
     base, aligned = (ClipFolder(run_dir / "evaluate" / model, size) for model in ("base", "aligned"))
     other = {row["clip_id"]: row for row in aligned.rows}
@@ -120,24 +122,32 @@ def _clip_pairs(config: RunConfig, run_dir: Path) -> list[page.ClipPair]:
     frame_to_patch = (
         spread_to_frames(order, config.generator.num_frames, base.geometry).round().long().flatten().tolist()
     )
-    return [
-        page.ClipPair(
-            prompt=row["prompt"],
-            seed=row["seed"],
-            base_mp4=(base.folder / row["video"]).read_bytes(),
-            aligned_mp4=(aligned.folder / other[row["clip_id"]]["video"]).read_bytes(),
-            base_rewards=_patch_rewards(network, base, row, config),
-            aligned_rewards=_patch_rewards(network, aligned, other[row["clip_id"]], config),
-            frame_to_patch=frame_to_patch,
-            num_frames=config.generator.num_frames,
-            fps=config.generator.fps,
+    pairs = []
+    for row in first:
+        twin = other[row["clip_id"]]
+        try:
+            rewards = [_patch_rewards(network, base, row, config), _patch_rewards(network, aligned, twin, config)]
+        except InputError as error:
+            skip(row["clip_id"], str(error))
+            continue
+        pairs.append(
+            page.ClipPair(
+                prompt=row["prompt"],
+                seed=row["seed"],
+                base_mp4=(base.folder / row["video"]).read_bytes(),
+                aligned_mp4=(aligned.folder / twin["video"]).read_bytes(),
+                base_rewards=rewards[0],
+                aligned_rewards=rewards[1],
+                frame_to_patch=frame_to_patch,
+                num_frames=config.generator.num_frames,
+                fps=config.generator.fps,
+            )
         )
-        for row in first
-    ]
+    return pairs
 
 
 def _patch_rewards(network: RewardNetwork, clips: ClipFolder, row: Row, config: RunConfig) -> page.PatchRewards:
-    """[t][h][w] rewards of a clip's patches."""
+    """[t][h][w] rewards of a clip's patches; InputError when the clip can't be read."""
     prompt = clips.prompt_embeds(row["prompt_id"]).float()[None]
     with torch.no_grad():
         _, patches = SCORERS["dense"](network, clips.video(row)[None], prompt, config.grid)
@@ -168,10 +178,7 @@ def _smooth(log: list[Row], name: str, width: int = _SMOOTHING) -> list[tuple[fl
     return [(group[-1]["step"], float(np.mean([line[name] for line in group]))) for group in groups]
 
 
-def _skipped(run_dir: Path) -> list[str]:
-    """What every stage left out, and why."""
-    lines = []
-    for name in _READS:
-        manifest = read_manifest(run_dir / name)
-        lines += [f"{name}: {entry['item']}: {entry['reason']}" for entry in (manifest or {}).get("skipped", [])]
-    return lines
+def _skipped(run_dir: Path, own: list[dict[str, str]]) -> list[str]:
+    """What every stage left out, and why; `own` is what this one did."""
+    found = {name: (read_manifest(run_dir / name) or {}).get("skipped", []) for name in _READS} | {"report": own}
+    return [f"{name}: {entry['item']}: {entry['reason']}" for name, entries in found.items() for entry in entries]

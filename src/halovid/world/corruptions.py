@@ -19,6 +19,10 @@ from halovid.world.render import composite, render_background, sprite_layers, to
 from halovid.world.scenes import DRIFT, FRAME_SIZE, NUM_FRAMES, Scene
 
 
+_BLOCK = 8  # pixels, side of a block of `noise`
+_HOLD = 4  # frames for which it stays
+
+
 @dataclass(frozen=True)
 class Event:
     """One corruption: `kind` befalls `sprite` during frames first..last-1."""
@@ -30,9 +34,9 @@ class Event:
 
 
 def _flicker(layer: Tensor, rng: np.random.Generator) -> Tensor:
-    """The sprite fades in and out from frame to frame."""
-    strength = rng.uniform(0.05, 0.4, len(layer))
-    strength[rng.integers(2) :: 2] = rng.uniform(0.75, 1.0)
+    """The sprite fades out and comes back every two frames."""
+    on = (np.arange(len(layer)) // 2 + rng.integers(2)) % 2
+    strength = np.where(on, rng.uniform(0.8, 1.0), rng.uniform(0.1, 0.35))
     return layer * torch.tensor(strength, dtype=layer.dtype)[:, None, None, None]
 
 
@@ -67,12 +71,13 @@ def _bleed(layer: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _noise(layer: Tensor, rng: np.random.Generator) -> Tensor:
-    """A box around the sprite breaks into coloured blocks that change with every frame."""
-    cells = FRAME_SIZE // 4
-    blocks = torch.tensor(rng.uniform(0, 1, (len(layer), 3, cells, cells)), dtype=layer.dtype)
-    box = F.interpolate((F.max_pool2d(layer[:, 3:], 4) > 0.3).to(layer.dtype), scale_factor=4.0)
-    cover = box * rng.uniform(0.6, 0.85)
-    stain = torch.cat([F.interpolate(blocks, scale_factor=4.0) * cover, cover], dim=1)
+    """The sprite breaks into coloured blocks, as in a damaged video stream; new ones every few frames."""
+    cells = FRAME_SIZE // _BLOCK
+    colours = torch.tensor(rng.uniform(0, 1, (len(layer), 3, cells, cells)), dtype=layer.dtype)
+    held = (np.arange(len(layer)) + rng.integers(_HOLD)) // _HOLD  # which picture each frame shows
+    box = F.interpolate((F.max_pool2d(layer[:, 3:], _BLOCK) > 0.5).to(layer.dtype), scale_factor=float(_BLOCK))
+    cover = box * rng.uniform(0.7, 0.9)
+    stain = torch.cat([F.interpolate(colours[held], scale_factor=float(_BLOCK)) * cover, cover], dim=1)
     return stain + layer * (1 - cover)
 
 

@@ -22,11 +22,11 @@ BACKGROUNDS = ("grey", "navy", "brown", "forest", "plum")
 NUM_SPRITES = 4
 NUM_FRAMES = 13
 FRAME_SIZE = 64
-PERIOD = 12  # frames of one swing or orbit: a 13-frame clip shows exactly one
+PERIOD = 20  # frames of one swing or orbit: a clip shows rather more than half of one
 
-RADIUS = {"small": (7.0, 8.0), "big": (9.5, 11.0)}  # pixels
-SPEED = (0.8, 1.5)  # pixels per frame of a drifting sprite
-SWING = (4.5, 6.5)  # pixels, amplitude of a swinging or orbiting one
+RADIUS = {"small": (7.5, 8.5), "big": (10.0, 11.5)}  # pixels
+SPEED = (0.7, 1.3)  # pixels per frame of a drifting sprite
+SWING = (4.5, 7.0)  # pixels, amplitude of a swinging or orbiting one
 DRIFT = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "rises": (0.0, -1.0), "sinks": (0.0, 1.0)}
 
 Split = Literal["train", "heldout"]

@@ -50,12 +50,12 @@ class Phase:
 PHASES = (
     Phase(1500, 1, 16, rate=8e-4, final_rate=6e-4),
     Phase(2200, 5, 8, rate=6e-4, final_rate=4e-4),
-    Phase(3800, 13, 4, rate=4e-4, final_rate=1e-4),
-    Phase(6800, 13, 4, rate=5e-4, final_rate=3e-5),
+    Phase(5100, 13, 4, rate=4e-4, final_rate=3e-4),
+    Phase(9100, 13, 4, rate=4e-4, final_rate=3e-5),
 )
 KL_WEIGHT = 1e-4
 FOREGROUND = 3.0  # extra weight of pixels far from the clip's median colour: the sprites
-CHECKPOINT_EVERY = 250
+CHECKPOINT_EVERY = 100
 
 
 def train_vae(clips_folder: Path, folder: Path, seed: int = 0) -> None:

@@ -1,0 +1,233 @@
+"""Judges: the truth on the rating scale, and the same truth seen through errors."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+import halovid.judges.inspector
+from halovid.config import JudgeConfig
+from halovid.grid import PatchGrid
+from halovid.judges import InspectorJudge, SimulatedJudge, make_judge
+from halovid.judges.base import DEFECT_RATING, HIGHEST, LOWEST, Judgement, Refusal, label_rows
+from halovid.tables import LABELS, rows_to_table
+from halovid.world.captions import write_caption
+from halovid.world.corruptions import Event, render_corrupted
+from halovid.world.inspector import DEFECT_THRESHOLD, Inspection
+from halovid.world.render import render_scene
+from halovid.world.scenes import sample_scene
+
+GRID = PatchGrid(2, 3, 5)
+PATCH_ASPECTS = {"visual_quality", "temporal_consistency"}
+ASPECTS = PATCH_ASPECTS | {"dynamic_degree", "text_alignment", "factual_consistency"}
+
+
+class Oracle:
+    """A judge with one rating for everything, and none for the prompt "no"."""
+
+    name = "oracle-1"
+
+    def __init__(self, rating: float, shape: tuple[int, int, int] = (2, 3, 5)) -> None:
+        self._rating, self._shape = rating, shape
+
+    def judge(self, video: Tensor, prompts: list[str], clip_ids: list[str]) -> list[Judgement | Refusal]:
+        answer = Judgement({"a": self._rating, "b": self._rating}, {"a": torch.full(self._shape, self._rating)})
+        return [Refusal("because") if prompt == "no" else answer for prompt in prompts]
+
+
+def judged(answer: Judgement | Refusal) -> Judgement:
+    assert isinstance(answer, Judgement)
+    return answer
+
+
+def ask(rating: float, error_rate: float, noise: float, clip_id: str = "c", seed: int = 0, size: int = 1) -> Judgement:
+    judge = SimulatedJudge(Oracle(rating, (2 * size, 3 * size, 5 * size)), error_rate, noise, seed)
+    return judged(judge.judge(torch.zeros(1, 3, 1, 1, 1), ["yes"], [clip_id])[0])
+
+
+def same(first: Judgement, second: Judgement) -> bool:
+    return first.clip == second.clip and all(
+        torch.equal(first.patches[aspect], second.patches[aspect]) for aspect in first.patches
+    )
+
+
+@pytest.fixture(scope="module")
+def clips() -> tuple[Tensor, list[str]]:
+    """A clean clip, a foreign one, a corrupted one, with their prompts."""
+    scene, other = sample_scene(91, "heldout"), sample_scene(92, "heldout")
+    rng = np.random.default_rng(0)
+    events = [Event("noise", 1, 0, 13), Event("bleed", 2, 0, 13)]
+    video = torch.stack([render_scene(scene), torch.zeros(3, 13, 64, 64), render_corrupted(other, events, rng)])
+    return video, [write_caption(scene.spec, rng), "A panda plays the guitar.", write_caption(other.spec, rng)]
+
+
+@pytest.fixture(scope="module")
+def answers(clips: tuple[Tensor, list[str]]) -> list[Judgement | Refusal]:
+    return InspectorJudge(GRID).judge(*clips, ["a", "b", "c"])
+
+
+def test_a_foreign_prompt_is_refused_and_the_others_are_judged(answers: list[Judgement | Refusal]) -> None:
+    assert [type(answer) for answer in answers] == [Judgement, Refusal, Judgement]
+    assert isinstance(answers[1], Refusal)
+    assert "A panda" in answers[1].reason
+
+
+def test_nothing_but_foreign_prompts_gives_nothing_but_refusals(clips: tuple[Tensor, list[str]]) -> None:
+    found = InspectorJudge(GRID).judge(clips[0], ["", "dog", "cat"], ["a", "b", "c"])
+    assert all(isinstance(answer, Refusal) and answer.reason for answer in found)
+    assert len(found) == 3
+
+
+def test_ratings_lie_on_the_scale(answers: list[Judgement | Refusal]) -> None:
+    for answer in (judged(answers[0]), judged(answers[2])):
+        assert set(answer.clip) == ASPECTS
+        assert set(answer.patches) == PATCH_ASPECTS
+        assert all(LOWEST <= rating <= HIGHEST for rating in answer.clip.values())
+        for ratings in answer.patches.values():
+            assert ratings.shape == GRID.shape
+            assert (ratings >= LOWEST).all() and (ratings <= HIGHEST).all()
+
+
+def test_a_clean_clip_is_rated_better_than_a_corrupted_one(answers: list[Judgement | Refusal]) -> None:
+    clean, corrupted = judged(answers[0]), judged(answers[2])
+    assert clean.clip["visual_quality"] > 4.9
+    assert clean.clip["text_alignment"] == clean.clip["factual_consistency"] == HIGHEST
+    assert corrupted.clip["visual_quality"] < clean.clip["visual_quality"] - 0.5
+    assert (clean.patches["visual_quality"] >= DEFECT_RATING).all()
+    assert (corrupted.patches["visual_quality"] < DEFECT_RATING).any()
+
+
+def test_each_clip_is_judged_by_itself(clips: tuple[Tensor, list[str]], answers: list[Judgement | Refusal]) -> None:
+    alone = InspectorJudge(GRID).judge(clips[0][2:], clips[1][2:], ["c"])[0]
+    for aspect, ratings in judged(alone).patches.items():
+        torch.testing.assert_close(ratings, judged(answers[2]).patches[aspect], rtol=0, atol=0.02)
+
+
+def inspection(defects: list[float]) -> Inspection:
+    """What the inspector might find in one clip with 2 sprites, one patch for each of `defects`."""
+    count = len(defects)
+    distance = torch.tensor(defects, dtype=torch.float64).reshape(1, 1, 1, count)
+    return Inspection(
+        patch_defects=distance,
+        patch_flicker=distance.flip(-1),
+        sprite_patches=torch.zeros(1, 1, 1, count, dtype=torch.bool),
+        found=torch.tensor([[[0.9, 0.0, 0.3], [0.0, 0.2, 0.2]]]),
+        colour_right=torch.tensor([[True, True]]),
+        shape_right=torch.tensor([[False, True]]),
+        motion=torch.tensor([0.3]),
+    )
+
+
+def rate(found: Inspection, monkeypatch: pytest.MonkeyPatch, caption: str) -> Judgement:
+    monkeypatch.setattr(halovid.judges.inspector, "inspect", lambda *_: found)
+    return judged(InspectorJudge(GRID).judge(torch.zeros(1, 3, 13, 64, 64), [caption], ["c"])[0])
+
+
+def test_the_defect_rating_is_the_rating_at_the_defect_threshold(
+    monkeypatch: pytest.MonkeyPatch, clips: tuple[Tensor, list[str]]
+) -> None:
+    defects = [0.0, 0.5, 0.999, 1.0, 1.001, 2.0, 1e3]  # in units of the threshold
+    found = rate(inspection([share * DEFECT_THRESHOLD for share in defects]), monkeypatch, clips[1][0])
+    ratings = found.patches["visual_quality"].flatten()
+    assert ratings[3].item() == pytest.approx(DEFECT_RATING, abs=1e-9)
+    assert ratings[2] > DEFECT_RATING > ratings[4]
+    assert ratings[:2].tolist() == pytest.approx([HIGHEST, HIGHEST])
+    assert ratings[-1] == LOWEST
+    assert (ratings.diff()[1:] < 0).all()
+    assert torch.equal(found.patches["temporal_consistency"].flatten().flip(0), ratings)
+
+
+def test_the_rating_of_a_clip_is_that_of_the_patches_that_matter(
+    monkeypatch: pytest.MonkeyPatch, clips: tuple[Tensor, list[str]]
+) -> None:
+    found = inspection([0.0, DEFECT_THRESHOLD, 1e3])  # only the last is beyond the threshold
+    for sprite_patch, expected in ((1, (DEFECT_RATING + LOWEST) / 2), (0, (HIGHEST + LOWEST) / 2), (2, LOWEST)):
+        sprites = torch.arange(3).reshape(1, 1, 1, 3) == sprite_patch
+        rated = rate(dataclasses.replace(found, sprite_patches=sprites), monkeypatch, clips[1][0])
+        assert rated.clip["visual_quality"] == pytest.approx(expected)
+    assert rate(inspection([0.0, 0.0, 0.0]), monkeypatch, clips[1][0]).clip["visual_quality"] == HIGHEST
+
+
+def test_the_other_ratings_of_a_clip(monkeypatch: pytest.MonkeyPatch, clips: tuple[Tensor, list[str]]) -> None:
+    rated = rate(inspection([0.0]), monkeypatch, clips[1][0]).clip
+    assert rated["text_alignment"] == pytest.approx(3)  # one of two sprites is right in colour and shape
+    assert rated["factual_consistency"] == pytest.approx(1 + 4 * 4 / 6)  # seen in 4 of 6 places
+    assert rated["dynamic_degree"] == pytest.approx(2)  # a quarter of 1.2 pixels per frame
+    fast = dataclasses.replace(inspection([0.0]), motion=torch.tensor([99.0]))
+    assert rate(fast, monkeypatch, clips[1][0]).clip["dynamic_degree"] == HIGHEST
+
+
+def test_a_simulated_judge_without_errors_tells_the_rounded_truth() -> None:
+    for truth, rounded in ((1.0, 1), (2.4, 2), (2.6, 3), (4.9, 5)):
+        found = ask(truth, error_rate=0, noise=0)
+        assert set(found.clip.values()) == {rounded}
+        assert (found.patches["a"] == rounded).all()
+
+
+def test_a_simulated_judge_answers_a_clip_always_alike() -> None:
+    first = ask(3.2, 0.3, 0.7, size=4)
+    assert same(first, ask(3.2, 0.3, 0.7, size=4))
+    assert not same(first, ask(3.2, 0.3, 0.7, size=4, clip_id="d"))
+    assert not same(first, ask(3.2, 0.3, 0.7, size=4, seed=1))
+
+    judge = SimulatedJudge(Oracle(3.2, (8, 12, 20)), 0.3, 0.7, seed=0)
+    video = torch.zeros(3, 3, 1, 1, 1)
+    found = judge.judge(video, ["yes", "no", "yes"], ["x", "y", "c"])
+    assert same(judged(found[2]), first)  # in whatever company
+    assert found[1] == Refusal("because")
+
+
+def test_simulated_ratings_are_whole_numbers_on_the_scale() -> None:
+    found = ask(4.4, 0.2, 3.0, size=4)
+    for ratings in (*found.patches.values(), torch.tensor(list(found.clip.values()))):
+        assert torch.equal(ratings, ratings.round())
+        assert (ratings >= LOWEST).all() and (ratings <= HIGHEST).all()
+    assert set(found.patches["a"].flatten().tolist()) == {1, 2, 3, 4, 5}
+
+
+def test_a_judge_that_always_errs_knows_nothing_of_the_truth() -> None:
+    assert same(ask(1.0, 1, 0.5, size=6), ask(4.7, 1, 0.5, size=6))
+    counts = torch.bincount(ask(3.0, 1, 0.5, size=6).patches["a"].flatten().long(), minlength=6)[1:]
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-3  # each rating alike likely
+    assert counts.sum() == 2 * 3 * 5 * 6**3
+
+
+def test_error_rate_and_noise_are_what_they_say() -> None:
+    errors = ask(3.0, error_rate=0.3, noise=0, size=7).patches["a"] != 3
+    assert errors.float().mean().item() == pytest.approx(0.3 * 4 / 5, abs=0.017)  # four standard deviations
+    noisy = ask(3.0, error_rate=0, noise=0.5, size=7).patches["a"]
+    assert (noisy != 3).float().mean().item() == pytest.approx(2 * stats.norm.cdf(-1), abs=0.019)
+    assert noisy.mean().item() == pytest.approx(3, abs=0.03)
+
+
+def test_patches_err_apart_from_each_other_and_from_the_clip() -> None:
+    found = ask(3.0, error_rate=0.5, noise=1.0, size=5).patches["a"]
+    for axis in range(3):
+        first, second = found.unbind(axis)[:2]
+        assert abs(np.corrcoef(first.flatten(), second.flatten())[0, 1]) < 0.4
+        assert not torch.equal(first, second)
+
+
+def test_names_tell_the_settings() -> None:
+    judge = make_judge(JudgeConfig(judge="simulated", error_rate=0.25, noise=0.75), GRID, seed=11)
+    assert isinstance(judge, SimulatedJudge)
+    assert all(part in judge.name for part in ("inspector", "0.25", "0.75", "11"))
+    truth = make_judge(JudgeConfig(judge="inspector"), GRID, seed=11)
+    assert isinstance(truth, InspectorJudge)
+    assert truth.name != judge.name
+
+
+def test_rows_hold_one_aspect_each() -> None:
+    answer = Judgement({"a": 2.5, "b": 4.0}, {"a": torch.arange(30.0).reshape(GRID.shape)})
+    rows = rows_to_table(label_rows("c7", answer, "me"), LABELS).to_pylist()
+    assert [(row["clip_id"], row["aspect"], row["score"], row["judge"]) for row in rows] == [
+        ("c7", "a", 2.5, "me"),
+        ("c7", "b", 4.0, "me"),
+    ]
+    assert rows[0]["patch_scores"] == list(range(30))  # time slowest
+    assert rows[1]["patch_scores"] is None

@@ -1,0 +1,161 @@
+"""Corruptions: where they may be seen, where not, and what each does."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from halovid.grid import PatchGrid
+from halovid.world.corruptions import CORRUPTIONS, KINDS, Event, render_corrupted, sample_events
+from halovid.world.inspector import DEFECT_THRESHOLD, patch_distance
+from halovid.world.render import render_scene, sprite_layers
+from halovid.world.scenes import FRAME_SIZE, NUM_FRAMES, NUM_SPRITES, Scene, sample_scene
+
+NUM_SCENES = 12
+FIRST, LAST = 4, 9
+REACH = 18  # pixels that a corruption may reach beyond its sprite's disc
+
+
+def scene_and_event(kind: str, number: int) -> tuple[Scene, Event]:
+    return sample_scene(4000 + number, "train"), Event(kind, number % NUM_SPRITES, FIRST, LAST)
+
+
+def corrupt(kind: str, layer: Tensor, seed: int = 0) -> Tensor:
+    return CORRUPTIONS[kind](layer, np.random.default_rng(seed))
+
+
+@pytest.fixture(scope="module")
+def layer() -> Tensor:
+    """A big sprite alone, 5 frames in the middle of its way: [5, 4, 64, 64]."""
+    return sprite_layers(sample_scene(17, "train"))[1, FIRST:LAST].clone()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_corruption_is_seen_in_its_frames_near_its_sprite_and_nowhere_else(kind: str) -> None:
+    rows, columns = torch.meshgrid(*[torch.arange(FRAME_SIZE) + 0.5] * 2, indexing="ij")
+    visible = []
+    for number in range(NUM_SCENES):
+        scene, event = scene_and_event(kind, number)
+        clean = render_scene(scene)
+        change = render_corrupted(scene, [event], np.random.default_rng(number)) - clean
+        assert (change[:, :FIRST] == 0).all()
+        assert (change[:, LAST:] == 0).all()
+        path = torch.tensor(scene.paths()[event.sprite, FIRST:LAST])
+        distance = torch.hypot(columns - path[:, 0, None, None], rows - path[:, 1, None, None]).amin(0)
+        far = distance > scene.radius[event.sprite] + REACH
+        assert far.any()
+        assert (change[:, :, far].abs() < 0.02).all()
+        error = patch_distance((change / 2).transpose(0, 1)[None], torch.zeros(1), PatchGrid(4, 4, 4))
+        visible.append(error.max() > DEFECT_THRESHOLD)
+    assert sum(visible) >= NUM_SCENES - 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_seeds_give_equal_clips(kind: str) -> None:
+    scene, event = scene_and_event(kind, 1)
+    first, again, other = (render_corrupted(scene, [event], np.random.default_rng(seed)) for seed in (5, 5, 6))
+    assert torch.equal(first, again)
+    assert torch.equal(first, other) == (kind == "freeze")  # which has nothing to choose
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_defective_layer_is_still_a_layer(kind: str, layer: Tensor) -> None:
+    before = layer.clone()
+    for seed in range(5):
+        after = corrupt(kind, layer, seed)
+        assert after.shape == layer.shape
+        assert (after >= -1e-6).all()
+        assert (after[:, 3] <= 1 + 1e-6).all()
+        assert (after[:, :3] <= after[:, 3:] + 1e-5).all()  # premultiplied
+        assert (after - before).abs().max() > 0.1
+    assert torch.equal(layer, before)
+
+
+def test_a_clip_without_events_is_clean() -> None:
+    scene = sample_scene(3, "heldout")
+    assert torch.equal(render_corrupted(scene, [], np.random.default_rng(0)), render_scene(scene))
+
+
+def test_events_of_different_sprites_do_not_disturb_each_other() -> None:
+    scene = sample_scene(5, "train")
+    events = [Event("freeze", 0, 1, 6), Event("freeze", 2, 7, 12)]
+    rng = np.random.default_rng(0)
+    both, one, two = (render_corrupted(scene, some, rng) for some in (events, events[:1], events[1:]))
+    assert torch.equal(both[:, :7], one[:, :7])
+    assert torch.equal(both[:, 7:], two[:, 7:])
+
+
+def test_a_frozen_sprite_shows_its_first_frame(layer: Tensor) -> None:
+    after = corrupt("freeze", layer)
+    assert all(torch.equal(frame, layer[0]) for frame in after)
+    assert not torch.allclose(layer[-1], layer[0])
+
+
+def test_a_flickering_sprite_keeps_its_colours_and_fades_every_other_frame(layer: Tensor) -> None:
+    after = corrupt("flicker", layer)
+    share = (after.sum((1, 2, 3)) / layer.sum((1, 2, 3)))[:, None, None, None]
+    torch.testing.assert_close(after, layer * share)
+    steps = share.flatten().diff()
+    assert (steps.abs() > 0.2).all()
+    assert (steps[1:] * steps[:-1] < 0).all()
+
+
+def test_a_smeared_sprite_keeps_its_mass_over_a_larger_area(layer: Tensor) -> None:
+    after = corrupt("smear", layer)
+    torch.testing.assert_close(after.sum((2, 3)), layer.sum((2, 3)), rtol=0.01, atol=0.1)
+    assert ((after[:, 3] > 0.05).sum((1, 2)) > 1.3 * (layer[:, 3] > 0.05).sum((1, 2))).all()
+
+
+def test_a_melting_sprite_runs_down(layer: Tensor) -> None:
+    def bottom(one: Tensor) -> Tensor:
+        return ((one[:, 3] > 0.5).any(-1) * torch.arange(FRAME_SIZE)).amax(-1)
+
+    assert (bottom(corrupt("melt", layer)) > bottom(layer) + 2).all()
+
+
+def test_a_ghost_stands_beside_its_sprite(layer: Tensor) -> None:
+    after = corrupt("ghost", layer)
+    opaque = (layer[:, 3:] > 0.999).expand_as(layer)
+    torch.testing.assert_close(after[opaque], layer[opaque], rtol=0, atol=2e-3)
+    beside = (after[:, 3] > 0.3) & (layer[:, 3] == 0)
+    assert (beside.sum((1, 2)) > 30).all()
+
+
+@pytest.mark.parametrize("kind", ["bleed", "noise"])
+def test_a_stain_covers_the_sprite_and_more(kind: str, layer: Tensor) -> None:
+    after = corrupt(kind, layer)
+    inside = layer[:, 3] > 0.999
+    changed = (after - layer).abs().amax(1) > 0.1
+    assert changed[inside].float().mean() > 0.6
+    assert ((after[:, 3] > 0.3).sum((1, 2)) > (layer[:, 3] > 0.3).sum((1, 2))).all()
+    of_a_still = corrupt(kind, layer[:1].expand_as(layer))
+    assert torch.equal(of_a_still[0], of_a_still[1]) == (kind == "bleed")  # noise changes with every frame
+
+
+def test_events_befall_each_sprite_at_most_once_and_inside_the_clip() -> None:
+    rng = np.random.default_rng(0)
+    scenes, events = [sample_scene(seed, "train") for seed in range(10)], []
+    for number in range(300):
+        own = sample_events(scenes[number % 10], rng, rate=0.3)
+        assert [event.sprite for event in own] == sorted({event.sprite for event in own})
+        events += own
+    assert len(events) == pytest.approx(0.3 * 300 * NUM_SPRITES, abs=60)  # four standard deviations
+    assert all(0 <= event.first < event.last <= NUM_FRAMES for event in events)
+    assert min(event.last - event.first for event in events) >= 5
+    counts = Counter(event.kind for event in events)
+    assert set(counts) == set(KINDS)
+    assert min(counts.values()) > 20
+    for event in events:
+        if event.kind == "freeze":  # the path before and after tells where the sprite should be
+            assert event.first >= 1 and event.last < NUM_FRAMES
+
+
+def test_the_rate_of_events_may_be_none_or_all() -> None:
+    scene, rng = sample_scene(2, "train"), np.random.default_rng(0)
+    assert sample_events(scene, rng, rate=0) == []
+    assert [event.sprite for event in sample_events(scene, rng, rate=1)] == list(range(NUM_SPRITES))
+    assert sample_events(scene, np.random.default_rng(7), 0.5) == sample_events(scene, np.random.default_rng(7), 0.5)

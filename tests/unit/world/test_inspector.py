@@ -1,0 +1,172 @@
+"""The inspector against the truth, on rendered scenes that nothing was tuned on."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from halovid.grid import PatchGrid, pool_pixels
+from halovid.metrics import auroc
+from halovid.world.corruptions import render_corrupted, sample_events
+from halovid.world.inspector import (
+    DEFECT_THRESHOLD,
+    GEOMETRY,
+    Inspection,
+    fit_clean,
+    inspect,
+    patch_distance,
+)
+from halovid.world.render import render_scene, sprite_layers
+from halovid.world.scenes import Scene, SceneSpec, sample_scene
+
+NUM_SCENES = 24
+FIRST_SEED = 730_000
+GRID = PatchGrid(4, 4, 4)
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Held-out scenes, clean and with corruptions of half of their sprites."""
+
+    scenes: list[Scene]
+    clean: Tensor
+    corrupted: Tensor
+    of_clean: Inspection
+    of_corrupted: Inspection
+
+    @property
+    def specs(self) -> list[SceneSpec]:
+        return [scene.spec for scene in self.scenes]
+
+
+@pytest.fixture(scope="module")
+def exam() -> Exam:
+    scenes = [sample_scene(FIRST_SEED + number, "heldout") for number in range(NUM_SCENES)]
+    corrupted = []
+    for number, scene in enumerate(scenes):
+        rng = np.random.default_rng([FIRST_SEED, number])
+        corrupted.append(render_corrupted(scene, sample_events(scene, rng, rate=0.5), rng))
+    clips = [torch.stack([render_scene(scene) for scene in scenes]), torch.stack(corrupted)]
+    specs = [scene.spec for scene in scenes]
+    return Exam(scenes, *clips, *(inspect(video, specs, GRID) for video in clips))
+
+
+def frames_of(video: Tensor) -> Tensor:
+    return (video.transpose(1, 2) + 1) / 2
+
+
+def test_it_finds_the_defective_patches(exam: Exam) -> None:
+    truth = patch_distance(frames_of(exam.corrupted), frames_of(exam.clean), GRID) > DEFECT_THRESHOLD
+    assert 0.1 < truth.float().mean() < 0.4
+    assert auroc(exam.of_corrupted.patch_defects.numpy(), truth.numpy()) >= 0.97
+    found = exam.of_corrupted.defective
+    assert (found & truth).sum() / truth.sum() > 0.9
+    assert (found & ~truth).sum() / (~truth).sum() < 0.05
+    assert torch.equal(found, exam.of_corrupted.patch_defects > DEFECT_THRESHOLD)
+
+
+def test_it_raises_no_false_alarm_on_clean_clips(exam: Exam) -> None:
+    assert exam.of_clean.defective.float().mean() <= 0.01
+    assert exam.of_clean.patch_defects.mean() < 0.005
+
+
+def test_it_finds_paths_and_sizes_of_clean_clips(exam: Exam) -> None:
+    fit = fit_clean(exam.clean, exam.specs)
+    error = np.linalg.norm(fit.path.numpy() - np.stack([scene.paths() for scene in exam.scenes]), axis=-1)
+    assert np.median(error) < 0.05
+    assert np.quantile(error, 0.95) < 0.5
+    size_error = np.abs(fit.radius.numpy() - np.stack([scene.radius for scene in exam.scenes]))
+    assert np.median(size_error) < 0.05
+    assert size_error.mean() < 0.1
+    assert (fit.frames - frames_of(exam.clean)).square().mean().sqrt() < 0.02
+
+
+def test_it_recognises_colours_and_shapes_of_clean_clips(exam: Exam) -> None:
+    assert exam.of_clean.colour_right.float().mean() >= 0.95
+    assert exam.of_clean.shape_right.float().mean() >= 0.95
+    assert exam.of_clean.found.mean() > 0.8
+
+
+def test_it_measures_the_speed_of_clean_clips(exam: Exam) -> None:
+    speeds = [np.linalg.norm(np.diff(scene.paths(), axis=1), axis=-1).mean() for scene in exam.scenes]
+    assert np.abs(exam.of_clean.motion.numpy() / np.array(speeds) - 1).mean() < 0.1
+
+
+def test_sprite_patches_are_those_that_sprites_cover(exam: Exam) -> None:
+    coverage = torch.stack([sprite_layers(scene)[:, :, 3].amax(0) for scene in exam.scenes])
+    truth = pool_pixels(coverage, GRID, GEOMETRY) > 0.05
+    assert (exam.of_clean.sprite_patches == truth).float().mean() > 0.98
+
+
+def test_the_caption_of_another_scene_fits_far_worse(exam: Exam) -> None:
+    specs = exam.specs
+    wrong = inspect(exam.clean, specs[1:] + specs[:1], GRID)
+    assert wrong.patch_defects.mean() > 20 * exam.of_clean.patch_defects.mean()
+    assert (wrong.defective.float().mean((1, 2, 3)) > 0.15).all()
+    assert wrong.colour_right.float().mean() < 0.6
+    assert wrong.shape_right.float().mean() < 0.4
+
+
+def test_a_missing_sprite_is_missed(exam: Exam) -> None:
+    """A sprite of a colour that the clip lacks is not found, the other three are."""
+    scene = exam.scenes[0]
+    used = {sprite.colour for sprite in scene.spec.sprites}
+    absent = next(colour for colour in ("magenta", "cyan", "yellow", "green", "red", "blue") if colour not in used)
+    changed = dataclasses.replace(scene.spec.sprites[2], colour=absent)
+    sprites = (*scene.spec.sprites[:2], changed, *scene.spec.sprites[3:])
+    found = inspect(exam.clean[:1], [SceneSpec(sprites, scene.spec.background)], GRID)
+    assert found.colour_right[0].tolist() == [True, True, False, True]
+
+
+def test_flicker_is_told_from_a_steady_defect() -> None:
+    scene = sample_scene(FIRST_SEED, "heldout")
+    clean = render_scene(scene)
+    spot = torch.zeros_like(clean)
+    spot[:, :, 20:36, 20:36] = 0.5
+    pulse = torch.arange(clean.shape[1])[None, :, None, None] % 2
+    steady, flickering = inspect(
+        torch.stack([clean + spot, clean + spot * pulse]), [scene.spec] * 2, GRID
+    ).patch_flicker
+    assert flickering.max() > DEFECT_THRESHOLD
+    assert flickering.max() > 2 * steady[1:].max()
+
+
+def test_each_clip_is_inspected_by_itself(exam: Exam) -> None:
+    together = exam.of_corrupted
+    order = torch.tensor([5, 2, 11])
+    alone = inspect(exam.corrupted[order], [exam.specs[i] for i in order.tolist()], GRID)
+    for field in dataclasses.fields(Inspection):
+        own, expected = getattr(alone, field.name), getattr(together, field.name)[order]
+        torch.testing.assert_close(own, expected, rtol=1e-3, atol=2e-3)
+
+
+def test_another_grid_reads_the_same_clip(exam: Exam) -> None:
+    for shape in ((2, 3, 5), (1, 1, 1)):
+        found = inspect(exam.corrupted[:2], exam.specs[:2], PatchGrid(*shape))
+        for value in (found.patch_defects, found.patch_flicker, found.sprite_patches):
+            assert value.shape == (2, *shape)
+    whole = exam.of_corrupted.patch_defects[:2].square().mean((1, 2, 3)).sqrt()
+    torch.testing.assert_close(found.patch_defects.flatten(), whole, rtol=1e-3, atol=1e-4)
+
+
+def test_the_distance_is_blind_to_half_a_pixel_and_sees_a_patch() -> None:
+    frames = frames_of(render_scene(sample_scene(1, "train"))[None])
+    clean = frames.clone()
+    assert (patch_distance(frames, clean, GRID) == 0).all()
+    frames[:, 5:9, :, 16:32, 48:64] += 0.2
+    found = patch_distance(frames, clean, GRID)[0]
+    assert found.flatten().argmax() == 2 * 16 + 1 * 4 + 3  # second row, fourth column, frames 5..8
+    assert found[2, 1, 3] == pytest.approx(0.2, rel=0.1)
+    assert (found > DEFECT_THRESHOLD).sum() == 1
+
+
+@pytest.mark.parametrize("shape", [(13, 64, 65), (12, 64, 64), (17, 64, 64), (13, 32, 64)])
+def test_clips_of_another_size_are_refused(shape: tuple[int, int, int]) -> None:
+    spec = sample_scene(0, "train").spec
+    with pytest.raises(ValueError, match=r"the inspector reads clips of .* got shape"):
+        inspect(torch.zeros(1, 3, *shape), [spec], GRID)
