@@ -128,5 +128,5 @@ def _load_tensor(path: Path, name: str) -> Tensor:
         return load_file(path)[name]
     except (OSError, SafetensorError, KeyError) as error:
         raise InputError(
-            f"{path} is missing or damaged ({error}); delete the manifest.json of the stage that wrote it, then run it again"
+            f"{path} is missing or damaged ({error}); delete the manifest.json of its stage and run that again"
         ) from error

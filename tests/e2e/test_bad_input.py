@@ -310,7 +310,7 @@ def test_truncated_latents(finished_run: Copy, first_run: tuple[Path, Outcome], 
         / f"{pq.read_table(run_dir / 'pair' / 'pairs.parquet')['chosen'][0]}.safetensors"
     )
     cut(path)
-    words = (str(path), "missing or damaged", "delete the manifest.json of the stage that wrote it")
+    words = (str(path), "missing or damaged", "delete the manifest.json of its stage and run that again")
     refuse(run_dir, "align", tiny_recipe, run_dir, words=words)
     (run_dir / "generate" / "manifest.json").unlink()
     assert run_here("generate", tiny_recipe, run_dir).code == 0
