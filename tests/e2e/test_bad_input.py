@@ -414,6 +414,20 @@ def test_a_prompt_with_a_single_scored_clip_is_listed(strategy: str, finished_ru
     assert set(pairs["prompt_id"].to_pylist()) == {"p00000", "p00002", "p00003"}
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("align.lora.targets=[to_x]", ("align.lora.targets", "'to_x'", "not found")),
+        ("grid={t: 2, h: 3, w: 2}", ("the pairs have [8] patches", "grid (2, 3, 2) has 12", "run `halovid score`")),
+    ],
+)
+def test_settings_of_align_that_do_not_fit(
+    override: str, words: tuple[str, ...], finished_run: Copy, tiny_recipe: Path
+) -> None:
+    run_dir = finished_run(before="align")
+    refuse(run_dir, "align", tiny_recipe, run_dir, "--set", override, words=words)
+
+
 def test_a_margin_that_no_pair_has(finished_run: Copy, tiny_recipe: Path) -> None:
     run_dir = finished_run(before="pair")
     words = ("no usable pair among 12 scored clips", "min_margin 100.0", "lower pair.min_margin")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -27,15 +25,6 @@ class BackboneSpec(BaseModel):
     causal_first_frame: bool
 
 
-class Backbone(Protocol):
-    """A module with `width`, the number of features D."""
-
-    width: int
-
-    def __call__(self, video: Tensor) -> Tensor:
-        """[B, 3, F, H, W] in [-1, 1] -> [B, T', h', w', D]."""
-
-
 class VideoMAEBackbone(nn.Module):
     """A VideoMAE encoder whose tubelets are the latent frames of the generator.
 
@@ -45,7 +34,6 @@ class VideoMAEBackbone(nn.Module):
 
     def __init__(self, spec: BackboneSpec) -> None:
         super().__init__()
-        self.width = spec.width
         self._lead = spec.temporal_stride - 1 if spec.causal_first_frame else 0
         frames = spec.num_frames + self._lead
         self._grid = (
@@ -81,7 +69,6 @@ class ConvBackbone(nn.Module):
 
     def __init__(self, spec: BackboneSpec) -> None:
         super().__init__()
-        self.width = spec.width
         self._lead = spec.temporal_stride - 1 if spec.causal_first_frame else 0
         halvings = spec.patch_size.bit_length() - 1
         widths = [max(16, spec.width >> (halvings - k)) for k in range(1, halvings + 1)]
@@ -90,7 +77,8 @@ class ConvBackbone(nn.Module):
         for width in widths:
             layers += [_convolution(inputs, width, (1, 2, 2)), _Residual(width)]
             inputs = width
-        layers += [_convolution(inputs, spec.width, (spec.temporal_stride, 1, 1), kernel=(spec.temporal_stride, 1, 1))]
+        together = (spec.temporal_stride, 1, 1)
+        layers.append(nn.Conv3d(inputs, spec.width, together, together))
         layers += [_Residual(spec.width) for _ in range(spec.layers)]
         self.layers = nn.Sequential(*layers)
 
@@ -100,11 +88,9 @@ class ConvBackbone(nn.Module):
         return self.layers(padded).movedim(1, -1)
 
 
-def _convolution(inputs: int, outputs: int, stride: tuple[int, int, int], kernel: tuple[int, int, int] = (3, 3, 3)) -> nn.Sequential:
-    padding = tuple(size // 2 if size % 2 else 0 for size in kernel)
-    return nn.Sequential(
-        nn.Conv3d(inputs, outputs, kernel, stride, padding), nn.GroupNorm(8, outputs), nn.SiLU()
-    )
+def _convolution(inputs: int, outputs: int, stride: tuple[int, int, int]) -> nn.Sequential:
+    """A 3 x 3 x 3 convolution, normalised."""
+    return nn.Sequential(nn.Conv3d(inputs, outputs, 3, stride, padding=1), nn.GroupNorm(8, outputs), nn.SiLU())
 
 
 class _Residual(nn.Module):
@@ -115,6 +101,7 @@ class _Residual(nn.Module):
         self.branch = _convolution(width, width, (1, 1, 1))
 
     def forward(self, value: Tensor) -> Tensor:
+        """Same shape as `value`."""
         return value + self.branch(value)
 
 

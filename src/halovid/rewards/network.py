@@ -34,7 +34,7 @@ class RewardNetwork(nn.Module):
         super().__init__()
         self.spec = spec
         self.backbone = BACKBONES[spec.backbone.name](spec.backbone)
-        width = self.backbone.width
+        width = spec.backbone.width
         self.prompt_projection = nn.Linear(spec.prompt_width, width)
         self.prompt_mixer = nn.TransformerDecoderLayer(
             width, spec.backbone.heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True

@@ -40,9 +40,12 @@ def run(config: RunConfig, run_dir: Path) -> None:
         set_threads(config.threads)
         device = resolve_device(config.device)
         generator = load_generator(config.generator, device, resolve_dtype(config.dtype, device))
-        torch.manual_seed(config.seed)  # the adapter's first weights
-        policy = Policy(generator, config.align)
         pairs = PairData(run_dir, config, device)
+        torch.manual_seed(config.seed)  # the adapter's first weights
+        try:
+            policy = Policy(generator, config.align)
+        except ValueError as error:
+            raise InputError(f"align.lora.targets is {config.align.lora.targets}: {error}") from error
         train(policy, pairs, config, stage)
         with policy.averaged():
             generator.save_weights(stage.path / "weights")
@@ -59,6 +62,12 @@ class PairData:
         unknown = {pair[side] for pair in self._pairs for side in ("chosen", "rejected")} - self._by_id.keys()
         if unknown or not self._pairs:
             raise InputError(f"{run_dir}/pair names clips that RUN/generate does not hold: {sorted(unknown)[:5]}")
+        sizes = {len(pair["patch_margins"]) for pair in self._pairs}
+        if sizes != {config.grid.num_patches}:
+            raise InputError(
+                f"the pairs have {sorted(sizes)} patches, the recipe's grid {config.grid.shape} has "
+                f"{config.grid.num_patches}; run `halovid score` and `halovid pair` again, or set grid back"
+            )
 
     def __len__(self) -> int:
         return len(self._pairs)

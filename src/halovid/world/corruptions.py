@@ -18,7 +18,6 @@ from torch import Tensor
 from halovid.world.render import composite, render_background, sprite_layers, to_video
 from halovid.world.scenes import DRIFT, FRAME_SIZE, NUM_FRAMES, Scene
 
-
 _BLOCK = 8  # pixels, side of a block of `noise`
 _HOLD = 4  # frames for which it stays
 

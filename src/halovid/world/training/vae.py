@@ -54,6 +54,7 @@ PHASES = (
     Phase(9100, 13, 4, rate=4e-4, final_rate=3e-5),
 )
 KL_WEIGHT = 1e-4
+EMA = 0.998
 FOREGROUND = 3.0  # extra weight of pixels far from the clip's median colour: the sprites
 CHECKPOINT_EVERY = 100
 
@@ -63,12 +64,14 @@ def train_vae(clips_folder: Path, folder: Path, seed: int = 0) -> None:
     torch.manual_seed(seed)
     clips = Clips(clips_folder)
     vae = use_channels_last(build_vae())
+    average = torch.optim.swa_utils.AveragedModel(vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA))
     optimizer = torch.optim.AdamW(vae.parameters(), lr=PHASES[0].rate, betas=(0.9, 0.99), weight_decay=0.0)
     checkpoint, step = folder / "vae.safetensors", 0
     if checkpoint.exists():
         state = load_checkpoint(checkpoint)
         vae.load_state_dict(state["model"])
         use_channels_last(vae)
+        average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
     started = time.time()
@@ -85,6 +88,7 @@ def train_vae(clips_folder: Path, folder: Path, seed: int = 0) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
+        average.update_parameters(vae)
         step += 1
         if step % 50 == 0:
             line = {"step": step, "loss": loss.item(), "psnr": psnr.item(), "seconds": time.time() - started}
@@ -92,7 +96,8 @@ def train_vae(clips_folder: Path, folder: Path, seed: int = 0) -> None:
                 log.write(json.dumps(line) + "\n")
             Console().print(line)
         if step % CHECKPOINT_EVERY == 0:
-            save_checkpoint(checkpoint, {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
+            state = {"model": vae.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+            save_checkpoint(checkpoint, state | {"step": step})
 
 
 def build_vae() -> AutoencoderKLWan:
