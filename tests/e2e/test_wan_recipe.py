@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from conftest import LORA, manifest, run_here
@@ -65,6 +66,17 @@ def write_labels(run_dir: Path) -> None:
         stage.write("labels.parquet", rows_to_table(rows, LABELS))
 
 
+@pytest.fixture(scope="module")
+def aligned(arguments: list[Any]) -> Path:
+    """The run folder after labels by hand and all stages up to align."""
+    write_labels(arguments[1])
+    for stage in ("reward", "score", "pair", "align"):
+        outcome = run_here(stage, *arguments)
+        assert outcome.code == 0, outcome.stderr
+        assert manifest(arguments[1], stage)["skipped"] == []
+    return arguments[1]
+
+
 def test_the_recipe_asks_for_no_embedded_world() -> None:
     config = load_config(RECIPE)
     assert config.generator.model == "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
@@ -84,17 +96,24 @@ def test_generate_makes_clips_of_the_recipes_prompts(arguments: list[Any]) -> No
         assert clip["fps"] == 16
 
 
-def test_all_stages_run_on_labels_made_by_hand(arguments: list[Any]) -> None:
-    run_dir = arguments[1]
-    write_labels(run_dir)
-    for stage in ("reward", "score", "pair", "align", "evaluate", "report"):
+def test_labels_made_by_hand_teach_the_model_something(aligned: Path) -> None:
+    weights = load_file(aligned / "align" / "weights" / LORA)
+    assert any(value.any() for name, value in weights.items() if "lora_B" in name)
+
+
+@pytest.mark.xfail(strict=True, reason="the adapter, its average and its optimiser state take the model's bfloat16")
+def test_a_model_in_half_precision_is_trained_in_single(aligned: Path) -> None:
+    # in bfloat16 a step of 1e-4 on a weight near 1 is rounded away, and so is a share of 0.02 of the average
+    assert load_config(RECIPE).dtype == "bfloat16"
+    weights = load_file(aligned / "align" / "weights" / LORA)
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+
+
+def test_evaluation_and_report_claim_no_truth_that_nobody_knows(aligned: Path, arguments: list[Any]) -> None:
+    for stage in ("evaluate", "report"):
         outcome = run_here(stage, *arguments)
         assert outcome.code == 0, outcome.stderr
-        assert manifest(run_dir, stage)["skipped"] == []
-    weights = load_file(run_dir / "align" / "weights" / LORA)
-    assert any(value.any() for name, value in weights.items() if "lora_B" in name), "nothing was learnt"
-    measures = {row["measure"] for row in pq.read_table(run_dir / "evaluate" / "metrics.parquet").to_pylist()}
+    measures = {row["measure"] for row in pq.read_table(aligned / "evaluate" / "metrics.parquet").to_pylist()}
     assert "flow warp error" in measures
-    assert not {name for name in measures if "defect" in name}, "nobody here knows the truth"
-    page = (run_dir / "report" / "report.html").read_text(encoding="utf-8")
-    assert "No truth was measured" in page
+    assert not {name for name in measures if "defect" in name}
+    assert "No truth was measured" in (aligned / "report" / "report.html").read_text(encoding="utf-8")
