@@ -168,8 +168,9 @@ def test_prompt_files_are_taken_from_beside_the_recipe(tmp_path: Path) -> None:
     config = load_config(recipe(tmp_path, text))
     assert config.generate.prompts.file == tmp_path / "texts" / "a.txt"
     assert config.evaluate.prompts.file == Path("/elsewhere/b.txt")
-    config = load_config(recipe(tmp_path, text), ("generate.prompts.file=c.csv",))
-    assert config.generate.prompts.file == tmp_path / "c.csv"
+    for stage in ("generate", "evaluate"):
+        config = load_config(recipe(tmp_path, text), (f"{stage}.prompts.file=c.csv",))
+        assert getattr(config, stage).prompts.file == tmp_path / "c.csv"
 
 
 def test_a_part_holds_the_named_sections_alone() -> None:

@@ -143,8 +143,6 @@ def test_a_patch_matrix_of_chunks_and_slices_keeps_the_order_of_rows() -> None:
     np.testing.assert_array_equal(tables.patch_matrix(table, "patches"), values)
     np.testing.assert_array_equal(tables.patch_matrix(table.slice(2, 3), "patches"), values[2:5])
     np.testing.assert_array_equal(tables.patch_matrix(table.take([5, 1]), "patches"), values[[5, 1]])
-    whole = pa.table({"patches": tables.patch_lists(values)})
-    np.testing.assert_array_equal(tables.patch_matrix(whole.slice(2, 3), "patches"), values[2:5])
 
 
 @pytest.mark.parametrize("lists", [[[1.0], [1.0, 2.0]], [[1.0], None], [None, None], []])

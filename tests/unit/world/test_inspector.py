@@ -22,7 +22,7 @@ from halovid.world.inspector import (
     patch_distance,
 )
 from halovid.world.render import render_scene, sprite_layers
-from halovid.world.scenes import Scene, SceneSpec, sample_scene
+from halovid.world.scenes import COLOURS, SHAPES, Scene, SceneSpec, sample_scene
 
 NUM_SCENES = 24
 FIRST_SEED = 730_000
@@ -112,15 +112,18 @@ def test_the_caption_of_another_scene_fits_far_worse(exam: Exam) -> None:
     assert wrong.shape_right.float().mean() < 0.4
 
 
-def test_a_missing_sprite_is_missed(exam: Exam) -> None:
-    """A sprite of a colour that the clip lacks is not found, the other three are."""
-    scene = exam.scenes[0]
-    used = {sprite.colour for sprite in scene.spec.sprites}
-    absent = next(colour for colour in ("magenta", "cyan", "yellow", "green", "red", "blue") if colour not in used)
-    changed = dataclasses.replace(scene.spec.sprites[2], colour=absent)
-    sprites = (*scene.spec.sprites[:2], changed, *scene.spec.sprites[3:])
-    found = inspect(exam.clean[:1], [SceneSpec(sprites, scene.spec.background)], GRID)
-    assert found.colour_right[0].tolist() == [True, True, False, True]
+@pytest.mark.parametrize(("attribute", "values"), [("colour", COLOURS), ("shape", SHAPES)])
+def test_one_wrong_word_is_noticed(attribute: str, values: tuple[str, ...], exam: Exam) -> None:
+    spec = exam.scenes[0].spec
+    used = {sprite.colour for sprite in spec.sprites} | {spec.sprites[2].shape}
+    wrong = []
+    for value in (value for value in values if value not in used):
+        changed = dataclasses.replace(spec.sprites[2], **{attribute: value})
+        wrong.append(SceneSpec((*spec.sprites[:2], changed, *spec.sprites[3:]), spec.background))
+    assert len(wrong) >= 4
+    found = inspect(exam.clean[:1].expand(len(wrong), -1, -1, -1, -1), wrong, GRID)
+    right = found.colour_right if attribute == "colour" else found.shape_right
+    assert right.tolist() == [[True, True, False, True]] * len(wrong)
 
 
 def test_flicker_is_told_from_a_steady_defect() -> None:
