@@ -51,7 +51,7 @@ PHASES = (
     Phase(1500, 1, 16, rate=8e-4, final_rate=6e-4),
     Phase(2200, 5, 8, rate=6e-4, final_rate=4e-4),
     Phase(5100, 13, 4, rate=4e-4, final_rate=3e-4),
-    Phase(7300, 13, 4, rate=4e-4, final_rate=3e-5),
+    Phase(7000, 13, 4, rate=4e-4, final_rate=3e-5),
 )
 KL_WEIGHT = 1e-4
 EMA = 0.998
