@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -84,6 +85,11 @@ def test_a_mistake_ends_the_real_command_in_one_line(finished_run: Copy, tiny_re
         ("grid.depth=4", ("'grid.depth'", "allowed here: t, h, w")),
         ("seed", ("'seed'", "section.key=value")),
         ("seed.x=1", ("'seed.x=1'", "'seed' is a value")),
+        pytest.param(
+            "align.steps=[1",
+            ("'align.steps=[1'", "YAML"),
+            marks=pytest.mark.xfail(strict=True, raises=yaml.YAMLError, reason="the value of --set is read unguarded"),
+        ),
     ],
 )
 def test_a_setting_that_is_not_allowed(
@@ -203,6 +209,16 @@ def test_emoji_are_fine_and_prompts_that_no_judge_can_read_are_listed(tiny_recip
     assert refused["item"] == "p00002-00"
     assert "not a caption of the embedded world" in refused["reason"] and foreign in refused["reason"]
     assert "judge: 1 skipped (p00002-00: not a caption" in outcome.stderr
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="InspectorJudge raises where a judge must give a Refusal")
+def test_clips_of_a_size_that_the_inspector_cannot_measure_are_listed(tiny_recipe: Path, tmp_path: Path) -> None:
+    overrides = ("--set", "generator.num_frames=5", "--set", "generate.prompts.count=1")
+    for stage in ("generate", "judge"):
+        assert run_here(stage, tiny_recipe, tmp_path / "run", *overrides).code == 0
+    skipped = manifest(tmp_path / "run", "judge")["skipped"]
+    assert len(skipped) == 3
+    assert all("13 frames of 64 x 64" in entry["reason"] for entry in skipped)
 
 
 def test_no_prompt_that_the_judge_can_read(tiny_recipe: Path, tmp_path: Path) -> None:

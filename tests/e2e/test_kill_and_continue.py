@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -182,24 +183,20 @@ def test_align_continues_exactly(
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_accumulation_changes_only_the_rounding(
-    method: str, finished_run: Callable[..., Path], tiny_recipe: Path, tmp_path: Path
+    method: str, finished_run: Callable[..., Path], tiny_recipe: Path
 ) -> None:
     run_dir = finished_run(before="align")
-    found = []
-    for parts in (1, 2):
-        argv = (
-            "align",
-            tiny_recipe,
-            run_dir,
-            "--set",
-            f"align.method={method}",
-            "--set",
-            f"align.accumulation={parts}",
-        )
-        assert run_here(*argv, "--set", "align.learning_rate=1e-4").code == 0
-        found.append(load_weights(run_dir / "align"))
-    for name, value in found[0].items():
-        torch.testing.assert_close(found[1][name], value, rtol=0, atol=1e-6)
+    weights, logs = [], []
+    for parts in (1, 2):  # a batch of 3 in parts of 2 and 1
+        settings = (f"method={method}", "batch_size=3", f"accumulation={parts}", "learning_rate=1e-4", "steps=4")
+        overrides = [part for setting in settings for part in ("--set", f"align.{setting}")]
+        assert run_here("align", tiny_recipe, run_dir, *overrides).code == 0
+        weights.append(load_weights(run_dir / "align"))
+        logs.append([json.loads(line) for line in (run_dir / "align" / "log.jsonl").read_text().splitlines()])
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=1e-6)
+    for whole, cut in zip(*logs, strict=True):
+        assert cut == pytest.approx(whole, rel=1e-4, abs=1e-6)
 
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:

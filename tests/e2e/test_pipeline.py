@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,14 @@ def test_the_lora_loads_in_diffusers_and_makes_the_aligned_clips(run_dir: Path, 
     pipe.load_lora_weights(run_dir / "align" / "weights", weight_name=LORA)
     torch.testing.assert_close(sample(row), aligned, rtol=0, atol=1e-4)
     assert (aligned - base).abs().max() > 1e-2, "the adapter changes nothing"
+
+
+def test_the_weights_that_are_saved_are_the_averaged_ones(
+    run_dir: Path, finished_run: Callable[..., Path], tiny_recipe: Path
+) -> None:
+    copy = finished_run(before="align")
+    assert run_here("align", tiny_recipe, copy, "--set", "align.ema=0").code == 0
+    logs = [(folder / "align" / "log.jsonl").read_bytes() for folder in (copy, run_dir)]
+    assert logs[0] == logs[1], "the average must not touch the training"
+    last, averaged = (load_file(folder / "align" / "weights" / LORA) for folder in (copy, run_dir))
+    assert max((last[name] - averaged[name]).abs().max() for name in last) > 1e-3

@@ -22,7 +22,7 @@ from halovid.world.scenes import (
     SpriteSpec,
 )
 
-quick = settings(max_examples=150, deadline=None, derandomize=True)
+quick = settings(max_examples=80, deadline=None, derandomize=True)
 
 
 @st.composite

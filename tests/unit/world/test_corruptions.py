@@ -95,13 +95,13 @@ def test_a_frozen_sprite_shows_its_first_frame(layer: Tensor) -> None:
     assert not torch.allclose(layer[-1], layer[0])
 
 
-def test_a_flickering_sprite_keeps_its_colours_and_fades_every_other_frame(layer: Tensor) -> None:
+def test_a_flickering_sprite_keeps_its_colours_and_comes_and_goes(layer: Tensor) -> None:
     after = corrupt("flicker", layer)
     share = (after.sum((1, 2, 3)) / layer.sum((1, 2, 3)))[:, None, None, None]
     torch.testing.assert_close(after, layer * share)
-    steps = share.flatten().diff()
-    assert (steps.abs() > 0.2).all()
-    assert (steps[1:] * steps[:-1] < 0).all()
+    away, there = share.flatten() < 0.5, share.flatten() > 0.7
+    assert (away | there).all()
+    assert away.any() and there.any()
 
 
 def test_a_smeared_sprite_keeps_its_mass_over_a_larger_area(layer: Tensor) -> None:
@@ -133,7 +133,7 @@ def test_a_stain_covers_the_sprite_and_more(kind: str, layer: Tensor) -> None:
     assert changed[inside].float().mean() > 0.6
     assert ((after[:, 3] > 0.3).sum((1, 2)) > (layer[:, 3] > 0.3).sum((1, 2))).all()
     of_a_still = corrupt(kind, layer[:1].expand_as(layer))
-    assert torch.equal(of_a_still[0], of_a_still[1]) == (kind == "bleed")  # noise changes with every frame
+    assert torch.equal(of_a_still, of_a_still[:1].expand_as(layer)) == (kind == "bleed")  # noise comes in new blocks
 
 
 def test_events_befall_each_sprite_at_most_once_and_inside_the_clip() -> None:

@@ -1,0 +1,58 @@
+"""What the documents promise exists: links, make targets, commands, settings of the recipes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from halovid.cli import STAGES
+from halovid.config import load_config
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8"))
+    missing = [link for link in links if "://" not in link and not (document.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_paths_exist(document: Path) -> None:
+    named = re.findall(
+        r"\b((?:src|tests|docs|recipes|dev|benchmarks)/[\w./-]+\.\w+)", document.read_text(encoding="utf-8")
+    )
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"^    make ([a-z]+)", text, re.MULTILINE)) <= targets
+    commands = set(re.findall(r"(?:`|^    )halovid ([a-z]+)", text, re.MULTILINE))
+    assert commands <= {"run", *STAGES}
+
+
+@pytest.mark.parametrize(
+    "module", re.findall(r"`([a-z_]+(?:\.[a-z_A-Z]+)+)`", (ROOT / "docs/method.md").read_text("utf-8"))
+)
+def test_functions_named_in_the_method_exist(module: str) -> None:
+    parts = module.split(".")
+    path = ROOT / "src" / "halovid" / Path(*parts[:-1]).with_suffix(".py")
+    package = ROOT / "src" / "halovid" / Path(*parts).with_suffix(".py")
+    if package.exists():
+        return
+    assert path.exists(), module
+    assert re.search(rf"^(?:def|class) {parts[-1]}\b", path.read_text("utf-8"), re.MULTILINE), module
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+def test_recipes_are_valid(recipe: Path) -> None:
+    config = load_config(recipe)
+    for prompts in (config.generate.prompts, config.evaluate.prompts):
+        assert prompts.file is None or prompts.file.exists()
