@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from halovid.errors import InputError
 from halovid.files import atomic_path
 
 
@@ -29,14 +30,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """The nested state that `save_checkpoint` wrote.
 
     Raises:
-        ValueError: the file is truncated or not a checkpoint.
+        InputError: the file is truncated or not a checkpoint.
     """
     try:
         with safe_open(path, framework="pt") as file:
             skeleton = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except Exception as error:
-        raise ValueError(f"{path} is not a readable checkpoint ({error}); delete it to start again") from error
+        raise InputError(f"{path} is not a readable checkpoint ({error}); delete it to start again") from error
     return _attach(skeleton, tensors)
 
 

@@ -67,19 +67,16 @@ class RewardConfig(Section):
     """The reward model: video phase, then patch phase."""
 
     backbone: Literal["conv", "videomae"] = "conv"
-    width: int = Field(96, ge=8)
+    width: int = Field(96, ge=16, multiple_of=16, description="features per cell; a multiple of heads too")
     layers: int = Field(4, ge=1)
     heads: int = Field(4, ge=1)
     downscale: int = Field(1, ge=1, description="whole factor by which clips are reduced before the network sees them")
     patch_size: int = Field(8, ge=1, description="reduced pixels per token side")
-    aspects: tuple[Aspect, ...] = (
-        "visual_quality",
-        "temporal_consistency",
-        "dynamic_degree",
-        "text_alignment",
-        "factual_consistency",
+    aspects: tuple[Aspect, ...] = Field(
+        ("visual_quality", "temporal_consistency", "dynamic_degree", "text_alignment", "factual_consistency"),
+        min_length=1,
     )
-    patch_aspects: tuple[Aspect, ...] = ("visual_quality", "temporal_consistency")
+    patch_aspects: tuple[Aspect, ...] = Field(("visual_quality", "temporal_consistency"), min_length=1)
     video_steps: int = Field(150, ge=0)
     patch_steps: int = Field(350, ge=0)
     batch_size: int = Field(16, ge=1)
@@ -89,10 +86,12 @@ class RewardConfig(Section):
     held_out: float = Field(0.15, gt=0, lt=1, description="share of the prompts kept for the agreement figures")
 
     @model_validator(mode="after")
-    def _patch_aspects_known(self) -> RewardConfig:
+    def _consistent(self) -> RewardConfig:
         extra = set(self.patch_aspects) - set(self.aspects)
         if extra:
             raise ValueError(f"patch_aspects {sorted(extra)} are not among aspects {list(self.aspects)}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
         return self
 
 
@@ -241,7 +240,10 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         place = place.setdefault(parent, {})
         if not isinstance(place, dict):
             raise InputError(f"override {override!r}: {parent!r} is a value, not a section")
-    place[last] = yaml.safe_load(text)
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"override {override!r}: the value is not valid YAML: {error}") from error
 
 
 def _explain(problem: Any) -> str:

@@ -76,7 +76,7 @@ class StageFolder:
                     del self.skipped[before:]
                     write_table(path, table.replace_schema_metadata({**schema.metadata, _SKIPPED: note}))
                     advance(len(group))
-                table = pq.read_table(path)
+                table = _read_part(path)
                 self.skipped += json.loads(table.schema.metadata[_SKIPPED])
                 tables.append(table.replace_schema_metadata(schema.metadata))
         return pa.concat_tables(tables) if tables else schema.empty_table()
@@ -84,6 +84,14 @@ class StageFolder:
     def write(self, name: str, table: pa.Table) -> None:
         """Writes a table of this stage."""
         write_table(self.path / name, table)
+
+
+def _read_part(path: Path) -> pa.Table:
+    """A finished batch; InputError when it is damaged."""
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path} is damaged ({error}); delete it and run the stage again") from error
 
 
 @contextmanager

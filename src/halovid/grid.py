@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from halovid.errors import InputError
+
 
 @dataclass(frozen=True)
 class PatchGrid:
@@ -56,12 +58,12 @@ class LatentGeometry:
         """
         lead = 1 if self.causal_first_frame else 0
         if min(num_frames, height, width) < 1:
-            raise ValueError(f"a clip needs at least one frame and pixel, got {num_frames} x {height} x {width}")
+            raise InputError(f"a clip needs at least one frame and pixel, got {num_frames} x {height} x {width}")
         if (num_frames - lead) % self.temporal_stride:
             rule = f"{self.temporal_stride} * k + {lead}" if lead else f"a multiple of {self.temporal_stride}"
-            raise ValueError(f"num_frames is {num_frames}; this generator needs {rule}")
+            raise InputError(f"num_frames is {num_frames}; this generator needs {rule}")
         if height % self.spatial_stride or width % self.spatial_stride:
-            raise ValueError(f"height x width is {height} x {width}; both must be multiples of {self.spatial_stride}")
+            raise InputError(f"height x width is {height} x {width}; both must be multiples of {self.spatial_stride}")
         frames = lead + (num_frames - lead) // self.temporal_stride
         return frames, height // self.spatial_stride, width // self.spatial_stride
 

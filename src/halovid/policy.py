@@ -33,10 +33,14 @@ class Policy:
             )
             denoiser.add_adapter(lora, adapter_name=ADAPTER)
         else:
+            denoiser.float()  # before the copy: policy and reference must compute alike
             self._frozen = copy.deepcopy(denoiser)
             denoiser.requires_grad_(True)
         if config.gradient_checkpointing:
             denoiser.enable_gradient_checkpointing()
+        for value in denoiser.parameters():
+            if value.requires_grad:
+                value.data = value.data.float()  # bfloat16 would round small steps and the average's away
         self.parameters = {name: value for name, value in denoiser.named_parameters() if value.requires_grad}
         self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
         self._decay = config.ema

@@ -88,9 +88,7 @@ def _content() -> PageContent:
     rewards[0][1][2] = float("nan")
     prompts = [HOSTILE] + [f"a square moves, number {index}" for index in range(1, NUM_PAIRS)]
     clips = [
-        ClipPair(
-            prompt, seed, _encode(seed), _encode(seed + 5), rewards, rewards, FRAME_TO_PATCH, NUM_FRAMES, FPS
-        )
+        ClipPair(prompt, seed, _encode(seed), _encode(seed + 5), rewards, rewards, FRAME_TO_PATCH, NUM_FRAMES, FPS)
         for seed, prompt in enumerate(prompts)
     ]
     metrics = [MetricRow("Truth", "Defects", "%", 18, 9, -9, -11, -7, "lower")]

@@ -44,9 +44,6 @@ INPUTS = {
     "evaluate": {"align", "reward"},
     "report": set(STAGES) - {"report"},
 }
-RANDOM_METADATA = pytest.mark.xfail(
-    strict=True, reason="diffusers writes the metadata of a LoRA in another order in every process"
-)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +158,7 @@ def test_a_second_run_skips_everything_and_changes_nothing(run_dir: Path, tiny_r
     before = snapshot(run_dir)
     started = time.monotonic()
     outcome = run_here("run", tiny_recipe, run_dir)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 10
     assert outcome.code == 0
     assert [line for line in outcome.stderr.splitlines() if line.endswith("complete, skipped")] == [
         f"{name}: complete, skipped" for name in STAGES
@@ -178,7 +175,7 @@ def test_the_same_seed_gives_the_same_run_in_another_folder(run_dir: Path, other
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=RANDOM_METADATA if name in ("align", "evaluate") else ()) for name in STAGES[:-1]],
+    STAGES[:-1],
 )
 def test_the_same_seed_gives_the_same_manifest(run_dir: Path, other_run: Path, name: str) -> None:
     assert manifest(other_run, name) == manifest(run_dir, name)

@@ -101,7 +101,6 @@ def test_labels_made_by_hand_teach_the_model_something(aligned: Path) -> None:
     assert any(value.any() for name, value in weights.items() if "lora_B" in name)
 
 
-@pytest.mark.xfail(strict=True, reason="the adapter, its average and its optimiser state take the model's bfloat16")
 def test_a_model_in_half_precision_is_trained_in_single(aligned: Path) -> None:
     # in bfloat16 a step of 1e-4 on a weight near 1 is rounded away, and so is a share of 0.02 of the average
     assert load_config(RECIPE).dtype == "bfloat16"

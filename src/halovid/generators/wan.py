@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import diffusers
@@ -10,10 +11,12 @@ import transformers
 from diffusers import WanPipeline, WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttention
 from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from halovid.config import GeneratorConfig
 from halovid.errors import InputError
+from halovid.files import atomic_path
 from halovid.generators.base import ADAPTER
 from halovid.grid import LatentGeometry
 from halovid.noising import flow_interpolate, flow_velocity
@@ -31,9 +34,12 @@ class WanGenerator:
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
         try:
-            pipe = WanPipeline.from_pretrained(path, torch_dtype=dtype)
+            pipe = WanPipeline.from_pretrained(path, dtype=dtype)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"generator.model {path!r} is not a readable WanPipeline: {error}") from error
+            raise InputError(
+                f"generator.model {path!r} is not a readable WanPipeline: {error}. Give 'world', a "
+                f"folder that WanPipeline.save_pretrained wrote, or the id of one on the hub"
+            ) from error
         if pipe.transformer is None or pipe.transformer_2 is not None or pipe.config.expand_timesteps:
             raise InputError(f"generator.model {path!r} is a Wan 2.2 pipeline; this adapter drives Wan 2.1 layouts")
         pipe.vae.to(dtype=torch.float32)
@@ -108,9 +114,11 @@ class WanGenerator:
         if getattr(self.denoiser, "peft_config", None):
             layers = get_peft_model_state_dict(self.denoiser, adapter_name=ADAPTER)
             settings = self.denoiser.peft_config[ADAPTER].to_dict()
-            WanPipeline.save_lora_weights(
-                folder, transformer_lora_layers=layers, transformer_lora_adapter_metadata=settings
-            )
+            tensors = {f"transformer.{name}": value.contiguous() for name, value in layers.items()}
+            told = {f"transformer.{key}": sorted(v) if isinstance(v, set) else v for key, v in settings.items()}
+            # not save_lora_weights: it writes its metadata in another order in every process
+            with atomic_path(folder / _LORA_FILE) as temporary:
+                save_file(tensors, temporary, metadata={"lora_adapter_metadata": json.dumps(told, sort_keys=True)})
         else:
             self.denoiser.save_pretrained(folder / "transformer")
 

@@ -8,6 +8,7 @@ from halovid.grid import PatchGrid
 from halovid.judges.base import DEFECT_RATING, HIGHEST, LOWEST, Judgement, Refusal
 from halovid.world.captions import parse_caption
 from halovid.world.inspector import DEFECT_THRESHOLD, Inspection, inspect
+from halovid.world.scenes import FRAME_SIZE, NUM_FRAMES
 
 _FULL_MOTION = 1.2  # pixels per frame: the mean speed of the world's clean clips gives full marks
 
@@ -22,6 +23,9 @@ class InspectorJudge:
 
     def judge(self, video: Tensor, prompts: list[str], clip_ids: list[str]) -> list[Judgement | Refusal]:
         """The true ratings of each clip; a prompt that is no caption of the world gives a refusal."""
+        if video.shape[2:] != (NUM_FRAMES, FRAME_SIZE, FRAME_SIZE):
+            reason = f"the inspector measures clips of {NUM_FRAMES} frames of {FRAME_SIZE} x {FRAME_SIZE} pixels only"
+            return [Refusal(reason)] * len(prompts)
         answers: list[Judgement | Refusal] = []
         readable, specs = [], []
         for index, prompt in enumerate(prompts):

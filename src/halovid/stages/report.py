@@ -64,11 +64,13 @@ def verdict(metrics: list[Row], evaluated: Path) -> str:
     """One sentence: what happened to the defects, and whether it is beyond chance."""
     row = next((row for row in metrics if row["measure"] == HEADLINE), None)
     if row is None:
-        return "No truth was measured: see the independent measures below."
+        return "The truth was not compared (none asked for, or fewer than two prompts): see the measures below."
     base, aligned = _by_prompt(evaluated)
     if not base.any():
         return "The base generator made no defects, so there was nothing to mend."
     change = paired_ratio(base, aligned)
+    if not change.mean:
+        return f"The aligned generator makes as many defective sprite patches as the base: {row['base']:.1f}%."
     direction = "fewer" if change.mean > 0 else "more"
     clear = "clear of zero" if row["low"] * row["high"] > 0 else "not clear of zero"
     return (

@@ -69,6 +69,11 @@ def test_a_family_without_a_lone_first_frame_has_the_grid_of_its_latents(name: s
     assert make_network(name, causal=False).features(video, make_inputs()[1]).shape == (B, *FEATURES, FEATURE_WIDTH)
 
 
+def test_a_convolution_takes_any_width_that_heads_and_groups_divide() -> None:
+    spec = make_network("conv").spec.backbone.model_copy(update={"width": 40, "patch_size": 8})
+    assert BACKBONES["conv"](spec)(make_inputs()[0]).shape == (B, 3, 1, 3, 40)
+
+
 @pytest.mark.parametrize(
     ("frames", "rows", "columns", "cell"),
     [
@@ -84,7 +89,8 @@ def test_a_feature_sees_most_of_its_own_pixels(
     changed = video.clone()
     changed[:, :, frames, rows, columns] *= -1
     change = (network.features(changed, prompts) - network.features(video, prompts)).norm(dim=-1)[0]
-    assert tuple(int(i) for i in torch.unravel_index(change.argmax(), FEATURES)) == cell
+    assert change[cell] > 1.5 * change.mean()
+    assert (change > change[cell]).sum() < 3
 
 
 def test_padding_of_prompts_does_not_matter_and_prompts_do(network: RewardNetwork) -> None:
