@@ -1,14 +1,12 @@
 """The ruler of the embedded world: the true defects of a clip, from its caption and its pixels alone.
 
-The caption gives the attributes of every sprite, not where it is. The inspector searches all places, speeds
-and phases that a clean scene may have, renders the nearest clean clip, and measures how far the given clip is
-from it, patch by patch. `docs/world.md` says how well this is validated and what it cannot see.
+The caption gives the attributes of every sprite, not where it is. `fitting` finds the nearest clean clip; the inspector
+measures how far the given clip is from it, patch by patch. `docs/world.md` says how well this is validated and what
+it cannot see.
 """
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,320 +16,22 @@ from torch import Tensor
 
 from halovid.grid import LatentGeometry, PatchGrid, pool_pixels
 from halovid.world import render
-from halovid.world.scenes import (
-    COLOURS,
-    DRIFT,
-    FRAME_SIZE,
-    MOTIONS,
-    NUM_FRAMES,
-    PERIOD,
-    RADIUS,
-    SHAPES,
-    SPEED,
-    SWING,
-    TEXTURES,
-    SceneSpec,
-    SpriteSpec,
+from halovid.world.fitting import (
+    Fit,
+    crop_windows,
+    fit_background,
+    fit_clean,
+    local_peaks,
+    match_score,
+    search_kernels,
+    view_windows,
 )
+from halovid.world.scenes import COLOURS, FRAME_SIZE, NUM_FRAMES, SHAPES, TEXTURES, SceneSpec
 
-_CROP = 2 * math.ceil(RADIUS["big"][1] * render.PICTURE_REACH) + 1  # pixels, odd: room for the largest picture
-_COARSE = 2  # the search works on frames reduced by this factor
-_KERNEL = _CROP // _COARSE | 1  # reduced pixels, odd
-_MATCH_SCALE = 0.09  # mean squared colour error (in [0, 1] units) at which a match counts for nothing
-_LOST = 0.1  # quality of the match below which a sprite counts as not seen
-_STRANGE = 0.02  # mean squared difference from the background that is surely not background
-_HINT = 0.3  # worth of standing on something that is not background, against a perfect match
-_REACH = 2  # reduced pixels that a frame's own best match may lie from the path found for the whole clip
-
-
-@dataclass(frozen=True)
-class Fit:
-    """The nearest clean clip of each of B clips with N sprites.
-
-    frames: [B, F, 3, H, W] in [0, 1], the nearest clean rendering.
-    coverage: [B, N, F, H, W] in [0, 1], how much of each pixel each sprite covers, occlusion ignored.
-    path: [B, N, F, 2] sprite centres in pixels.  found: [B, N, F] in [0, 1], quality of the match there.
-    radius: [B, N] pixels.
-    """
-
-    frames: Tensor
-    coverage: Tensor
-    path: Tensor
-    found: Tensor
-    radius: Tensor
-
-
-def fit_clean(video: Tensor, specs: Sequence[SceneSpec]) -> Fit:
-    """The clean rendering nearest to each clip among all scenes that its caption allows.
-
-    Args:
-        video: [B, 3, F, H, W] in [-1, 1].
-        specs: what the caption of each clip says.
-    """
-    frames = (video.transpose(1, 2).float() + 1) / 2
-    background = _fit_background(frames, specs)
-    sprites = [sprite for spec in specs for sprite in spec.sprites]
-    pictures = render.pictures_of(sprites)
-    middle = torch.tensor([sum(RADIUS[sprite.size]) / 2 for sprite in sprites])
-    kernels = _kernels(pictures, middle)
-    strange = ((frames - background[:, None]).square().mean(2) / _STRANGE).clamp(max=1)
-    score = _match_score(frames, kernels) + _HINT * _overlap(strange, kernels)
-    paths = _locate(score, sprites, middle)
-    paths, radius = _polish(frames, background, pictures, sprites, paths, middle)
-    fit = _describe(frames, background, pictures, paths, radius)
-
-    lost = fit.found.mean(-1).flatten() < _LOST
-    if lost.any():  # look for a sprite that matches nowhere in the parts of the clip that nothing explains
-        known = fit.coverage.flatten(0, 1) * ~lost[:, None, None, None]
-        free = 1 - known.unflatten(0, fit.coverage.shape[:2]).amax(1)
-        score = score + _overlap(free * strange, kernels)
-        picked = [sprite for sprite, is_lost in zip(sprites, lost, strict=True) if is_lost]
-        paths[lost] = _locate(score[lost], picked, middle[lost])
-        fit = _describe(frames, background, pictures, paths, radius)
-    return fit
-
-
-def _describe(frames: Tensor, background: Tensor, pictures: Tensor, paths: Tensor, radius: Tensor) -> Fit:
-    """The clean clip with the sprites on `paths`, [n, F, 2], and how well each matches."""
-    shape = (len(frames), len(paths) // len(frames))
-    layers = render.place_pictures(pictures, paths, radius).unflatten(0, shape)
-    crops, local = _crop(frames, paths)
-    error = _crop_error(crops, render.place_pictures(pictures, local, radius, size=_CROP))
-    return Fit(
-        frames=render.composite(background[:, None].expand_as(frames), layers.transpose(0, 1)),
-        coverage=layers[:, :, :, 3],
-        path=paths.unflatten(0, shape),
-        found=(1 - error / _MATCH_SCALE).clamp(min=0).unflatten(0, shape),
-        radius=radius.unflatten(0, shape),
-    )
-
-
-def _locate(score: Tensor, sprites: Sequence[SpriteSpec], radius: Tensor) -> Tensor:
-    """The path of each sprite that collects the most of its score map: [n, F, 2] pixels."""
-    paths = torch.empty(len(sprites), NUM_FRAMES, 2)
-    for motion in MOTIONS:
-        chosen = [i for i, sprite in enumerate(sprites) if sprite.motion == motion]
-        if chosen:
-            found = _search_paths(score[chosen], motion, radius[chosen])
-            paths[chosen] = _refine_paths(score[chosen], motion, found)
-    return paths
-
-
-def _fit_background(frames: Tensor, specs: Sequence[SceneSpec]) -> Tensor:
-    """The graded background nearest to the median frame, sprites left out as outliers: [B, 3, H, W]."""
-    still = frames.median(dim=1).values
-    basis = render.background_basis().flatten(1)
-    colour = torch.stack([render.background_colour(spec.background) for spec in specs])
-    # brightness of each pixel in units of the backdrop's colour: 1 + slope . position wherever nothing stands
-    shade = torch.einsum("bchw,bc->bhw", still, colour) / colour.square().sum(1)[:, None, None]
-    shade = shade.flatten(1)
-    weight = torch.ones_like(shade)
-    slope = torch.zeros(len(specs), 2)
-    for _ in range(6):
-        weighted = weight[:, None] * basis[1:]
-        normal = weighted @ basis[1:].T
-        slope = torch.linalg.solve(normal, (weighted * (shade - 1)[:, None]).sum(-1))
-        error = shade - 1 - slope @ basis[1:]
-        weight = 1 / (1 + (error / 0.1).square()).square()
-    ramp = (1 + slope @ basis[1:]).unflatten(1, (FRAME_SIZE, FRAME_SIZE))
-    return (colour[:, :, None, None] * ramp[:, None]).clamp(0, 1)
-
-
-def _kernels(pictures: Tensor, radius: Tensor) -> Tensor:
-    """Each picture in the middle of a window, reduced for the search: premultiplied RGBA [n, 4, c, c]."""
-    centre = torch.full((len(pictures), 1, 2), _KERNEL / 2)
-    return render.place_pictures(pictures, centre, radius / _COARSE, size=_KERNEL)[:, 0]
-
-
-def _match_score(frames: Tensor, kernels: Tensor) -> Tensor:
-    """How well each sprite, put at each reduced pixel, matches: [B * N, F, H, W] in [0, 1].
-
-    From the mean squared colour error, as correlations: sum a (I - c)^2 = sum a I^2 - 2 sum (a c) I + sum a c^2.
-    """
-    colour, alpha = kernels[:, :3], kernels[:, 3:]
-    constant = (colour.square() / alpha.clamp(min=1e-3)).sum((1, 2, 3))
-    small = F.avg_pool2d(frames.flatten(0, 1), _COARSE).unflatten(0, frames.shape[:2])
-    signal = torch.cat([small.square().sum(2, keepdim=True), small], dim=2)
-    value = _correlate(signal, torch.cat([alpha, -2 * colour], dim=1))
-    cost = (value + constant[:, None, None, None]) / (3 * alpha.sum((1, 2, 3))[:, None, None, None])
-    return (1 - cost / _MATCH_SCALE).clamp(0, 1)
-
-
-def _overlap(mask: Tensor, kernels: Tensor) -> Tensor:
-    """Share of each sprite, put at each reduced pixel, that lies in a mask [B, F, H, W]: [B * N, F, H, W]."""
-    alpha = kernels[:, 3:]
-    return _correlate(F.avg_pool2d(mask, _COARSE)[:, :, None], alpha / alpha.sum((1, 2, 3), keepdim=True))
-
-
-def _correlate(signal: Tensor, kernels: Tensor) -> Tensor:
-    """Correlation of each clip's frames [B, F, C, H, W] with its own kernels [B * N, C, c, c]: [B * N, F, H, W]."""
-    per_clip = zip(signal, kernels.unflatten(0, (len(signal), -1)), strict=True)
-    return torch.cat([F.conv2d(frames, own, padding=_KERNEL // 2).transpose(0, 1) for frames, own in per_clip])
-
-
-@functools.cache
-def _hypotheses(motion: str) -> tuple[Tensor, Tensor]:
-    """Offsets from the start for all speeds and phases tried: [H, F, 2] pixels; and the basis of that motion.
-
-    The basis [K, F, 2] spans the displacements of the motion, so that a path is start + weights @ basis.
-    """
-    frames = torch.arange(NUM_FRAMES)
-    angle = 2 * math.pi * frames / PERIOD
-    zero = torch.zeros(NUM_FRAMES)
-    if motion in DRIFT:
-        basis = (frames[:, None] * torch.tensor(DRIFT[motion]))[None]
-        weights = torch.linspace(*SPEED, 8)[:, None]
-        return torch.einsum("hk,kfd->hfd", weights, basis), basis
-    wave = {"sways": (angle.cos(), -angle.sin()), "bobs": (angle.sin(), angle.cos())}
-    if motion == "orbits":
-        basis = torch.stack([torch.stack([angle.cos(), angle.sin()], -1), torch.stack([-angle.sin(), angle.cos()], -1)])
-    else:
-        pairs = [(w, zero) if motion == "sways" else (zero, w) for w in wave[motion]]
-        basis = torch.stack([torch.stack(pair, -1) for pair in pairs])
-    phase = torch.arange(16) * 2 * math.pi / 16
-    amplitude = torch.linspace(*SWING, 3)
-    weights = torch.cartesian_prod(amplitude, phase)
-    weights = torch.stack([weights[:, 0] * weights[:, 1].cos(), weights[:, 0] * weights[:, 1].sin()], -1)
-    return torch.einsum("hk,kfd->hfd", weights, basis), basis
-
-
-def _search_paths(score: Tensor, motion: str, radius: Tensor) -> Tensor:
-    """The path of greatest total score over all starts, speeds and phases: [n, F, 2] pixels.
-
-    The sum of shifted score maps is taken in the Fourier domain, so shifts need not be whole pixels.
-    """
-    size = score.shape[-1]
-    offsets = _hypotheses(motion)[0] / _COARSE
-    spectrum = torch.fft.rfft2(score).flatten(2)  # [n, F, K]
-    rows = torch.fft.fftfreq(size)[:, None]
-    columns = torch.fft.rfftfreq(size)[None]
-    turn = offsets[..., 0, None, None] * columns + offsets[..., 1, None, None] * rows
-    shift = torch.polar(torch.ones(()), 2 * math.pi * turn.flatten(2))  # [H, F, K]
-    total = torch.einsum("nfk,hfk->nhk", spectrum, shift).unflatten(2, (size, -1))
-    total = torch.fft.irfft2(total, s=(size, size))  # [n, H, rows, columns]
-    axis = torch.arange(size)
-    low = radius[:, None, None] / _COARSE - 1 - offsets.min(1).values  # sprites stay inside the frame
-    high = size - radius[:, None, None] / _COARSE - offsets.max(1).values
-    inside = (axis >= low[..., None]) & (axis <= high[..., None])  # [n, H, 2, 64]
-    allowed = inside[:, :, 1, :, None] & inside[:, :, 0, None, :]
-    best = total.masked_fill(~allowed, -torch.inf).flatten(1).argmax(1)
-    hypothesis, row, column = torch.unravel_index(best, total.shape[1:])
-    return (torch.stack([column, row], -1)[:, None] + 0.5 + offsets[hypothesis]) * _COARSE
-
-
-def _refine_paths(score: Tensor, motion: str, paths: Tensor) -> Tensor:
-    """The paths moved to the best matches of the single frames near them, by robust least squares."""
-    _, basis = _hypotheses(motion)
-    design = torch.cat([torch.eye(2)[:, None].expand(2, NUM_FRAMES, 2), basis]).flatten(1)  # [2 + K, F * 2]
-    for _ in range(3):
-        peaks, quality = _local_peaks(score, paths, _REACH)
-        weight = quality
-        for _ in range(3):
-            repeated = weight[..., None].expand(-1, -1, 2).flatten(1)
-            normal = torch.einsum("kp,np,lp->nkl", design, repeated, design) + 1e-4 * torch.eye(len(design))
-            moment = torch.einsum("kp,np->nk", design, repeated * (peaks - paths).flatten(1))
-            change = torch.linalg.solve(normal, moment) @ design
-            moved = paths + change.unflatten(1, (NUM_FRAMES, 2))
-            weight = quality / (1 + ((peaks - moved).norm(dim=-1) / 0.5).square())
-        paths = moved
-    return paths
-
-
-def _local_peaks(score: Tensor, paths: Tensor, reach: int) -> tuple[Tensor, Tensor]:
-    """The best match of each frame within `reach` reduced pixels of the path, and its score.
-
-    Returns:
-        [n, F, 2] in pixels, to a fraction of one, and [n, F].
-    """
-    size = score.shape[-1]
-    steps = torch.arange(-reach, reach + 1)
-    near = (paths / _COARSE - 0.5).round().long()
-    columns = (near[..., 0, None] + steps).clamp(0, size - 1)
-    rows = (near[..., 1, None] + steps).clamp(0, size - 1)
-    first = torch.arange(len(score))[:, None, None, None]
-    second = torch.arange(NUM_FRAMES)[None, :, None, None]
-    window = score[first, second, rows[..., :, None], columns[..., None, :]]  # [n, F, side, side]
-    top = window.flatten(2).max(-1).values
-    weight = (window - 0.9 * top[..., None, None]).clamp(min=0) + 1e-9  # centroid of the peak's cap
-    total = weight.sum((-1, -2))
-    x = (weight.sum(-2) * columns).sum(-1) / total + 0.5
-    y = (weight.sum(-1) * rows).sum(-1) / total + 0.5
-    return torch.stack([x, y], -1) * _COARSE, top
-
-
-def _polish(
-    frames: Tensor, background: Tensor, pictures: Tensor, sprites: Sequence[SpriteSpec], paths: Tensor, radius: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Paths and radii moved to the nearest clean rendering by robust Gauss-Newton steps on the pixels.
-
-    A path may change its start, speed, amplitude and phase, a radius within its range; a pixel that no clean
-    sprite explains (a defect, a neighbour) loses its weight.
-    """
-    bases = [_hypotheses(sprite.motion)[1] for sprite in sprites]
-    drifts = torch.eye(2)[:, None].expand(2, NUM_FRAMES, 2)
-    moves = torch.stack(  # [n, 4, F, 2]: two directions, then the motion's own one or two
-        [torch.cat([drifts, basis, torch.zeros(2 - len(basis), NUM_FRAMES, 2)]) for basis in bases]
-    )
-    low, high = torch.tensor([RADIUS[sprite.size] for sprite in sprites]).T
-    behind = background[:, None].expand_as(frames)
-    clips = torch.arange(len(sprites)) // (len(sprites) // len(frames))
-    times = torch.arange(0, NUM_FRAMES, 2)  # every other frame tells a path of five numbers well enough
-    seen = moves[:, :, times]
-    for _ in range(4):
-        crops, local = _crop(frames, paths[:, times], clips, times.expand(len(sprites), -1))
-        backdrop, _ = _crop(behind, paths[:, times], clips, times.expand(len(sprites), -1))
-
-        view = functools.partial(_view, pictures, backdrop)
-        now, step = view(local, radius), 0.25
-        error = crops - now
-        by_place = (
-            torch.stack([view(local + shift, radius) - now for shift in step * torch.eye(2)], 2) / step
-        )  # [n, F, 2, 3, c, c]
-        by_radius = (view(local, radius + step) - now) / step
-        slopes = torch.cat([torch.einsum("nkfd,nfdchw->nkfchw", seen, by_place), by_radius[:, None]], 1)
-        weight = (1 / (1 + error.square().sum(2, keepdim=True) / 0.06).square()).expand_as(error).flatten(1)
-        flat = slopes.flatten(2)
-        normal = torch.einsum("nkp,np,nlp->nkl", flat, weight, flat)
-        normal = normal + torch.diag_embed(normal.diagonal(dim1=1, dim2=2) * 0.01 + 1e-3)
-        change = torch.linalg.solve(normal, torch.einsum("nkp,np->nk", flat, weight * error.flatten(1)))
-        paths = paths + torch.einsum("nk,nkfd->nfd", change[:, :4], moves).clamp(-1, 1)
-        radius = (radius + change[:, 4].clamp(-1, 1)).clamp(low, high)
-    return paths, radius
-
-
-def _view(pictures: Tensor, backdrop: Tensor, local: Tensor, radius: Tensor) -> Tensor:
-    """Windows as they look with each sprite at its places: [n, K, 3, crop, crop]."""
-    layer = render.place_pictures(pictures, local, radius, size=_CROP)
-    return layer[:, :, :3] + (1 - layer[:, :, 3:]) * backdrop
-
-
-def _crop(
-    frames: Tensor, paths: Tensor, clips: Tensor | None = None, times: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Windows around points, [n, K, 3, crop, crop], and each point's place in its window, [n, K, 2].
-
-    Args:
-        frames: [B, F, 3, H, W].
-        paths: [n, K, 2] pixels.
-        clips: [n] the clip of each path; in order and equally many of each when left out.
-        times: [n, K] the frame of each point; all frames when left out.
-    """
-    pad = _CROP // 2
-    padded = F.pad(frames, (pad, pad, pad, pad)).permute(0, 1, 3, 4, 2)
-    corner = paths.floor().long().clamp(0, FRAME_SIZE - 1)
-    axis = torch.arange(_CROP)
-    rows, columns = corner[..., 1, None] + axis, corner[..., 0, None] + axis
-    clips = torch.arange(len(paths)) // (len(paths) // len(frames)) if clips is None else clips
-    times = torch.arange(NUM_FRAMES).expand(len(paths), -1) if times is None else times
-    crops = padded[clips[:, None, None, None], times[..., None, None], rows[..., :, None], columns[..., None, :]]
-    return crops.permute(0, 1, 4, 2, 3), paths - corner + pad
-
-
-def _crop_error(crops: Tensor, layer: Tensor) -> Tensor:
-    """Mean squared colour error of each sprite at its place in each frame: [n, F]."""
-    alpha = layer[:, :, 3:]
-    error = (alpha * crops - layer[:, :, :3]).square() / alpha.clamp(min=1e-2)
-    return error.sum((2, 3, 4)) / (3 * alpha.sum((2, 3, 4)))
+GEOMETRY = LatentGeometry(temporal_stride=4, spatial_stride=8, causal_first_frame=True)
+DEFECT_THRESHOLD = 0.05  # above the error of the packaged VAE, below what a person notices; docs/world.md
+_PRESENT = 0.35  # quality of the match in a sprite's best frames from which it counts as there
+_BEST_FRAMES = 5  # frames in which a sprite is seen best: what judges its colour and shape
 
 
 @dataclass(frozen=True)
@@ -358,12 +58,6 @@ class Inspection:
     def defective(self) -> Tensor:
         """[B, t, h, w] bool."""
         return self.patch_defects > DEFECT_THRESHOLD
-
-
-GEOMETRY = LatentGeometry(temporal_stride=4, spatial_stride=8, causal_first_frame=True)
-DEFECT_THRESHOLD = 0.05  # above the error of the packaged VAE, below what a person notices; docs/world.md
-_PRESENT = 0.35  # quality of the match in a sprite's best frames from which it counts as there
-_BEST_FRAMES = 5  # frames in which a sprite is seen best: what judges its colour and shape
 
 
 @torch.no_grad()
@@ -430,13 +124,13 @@ def _recognise(frames: Tensor, fit: Fit, specs: Sequence[SceneSpec]) -> tuple[Te
     best = fit.found.flatten(0, 1).topk(_BEST_FRAMES, dim=1)
     clips = torch.arange(len(sprites)) // len(specs[0].sprites)
     paths = torch.gather(fit.path.flatten(0, 1), 1, best.indices[..., None].expand(-1, -1, 2))
-    crops, local = _crop(frames, paths, clips, best.indices)
-    backdrop = _fit_background(frames, specs)
-    behind, _ = _crop(backdrop[:, None].expand_as(frames), paths, clips, best.indices)
+    crops, local = crop_windows(frames, paths, clips, best.indices)
+    backdrop = fit_background(frames, specs)
+    behind, _ = crop_windows(backdrop[:, None].expand_as(frames), paths, clips, best.indices)
     radius = fit.radius.flatten()
 
     def error(pictures: Tensor) -> Tensor:
-        return (_view(pictures, behind, local, radius) - crops).square().clamp(max=0.2).sum((1, 2, 3, 4))
+        return (view_windows(pictures, behind, local, radius) - crops).square().clamp(max=0.2).sum((1, 2, 3, 4))
 
     shape = torch.tensor([SHAPES.index(sprite.shape) for sprite in sprites])
     texture = torch.tensor([TEXTURES.index(sprite.texture) for sprite in sprites])
@@ -455,9 +149,9 @@ def _recognise(frames: Tensor, fit: Fit, specs: Sequence[SceneSpec]) -> tuple[Te
 def _seen_motion(frames: Tensor, fit: Fit, specs: Sequence[SceneSpec]) -> Tensor:
     """Mean speed in pixels per frame of the places where each sprite is seen best, whatever path is right: [B]."""
     sprites = [sprite for spec in specs for sprite in spec.sprites]
-    kernels = _kernels(render.pictures_of(sprites), fit.radius.flatten())
-    score = _match_score(frames, kernels)
-    peaks, quality = _local_peaks(score, fit.path.flatten(0, 1), reach=3)
+    kernels = search_kernels(render.pictures_of(sprites), fit.radius.flatten())
+    score = match_score(frames, kernels)
+    peaks, quality = local_peaks(score, fit.path.flatten(0, 1), reach=3)
     seen = (quality[:, 1:] > 0.2) & (quality[:, :-1] > 0.2)
     speed = (peaks[:, 1:] - peaks[:, :-1]).norm(dim=-1) * seen
     return (speed.sum(1) / seen.sum(1).clamp(min=1)).unflatten(0, (len(specs), -1)).mean(1)
