@@ -21,7 +21,7 @@ Split = Literal["train", "heldout"]
 class Section(BaseModel):
     """A part of the configuration: immutable, and a misspelt key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class PromptsConfig(Section):
@@ -90,6 +90,8 @@ class RewardConfig(Section):
         extra = set(self.patch_aspects) - set(self.aspects)
         if extra:
             raise ValueError(f"patch_aspects {sorted(extra)} are not among aspects {list(self.aspects)}")
+        if self.backbone == "conv" and self.patch_size & (self.patch_size - 1):
+            raise ValueError(f"patch_size {self.patch_size} must be a power of two for the conv backbone, which halves")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
         return self
@@ -208,6 +210,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
         raise InputError(f"the recipe {path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise InputError(f"the recipe {path} must be a mapping of sections, found {type(raw).__name__}")
+    raw = {section: entries for section, entries in raw.items() if entries is not None}
     for override in overrides:
         _apply_override(raw, override)
     for stage in ("generate", "evaluate"):

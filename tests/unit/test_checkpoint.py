@@ -15,7 +15,7 @@ from torch import nn
 import halovid.checkpoint
 from halovid.checkpoint import load_checkpoint, save_checkpoint
 
-quick = settings(max_examples=30, deadline=None, derandomize=True)
+quick = settings(max_examples=20, deadline=None, derandomize=True)
 # keys that look alike as text, or hold the separators and words of the file's own layout
 keys = st.sampled_from(["a", "b", "a/b", "0", "1", "tensor", "dict", ""]) | st.integers(0, 1)
 leaves = st.integers(-9, 9) | st.floats(-9, 9) | st.text(max_size=3) | st.booleans() | st.none()

@@ -17,12 +17,18 @@ from halovid.world.captions import parse_caption
 
 EMOJI = "a dancing 👨‍👩‍👧 family 🎉"
 MIXED = ["a red ball", "", "  \t", "bell \x07 rings", EMOJI, "x" * (MAX_CHARACTERS + 1), "\ud55c\uad6d, עברית"]
-quick = settings(max_examples=40, deadline=None, derandomize=True)
-# what a prompt may hold, commas, quotes and exotic line ends included
-signs = st.sampled_from("ab ,\"'\u2028\u2029\N{NO-BREAK SPACE}\N{PARTY POPPER}") | st.characters(
-    exclude_categories=("Cc", "Cs")
-)
-texts = st.text(signs, min_size=1, max_size=12).filter(lambda text: text.strip() != "")
+quick = settings(max_examples=25, deadline=None, derandomize=True)
+# what a prompt may hold: quotes and commas of tables, line ends that are none of ours, joined emoji
+signs = [
+    *"ab ,;\"'\\",
+    "\u2028",
+    "\u2029",
+    "\N{NO-BREAK SPACE}",
+    "\N{ZERO WIDTH JOINER}",
+    "\N{PARTY POPPER}",
+    "\U0001f468",
+]
+texts = st.lists(st.sampled_from(signs), min_size=1, max_size=9).map("".join).filter(lambda text: text.strip() != "")
 
 
 def write(path: Path, prompts: list[str]) -> Path:
@@ -57,10 +63,11 @@ def test_usable_prompts_are_kept_and_others_listed(name: str, tmp_path: Path) ->
     assert len(blank) == (2 if name in ("a.jsonl", "a.csv") else 0)  # blank lines of a text are no prompts
 
 
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv"])
 @quick
-@given(st.lists(texts, min_size=1, max_size=5), st.sampled_from([".txt", ".jsonl", ".csv"]))
+@given(st.lists(texts, min_size=1, max_size=4))
 def test_every_text_comes_back_stripped(
-    tmp_path_factory: pytest.TempPathFactory, prompts: list[str], suffix: str
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, prompts: list[str]
 ) -> None:
     path = write(tmp_path_factory.mktemp("prompts") / f"a{suffix}", prompts)
     assert read(path) == ([text.strip() for text in prompts], {})
