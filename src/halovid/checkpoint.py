@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from halovid.files import atomic_path
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Writes a nested state of dicts, lists, tensors and JSON values; a reader never sees half a file."""
     tensors: dict[str, Tensor] = {}
-    skeleton = _detach(state, "", tensors)
+    skeleton = _detach(state, tensors)
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"state": json.dumps(skeleton)})
 
@@ -36,20 +36,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             skeleton = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except Exception as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a readable checkpoint ({error}); delete it to start again") from error
     return _attach(skeleton, tensors)
 
 
-def _detach(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """The value with every tensor replaced by a reference to its name in `tensors`."""
+def _detach(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The value with every tensor replaced by a reference to its number in `tensors`."""
     if isinstance(value, Tensor):
+        name = str(len(tensors))  # not its path: two paths can read alike, as {"a": {"b": x}, "a/b": y}
         tensors[name] = value.detach().contiguous().clone()
         return {"tensor": name}
     if isinstance(value, dict):  # a list of pairs, since JSON keys are strings and optimisers count parameters
-        return {"dict": [[key, _detach(item, f"{name}/{key}", tensors)] for key, item in value.items()]}
+        return {"dict": [[key, _detach(item, tensors)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
-        return [_detach(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]
+        return [_detach(item, tensors) for item in value]
     return value
 
 

@@ -23,6 +23,16 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_empty_sections(cls, raw: Any) -> Any:
+        """A section whose entries are all commented out is null in YAML: it counts as left out."""
+        if not isinstance(raw, dict):
+            return raw
+        known = cls.model_fields
+        empty = {key for key in known if raw.get(key, 0) is None and _fields(known[key].annotation)}
+        return {key: value for key, value in raw.items() if key not in empty}
+
 
 class PromptsConfig(Section):
     """Where prompts come from: a file (.txt: one a line; .jsonl, .csv: a `prompt` column), or the embedded world."""
@@ -210,7 +220,6 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
         raise InputError(f"the recipe {path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise InputError(f"the recipe {path} must be a mapping of sections, found {type(raw).__name__}")
-    raw = {section: entries for section, entries in raw.items() if entries is not None}
     for override in overrides:
         _apply_override(raw, override)
     for stage in ("generate", "evaluate"):
@@ -240,7 +249,9 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     *parents, last = dotted.split(".")
     place = raw
     for parent in parents:
-        place = place.setdefault(parent, {})
+        if place.get(parent) is None:
+            place[parent] = {}
+        place = place[parent]
         if not isinstance(place, dict):
             raise InputError(f"override {override!r}: {parent!r} is a value, not a section")
     try:

@@ -18,7 +18,7 @@ from torch import Tensor
 from halovid.grid import PatchGrid, pool_cells
 
 
-@validated_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@validated_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class GranDPOOptions:
     """The dials of Gran-DPO.
 

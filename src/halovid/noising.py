@@ -15,7 +15,7 @@ from torch import Tensor
 WeightScheme = Literal["constant", "flow_dpo"]
 
 
-@validated_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@validated_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class SigmaSampling:
     """How training draws noise levels.
 

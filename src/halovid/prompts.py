@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,28 +61,33 @@ def _world_prompts(config: PromptsConfig) -> list[Prompt]:
     return prompts
 
 
-def _read_texts(path: Path) -> list[str]:
-    """The prompt texts of a .txt, .jsonl or .csv file, blank lines left out."""
+def _read_texts(path: Path) -> list[Any]:
+    """The prompts of a .txt, .jsonl or .csv file, blank lines left out; a row may hold something else than a text."""
     try:
         content = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".jsonl":
-            return [str(json.loads(line)["prompt"]) for line in content.splitlines() if line.strip()]
+        if path.suffix == ".jsonl":  # split at newlines only: JSON texts may hold other line separators
+            return [json.loads(line)["prompt"] for line in content.split("\n") if line.strip()]
         if path.suffix == ".csv":
-            return [row["prompt"] for row in csv.DictReader(content.splitlines())]
+            csv.field_size_limit(len(content) + 1)  # a cell that is too long is refused by name, with the others
+            return [row["prompt"] for row in csv.DictReader(io.StringIO(content, newline=""))]
     except OSError as error:
         raise InputError(f"can't read the prompt file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"the prompt file {path} is not UTF-8 text ({error})") from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, csv.Error, KeyError, TypeError) as error:
         raise InputError(f"every row of {path} needs a `prompt` ({error!r})") from error
     return [line for line in content.split("\n") if line.strip()]
 
 
-def _problem(text: str) -> str | None:
+def _problem(text: Any) -> str | None:
     """Why a prompt can't be used, or None."""
-    if not text or not text.strip():
+    if text is None or text == "":
+        return "empty"
+    if not isinstance(text, str):
+        return f"not a text but {type(text).__name__}"
+    if not text.strip():
         return "empty"
     if len(text) > MAX_CHARACTERS:
         return f"{len(text)} characters long, at most {MAX_CHARACTERS} are read"
-    control = sorted({f"U+{ord(c):04X}" for c in text.strip() if unicodedata.category(c) == "Cc"})
+    control = sorted({f"U+{ord(c):04X}" for c in text.strip() if unicodedata.category(c) in ("Cc", "Cs")})
     return f"contains control characters ({', '.join(control[:5])})" if control else None

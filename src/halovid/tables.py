@@ -54,6 +54,10 @@ METRICS = _schema(
 
 def rows_to_table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     """A table of `rows` in the given schema; every row must have every column."""
+    columns = set(schema.names)
+    for row in rows:
+        if row.keys() != columns:
+            raise ValueError(f"a row's columns differ from those of the table in {sorted(row.keys() ^ columns)}")
     return pa.Table.from_pylist(list(rows), schema=schema)
 
 
@@ -79,7 +83,10 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
             f"{path} is not a readable Parquet file ({error}); run the stage that writes it again"
         ) from error
     metadata = table.schema.metadata or {}
-    found = (metadata.get(b"halovid.table", b"?").decode(), metadata.get(b"halovid.version", b"?").decode())
+    found = (
+        metadata.get(b"halovid.table", b"?").decode(errors="replace"),
+        metadata.get(b"halovid.version", b"?").decode(errors="replace"),
+    )
     if found != (name, VERSION):
         raise InputError(
             f"{path} holds table {found[0]!r} version {found[1]!r}; this halovid reads {name!r} version {VERSION!r}. "
@@ -88,7 +95,10 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     missing = set(schema.names) - set(table.column_names)
     if missing:
         raise InputError(f"{path} lacks the columns {sorted(missing)} of table {name!r}")
-    return table.select(schema.names)
+    try:
+        return table.select(schema.names).cast(schema)
+    except pa.ArrowException as error:
+        raise InputError(f"{path} holds columns of another type than table {name!r} ({error})") from error
 
 
 def patch_matrix(table: pa.Table, column: str) -> np.ndarray:

@@ -95,6 +95,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(
         ({"reward": {"backbone": "conv", "patch_size": 6}}, "reward", "patch_size 6 must be a power of two"),
         ({"seed": float("nan")}, "seed", "nan"),
         ({"align": {"learning_rate": float("inf")}}, "align.learning_rate", "inf"),
+        ({"align": {"loss": {"beta_patch": float("inf")}}}, "align.loss.beta_patch", "inf"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_place(raw: dict[str, Any], place: str, value: str) -> None:
@@ -142,6 +143,13 @@ def test_a_section_without_entries_counts_as_left_out(tmp_path: Path) -> None:
     path = recipe(tmp_path, "seed: 1\nalign:\n")
     assert load_config(path).align == RunConfig().align
     assert load_config(path, ("align.steps=3",)).align.steps == 3
+    path = recipe(tmp_path, "align:\n  loss:\n  ema: 0.5\nevaluate:\n  prompts:\n")
+    assert load_config(path).align.loss == GranDPOOptions()
+    assert load_config(path).align.ema == 0.5
+    assert load_config(path).evaluate == RunConfig().evaluate
+    assert load_config(path, ("align.loss.tie=0.5",)).align.loss.tie == 0.5
+    with pytest.raises(InputError, match=r"align\.steps: got None"):
+        load_config(recipe(tmp_path, "align:\n  steps:\n"))
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class ConvBackbone(nn.Module):
         super().__init__()
         self._lead = spec.temporal_stride - 1 if spec.causal_first_frame else 0
         halvings = spec.patch_size.bit_length() - 1
-        widths = [max(16, spec.width >> (halvings - k)) for k in range(1, halvings + 1)]
+        widths = [max(16, (spec.width >> (halvings - k)) // 8 * 8) for k in range(1, halvings + 1)]
         layers: list[nn.Module] = []
         inputs = 3
         for width in widths:

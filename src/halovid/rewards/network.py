@@ -47,7 +47,7 @@ class RewardNetwork(nn.Module):
         """[B, T', h', w', D] of clips [B, 3, F, H, W] and prompts [B, L, D'], whose zero rows are padding."""
         grid = self.backbone(video)
         empty = (prompt_embeds == 0).all(-1)
-        kept = int((~empty).sum(1).max())
+        kept = max(1, int((~empty).sum(1).max()))
         prompt = self.prompt_projection(prompt_embeds[:, :kept])
         mixed = self.prompt_mixer(grid.flatten(1, 3), prompt, memory_key_padding_mask=empty[:, :kept])
         return self.norm(mixed).unflatten(1, grid.shape[1:4])
@@ -86,6 +86,6 @@ def load_reward(folder: Path) -> RewardNetwork:
         spec = RewardSpec.model_validate_json((folder / "reward.json").read_text(encoding="utf-8"))
         network = RewardNetwork(spec)
         network.load_state_dict(load_file(folder / "reward.safetensors"))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError) as error:
         raise InputError(f"{folder} holds no readable reward model ({error}); run `halovid reward` again") from error
     return network.eval().requires_grad_(False)

@@ -5,6 +5,7 @@ An exhaustive search for the path of each sprite on reduced frames, then robust 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ _CROP = 2 * math.ceil(RADIUS["big"][1] * render.PICTURE_REACH) + 1  # pixels, od
 _COARSE = 2  # the search works on frames reduced by this factor
 _KERNEL = _CROP // _COARSE | 1  # reduced pixels, odd
 _MATCH_SCALE = 0.09  # mean squared colour error (in [0, 1] units) at which a match counts for nothing
+_DOUBTFUL = 0.85  # and below which it is looked for again behind the sprites in front of it
 _LOST = 0.1  # quality of the match below which a sprite counts as not seen
 _STRANGE = 0.02  # mean squared difference from the background that is surely not background
 _HINT = 0.3  # worth of standing on something that is not background, against a perfect match
@@ -82,7 +84,35 @@ def fit_clean(video: Tensor, specs: Sequence[SceneSpec]) -> Fit:
         picked = [sprite for sprite, is_lost in zip(sprites, lost, strict=True) if is_lost]
         paths[lost] = _locate(score[lost], picked, middle[lost])
         fit = _describe(frames, background, pictures, paths, radius)
-    return fit
+
+    hidden = _look_behind(frames, strange, kernels, sprites, middle, fit)
+    paths, radius = _polish(frames, background, pictures, sprites, hidden, fit.radius.flatten())
+    return _nearer(frames, fit, _describe(frames, background, pictures, paths, radius))
+
+
+def _look_behind(
+    frames: Tensor, strange: Tensor, kernels: Tensor, sprites: Sequence[SpriteSpec], radius: Tensor, fit: Fit
+) -> Tensor:
+    """The paths, [B * N, F, 2], when what stands in front of a sprite that matches badly is not held against it."""
+    paths = fit.path.flatten(0, 1).clone()
+    clips, own = torch.nonzero(fit.found.mean(-1) < _DOUBTFUL).T
+    if len(clips):
+        in_front = torch.arange(fit.path.shape[1]) > own[:, None]
+        seen = 1 - (fit.coverage[clips] * in_front[:, :, None, None, None]).amax(1)  # [n, F, H, W]
+        rows = clips * fit.path.shape[1] + own
+        score = _visible_score(frames[clips], seen, kernels[rows]) + _HINT * _overlap(
+            seen * strange[clips], kernels[rows]
+        )
+        paths[rows] = _locate(score, [sprites[row] for row in rows.tolist()], radius[rows])
+    return paths
+
+
+def _nearer(frames: Tensor, first: Fit, second: Fit) -> Fit:
+    """For each clip the fit whose rendering is nearer."""
+    errors = [(fit.frames - frames).square().mean((1, 2, 3, 4)) for fit in (first, second)]
+    take = errors[1] < errors[0]
+    pairs = [(getattr(first, field.name), getattr(second, field.name)) for field in dataclasses.fields(Fit)]
+    return Fit(*(torch.where(take.view(-1, *[1] * (old.ndim - 1)), new, old) for old, new in pairs))
 
 
 def _describe(frames: Tensor, background: Tensor, pictures: Tensor, paths: Tensor, radius: Tensor) -> Fit:
@@ -149,6 +179,19 @@ def match_score(frames: Tensor, kernels: Tensor) -> Tensor:
     value = _correlate(signal, torch.cat([alpha, -2 * colour], dim=1))
     cost = (value + constant[:, None, None, None]) / (3 * alpha.sum((1, 2, 3))[:, None, None, None])
     return (1 - cost / _MATCH_SCALE).clamp(0, 1)
+
+
+def _visible_score(frames: Tensor, seen: Tensor, kernels: Tensor) -> Tensor:
+    """`match_score` of one sprite per clip from the pixels `seen` [n, F, H, W], times the share of it that they are."""
+    colour, alpha = kernels[:, :3], kernels[:, 3:]
+    constant = (colour.square() / alpha.clamp(min=1e-3)).sum(1, keepdim=True)
+    small = F.avg_pool2d(frames.flatten(0, 1), _COARSE).unflatten(0, frames.shape[:2])
+    mask = F.avg_pool2d(seen, _COARSE)[:, :, None]
+    signal = torch.cat([mask * small.square().sum(2, keepdim=True), mask * small, mask], dim=2)
+    value = _correlate(signal, torch.cat([alpha, -2 * colour, constant], dim=1))
+    visible = _correlate(mask, alpha)
+    score = (1 - value / (3 * visible.clamp(min=1e-3)) / _MATCH_SCALE).clamp(0, 1)
+    return score * visible / alpha.sum((1, 2, 3))[:, None, None, None]
 
 
 def _overlap(mask: Tensor, kernels: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from halovid.world.inspector import (
     inspect,
     patch_distance,
 )
-from halovid.world.render import render_scene, sprite_layers
+from halovid.world.render import composite, render_background, render_scene, sprite_layers, to_video
 from halovid.world.scenes import COLOURS, SHAPES, Scene, SceneSpec, sample_scene
 
 NUM_SCENES = 24
@@ -68,6 +68,11 @@ def test_it_finds_the_defective_patches(exam: Exam) -> None:
     assert (found & truth).sum() / truth.sum() > 0.9
     assert (found & ~truth).sum() / (~truth).sum() < 0.05
     assert torch.equal(found, exam.of_corrupted.patch_defects > DEFECT_THRESHOLD)
+
+
+def test_it_raises_no_false_alarm_on_clean_clips(exam: Exam) -> None:
+    assert exam.of_clean.defective.float().mean() <= 0.01
+    assert exam.of_clean.patch_defects.mean() < 0.005
 
 
 def test_it_finds_paths_and_sizes_of_clean_clips(exam: Exam) -> None:
@@ -122,6 +127,17 @@ def test_one_wrong_word_is_mostly_noticed(attribute: str, values: tuple[str, ...
     right = (found.colour_right if attribute == "colour" else found.shape_right).float().mean(0)
     assert right[2] < 0.15  # a ring is taken for a triangle now and then
     assert right[[0, 1, 3]].min() > 0.85
+
+
+def test_a_missing_sprite_is_neither_right_in_colour_nor_in_shape(exam: Exam) -> None:
+    clips = []
+    for scene in exam.scenes[:8]:
+        background = render_background(scene.spec.background, scene.slope)
+        clips.append(to_video(composite(background, sprite_layers(scene)[1:])))
+    found = inspect(torch.stack(clips), exam.specs[:8], GRID)
+    assert not (found.colour_right | found.shape_right)[:, 0].any()
+    assert (found.colour_right & found.shape_right)[:, 1:].float().mean() > 0.9
+    assert found.found[:, 0].mean() < 0.2 < 0.8 < found.found[:, 1:].mean()
 
 
 def test_flicker_is_told_from_a_steady_defect() -> None:
