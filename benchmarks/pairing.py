@@ -1,6 +1,6 @@
 """Time and memory of pairing 100,000 clips with 64 patches each.
 
-    python benchmarks/pairing.py [--clips 100000] [--strategy best_worst]
+python benchmarks/pairing.py [--clips 100000] [--strategy best_worst]
 """
 
 from __future__ import annotations

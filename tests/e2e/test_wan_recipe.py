@@ -115,4 +115,4 @@ def test_evaluation_and_report_claim_no_truth_that_nobody_knows(aligned: Path, a
     measures = {row["measure"] for row in pq.read_table(aligned / "evaluate" / "metrics.parquet").to_pylist()}
     assert "flow warp error" in measures
     assert not {name for name in measures if "defect" in name}
-    assert "No truth was measured" in (aligned / "report" / "report.html").read_text(encoding="utf-8")
+    assert "The truth was not compared" in (aligned / "report" / "report.html").read_text(encoding="utf-8")
