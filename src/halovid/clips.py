@@ -72,9 +72,9 @@ def sample_clips(
 
 
 class ClipFolder:
-    """Reads what `sample_clips` wrote."""
+    """Reads what `sample_clips` wrote; clips come as `size` says: frames, height, width."""
 
-    def __init__(self, folder: Path, size: tuple[int, int]) -> None:
+    def __init__(self, folder: Path, size: tuple[int, int, int]) -> None:
         self.folder, self._size = folder, size
         self.rows: list[Row] = read_table(folder / "clips.parquet", CLIPS).to_pylist()
         try:
@@ -85,8 +85,12 @@ class ClipFolder:
             ) from error
 
     def video(self, row: Row) -> Tensor:
-        """[3, F, H, W] in [-1, 1]; InputError when the file can't be read."""
-        return read_video(self.folder / row["video"], self._size)
+        """[3, F, H, W] in [-1, 1]; InputError when the file can't be read or has another number of frames."""
+        path = self.folder / row["video"]
+        video = read_video(path, self._size[1:])
+        if video.shape[1] != self._size[0]:
+            raise InputError(f"{path} has {video.shape[1]} frames, the recipe's clips have {self._size[0]}")
+        return video
 
     def readable(self, rows: Sequence[Row], skip: Callable[[str, str], None]) -> tuple[list[Row], Tensor | None]:
         """The rows whose clips can be read and these clips, [B, 3, F, H, W]; `skip` is told of the others."""

@@ -68,7 +68,8 @@ class GenerateConfig(Section):
 class JudgeConfig(Section):
     """Who labels the candidates."""
 
-    judge: Literal["inspector", "simulated"] = "simulated"
+    judge: Literal["inspector", "simulated", "table"] = "simulated"
+    labels: Path | None = Field(None, description="table: Parquet or JSON Lines file of labels that exist already")
     error_rate: float = Field(0.1, ge=0, le=1, description="simulated: share of ratings replaced by a random one")
     noise: float = Field(0.5, ge=0, description="simulated: standard deviation added before rounding to 1..5")
 
@@ -190,24 +191,28 @@ class RunConfig(Section):
     report: ReportConfig = ReportConfig()
 
     @property
-    def clip_size(self) -> tuple[int, int]:
-        """Height and width of the generated clips."""
-        return self.generator.height, self.generator.width
+    def clip_size(self) -> tuple[int, int, int]:
+        """Frames, height and width of the generated clips."""
+        return self.generator.num_frames, self.generator.height, self.generator.width
 
     @property
-    def reward_size(self) -> tuple[int, int]:
-        """Height and width at which the reward model sees them."""
-        return self.generator.height // self.reward.downscale, self.generator.width // self.reward.downscale
+    def reward_size(self) -> tuple[int, int, int]:
+        """Frames, height and width at which the reward model sees them."""
+        frames, height, width = self.clip_size
+        return frames, height // self.reward.downscale, width // self.reward.downscale
 
     def part(self, *sections: str) -> dict[str, Any]:
         """The named sections as JSON values: what a stage's result depends on."""
         return self.model_dump(mode="json", include=set(sections))
 
 
+_FILES = (("generate", "prompts", "file"), ("evaluate", "prompts", "file"), ("judge", "labels"))
+
+
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
     """The configuration in a YAML file with `section.key=value` overrides applied.
 
-    Relative prompt files are taken relative to the recipe.
+    Relative files are taken relative to the recipe.
 
     Raises:
         InputError: the file can't be read, or a key or value is not allowed; every problem is named.
@@ -222,10 +227,12 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
         raise InputError(f"the recipe {path} must be a mapping of sections, found {type(raw).__name__}")
     for override in overrides:
         _apply_override(raw, override)
-    for stage in ("generate", "evaluate"):
-        prompts = (raw.get(stage) or {}).get("prompts") if isinstance(raw.get(stage), dict) else None
-        if isinstance(prompts, dict) and isinstance(prompts.get("file"), str):
-            prompts["file"] = str(path.parent / prompts["file"])
+    for *parents, name in _FILES:
+        section: Any = raw
+        for parent in parents:
+            section = section.get(parent) if isinstance(section, dict) else None
+        if isinstance(section, dict) and isinstance(section.get(name), str):
+            section[name] = str(path.parent / section[name])
     return make_config(raw)
 
 

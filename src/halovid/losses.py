@@ -111,7 +111,8 @@ def patch_weights(margins: Tensor, options: GranDPOOptions) -> Tensor:
     A pair whose patches all tie has weight 0 everywhere.
     """
     size = margins.abs()
-    raw = torch.where(size > options.tie, size**options.margin_power_patch, torch.zeros_like(size))
+    relative = size / size.amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)  # powers can't vanish
+    raw = torch.where(size > options.tie, relative**options.margin_power_patch, torch.zeros_like(size))
     return raw / raw.sum((1, 2, 3), keepdim=True).clamp(min=torch.finfo(raw.dtype).tiny)
 
 

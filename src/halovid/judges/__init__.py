@@ -5,19 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from halovid.config import JudgeConfig
+from halovid.errors import InputError
 from halovid.grid import PatchGrid
 from halovid.judges.base import Judge
 from halovid.judges.inspector import InspectorJudge
 from halovid.judges.simulated import SimulatedJudge
+from halovid.judges.table import TableJudge
 
 
 def _simulated(config: JudgeConfig, grid: PatchGrid, seed: int) -> Judge:
     return SimulatedJudge(InspectorJudge(grid), config.error_rate, config.noise, seed)
 
 
+def _table(config: JudgeConfig, grid: PatchGrid, seed: int) -> Judge:
+    if config.labels is None:
+        raise InputError("judge.judge is 'table': name the file with the labels as judge.labels")
+    return TableJudge(config.labels, grid)
+
+
 JUDGES: dict[str, Callable[[JudgeConfig, PatchGrid, int], Judge]] = {
     "inspector": lambda config, grid, seed: InspectorJudge(grid),
     "simulated": _simulated,
+    "table": _table,
 }
 
 

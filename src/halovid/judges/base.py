@@ -27,7 +27,7 @@ class Refusal:
 
 
 class Judge(Protocol):
-    """Rates clips. `name` tells judge, version and settings: it goes into every label."""
+    """Rates clips. `name` tells judge, version and settings: it goes into every label and the stage's fingerprint."""
 
     name: str
 

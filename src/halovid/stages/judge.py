@@ -23,12 +23,13 @@ _BATCH = 32
 
 def run(config: RunConfig, run_dir: Path) -> None:
     """Has every candidate judged; clips that can't be read or judged are listed as skipped."""
-    with open_stage(run_dir, "judge", config.part("seed", "grid", "judge"), ["generate"]) as stage:
+    judge = make_judge(config.judge, config.grid, config.seed)
+    depends = config.part("seed", "grid") | {"judge": judge.name}
+    with open_stage(run_dir, "judge", depends, ["generate"]) as stage:
         if stage is None:
             return
         set_threads(config.threads)
         clips = ClipFolder(run_dir / "generate", config.clip_size)
-        judge = make_judge(config.judge, config.grid, config.seed)
 
         def label(batch: Sequence[Row]) -> list[Row]:
             rows, video = clips.readable(batch, stage.skip)

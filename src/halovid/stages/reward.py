@@ -62,7 +62,7 @@ def _held_out(rows: list[Row], share: float, seed: int) -> torch.Tensor:
 def _spec(config: RunConfig, clips: ClipFolder, data: LabelledClips) -> RewardSpec:
     """What the network is built from: the config, and the division of time of the generator's latents."""
     reward = config.reward
-    height, width = config.reward_size
+    frames, height, width = config.reward_size
     if height % reward.patch_size or width % reward.patch_size:
         raise InputError(
             f"reward.patch_size is {reward.patch_size}; it must divide the height {height} and width {width} at which "
@@ -74,7 +74,7 @@ def _spec(config: RunConfig, clips: ClipFolder, data: LabelledClips) -> RewardSp
         layers=reward.layers,
         heads=reward.heads,
         patch_size=reward.patch_size,
-        num_frames=config.generator.num_frames,
+        num_frames=frames,
         frame_height=height,
         frame_width=width,
         temporal_stride=clips.geometry.temporal_stride,

@@ -19,7 +19,7 @@ from halovid.world.scenes import COLOURS, FRAME_SIZE, SHAPES, TEXTURES, Scene, S
 
 PICTURE_SIZE = 56  # pixels of a sprite's picture; its disc of radius 1 spans PICTURE_SIZE / PICTURE_REACH
 PICTURE_REACH = 1.25  # half the side of a picture, in sprite radii: a margin for the soft edge
-_SOFTNESS = 0.05  # width of an edge, in radii: about one screen pixel
+_SOFTNESS = 0.1  # half the width of an edge, in radii: an edge is about two screen pixels wide
 _SHADE = 0.55  # brightness of the dark tone of a texture
 
 _PALETTE = {
@@ -67,7 +67,7 @@ def _shape_distance(shape: str, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _soft_step(distance: Tensor) -> Tensor:
-    """1 well inside (negative distance), 0 well outside, smooth over one edge width."""
+    """1 well inside (negative distance), 0 well outside, a ramp over one edge width."""
     return (0.5 - distance / (2 * _SOFTNESS)).clamp(0, 1)
 
 

@@ -128,7 +128,7 @@ def test_edges_are_soft_and_the_rest_is_not(shape: str) -> None:
     assert 0 <= alpha.min() and alpha.max() <= 1
     edge = (alpha > 0.02) & (alpha < 0.98)
     outline = 2 * math.pi * 11
-    assert 0.5 * outline < edge.sum() < 2.5 * outline  # about one or two pixels wide, all around
+    assert outline < edge.sum() < 4 * outline  # about two pixels wide, all around; crosses and rings have longer ones
     assert (alpha >= 0.98).sum() > 0.25 * math.pi * 11**2
 
 

@@ -51,10 +51,11 @@ def train_vae(work: Work, threads: Threads = 1) -> None:
 
 
 @app.command("latents")
-def encode(work: Work, threads: Threads = 1) -> None:
-    """Encode all clips with the trained autoencoder."""
-    torch.set_num_threads(threads)
-    generator.encode_shards(work / "clips", vae.use_channels_last(package.load_vae(work / "vae.safetensors")))
+def encode(work: Work, part: int = 0, parts: int = 1) -> None:
+    """Encode all clips with the trained autoencoder; several processes can share the work as parts."""
+    torch.set_num_threads(1)
+    model = vae.use_channels_last(package.load_vae(work / "vae.safetensors"))
+    generator.encode_shards(work / "clips", model, part, parts)
 
 
 @app.command("generator")

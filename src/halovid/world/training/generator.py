@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 from halovid.checkpoint import load_checkpoint, save_checkpoint
 from halovid.files import atomic_path
 from halovid.generators.wan import merge_text_padding
+from halovid.optimizers import MuonAdamW
 from halovid.world.captions import all_words
 from halovid.world.training.clips import SHARD_SIZE, Clips, caption_path
 
@@ -43,7 +44,7 @@ class Schedule:
 
     num_steps: int = 16_000
     batch_size: int = 16
-    rate: float = 8e-4
+    rate: float = 2e-3
     warmup: int = 300
     drop_prompt: float = 0.1  # share of samples with the empty prompt, for classifier-free guidance
     ema: float = 0.999
@@ -55,13 +56,12 @@ class Schedule:
         return self.rate * min(step / self.warmup, left, 1.0)
 
 
-def encode_shards(clips_folder: Path, vae: AutoencoderKLWan) -> None:
-    """Writes the missing latents of all shards: float16 [SHARD_SIZE, C, T, h, w], as the VAE gives them."""
+def encode_shards(clips_folder: Path, vae: AutoencoderKLWan, part: int, parts: int) -> None:
+    """Writes the missing latents of a part of the shards: float16 [SHARD_SIZE, C, T, h, w], as the VAE gives them."""
     clips = Clips(clips_folder)
-    for shard in track(range(len(clips.shards)), "encoding shards"):
+    shards = range(part, len(clips.shards), parts)
+    for shard in track([k for k in shards if not latents_path(clips_folder, k).exists()], "encoding shards"):
         path = latents_path(clips_folder, shard)
-        if path.exists():
-            continue
         parts = []
         for first in range(0, SHARD_SIZE, 20):
             indices = torch.arange(first, first + 20) + shard * SHARD_SIZE
@@ -108,15 +108,12 @@ class TextToLatents(nn.Module):
 def train_generator(clips_folder: Path, folder: Path, schedule: Schedule, seed: int = 0) -> None:
     """Trains to the end of the schedule, continuing from `folder`'s checkpoint; one JSON log line per 50 steps."""
     torch.manual_seed(seed)
-    tokenizer = build_tokenizer()
-    latents, ids, mask = load_latents(clips_folder, tokenizer)
-    mean, std = latent_statistics(latents)
-    empty = tokenizer("", return_tensors="pt").input_ids[0]
-    model = TextToLatents(len(tokenizer))
+    data = TrainingData(clips_folder)
+    model = TextToLatents(len(data.tokenizer))
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.ema)
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = MuonAdamW(model, schedule.rate, betas=(0.9, 0.98), weight_decay=0.01)
     checkpoint, step = folder / "generator.safetensors", 0
     if checkpoint.exists():
         state = load_checkpoint(checkpoint)
@@ -127,19 +124,8 @@ def train_generator(clips_folder: Path, folder: Path, schedule: Schedule, seed: 
     started, losses = time.time(), []
     while step < schedule.num_steps:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        rows = torch.randint(len(latents), (schedule.batch_size,), generator=generator)
-        clean = (torch.from_numpy(latents[rows.numpy()]).float() - mean) / std
-        batch_ids, batch_mask = ids[rows].clone(), mask[rows].clone()
-        dropped = torch.rand(schedule.batch_size, generator=generator) < schedule.drop_prompt
-        batch_ids[dropped], batch_mask[dropped] = 0, 0
-        batch_ids[dropped, : len(empty)], batch_mask[dropped, : len(empty)] = empty, 1
-        noise = torch.randn(clean.shape, generator=generator)
-        sigma = torch.sigmoid(torch.randn(len(rows), generator=generator) * 1.2 + 0.3)
-        level = sigma[:, None, None, None, None]
-        velocity = model((1 - level) * clean + level * noise, sigma * 1000, batch_ids, batch_mask)
-        loss = (velocity - (noise - clean)).square().mean()
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate_at(step + 1)
+        loss = flow_loss(model, *data.batch(schedule, generator), generator)
+        optimizer.set_rate(schedule.rate_at(step + 1))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -154,16 +140,40 @@ def train_generator(clips_folder: Path, folder: Path, schedule: Schedule, seed: 
             Console().print(line)
         if step % schedule.checkpoint_every == 0 or step == schedule.num_steps:
             state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
-            save_checkpoint(checkpoint, state | {"step": step, "mean": mean.flatten(), "std": std.flatten()})
+            save_checkpoint(checkpoint, state | {"step": step, "mean": data.mean.flatten(), "std": data.std.flatten()})
 
 
-def load_latents(folder: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[np.ndarray, Tensor, Tensor]:
-    """All latents, [n, C, T, h, w] float16, with the token ids and mask of their captions, [n, L]."""
-    shards = sorted(folder.glob("latents-*.npy"))
-    latents = np.concatenate([np.load(path) for path in shards])
-    captions = [line for shard in range(len(shards)) for line in caption_path(folder, shard).read_text().splitlines()]
-    tokens = tokenizer(captions, padding=True, return_tensors="pt")
-    return latents, tokens.input_ids, tokens.attention_mask
+def flow_loss(model: TextToLatents, clean: Tensor, ids: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+    """Squared error of the velocity at a random noise level, more often a high one than a low one."""
+    noise = torch.randn(clean.shape, generator=generator)
+    sigma = torch.sigmoid(torch.randn(len(clean), generator=generator) * 1.2 + 0.3)
+    level = sigma[:, None, None, None, None]
+    velocity = model((1 - level) * clean + level * noise, sigma * 1000, ids, mask)
+    return (velocity - (noise - clean)).square().mean()
+
+
+class TrainingData:
+    """All latents, [n, C, T, h, w], with the tokens of their captions and the statistics of each channel."""
+
+    def __init__(self, folder: Path) -> None:
+        shards = sorted(folder.glob("latents-*.npy"))
+        self.tokenizer = build_tokenizer()
+        self.latents = np.concatenate([np.load(path) for path in shards])
+        self.mean, self.std = latent_statistics(self.latents)
+        captions = [line for k in range(len(shards)) for line in caption_path(folder, k).read_text().splitlines()]
+        tokens = self.tokenizer(captions, padding=True, return_tensors="pt")
+        self.ids, self.mask = tokens.input_ids, tokens.attention_mask
+        self.empty = self.tokenizer("", return_tensors="pt").input_ids[0]
+
+    def batch(self, schedule: Schedule, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised latents [B, C, T, h, w], token ids and mask [B, L]; some samples have the empty prompt."""
+        rows = torch.randint(len(self.latents), (schedule.batch_size,), generator=generator)
+        clean = (torch.from_numpy(self.latents[rows.numpy()]).float() - self.mean) / self.std
+        ids, mask = self.ids[rows].clone(), self.mask[rows].clone()
+        dropped = torch.rand(schedule.batch_size, generator=generator) < schedule.drop_prompt
+        ids[dropped], mask[dropped] = 0, 0
+        ids[dropped, : len(self.empty)], mask[dropped, : len(self.empty)] = self.empty, 1
+        return clean, ids, mask
 
 
 def latent_statistics(latents: np.ndarray) -> tuple[Tensor, Tensor]:

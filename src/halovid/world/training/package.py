@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline
@@ -18,9 +17,9 @@ from halovid.world.training.vae import LAYOUT, build_vae
 
 
 def load_vae(checkpoint: Path) -> AutoencoderKLWan:
-    """The averaged VAE of a training checkpoint."""
+    """The VAE of a training checkpoint."""
     vae = build_vae()
-    vae.load_state_dict(_averaged(load_checkpoint(checkpoint)))
+    vae.load_state_dict(load_checkpoint(checkpoint)["model"])
     return vae.eval().requires_grad_(False)
 
 
@@ -28,13 +27,10 @@ def load_text_to_latents(checkpoint: Path) -> tuple[TextToLatents, Tensor, Tenso
     """The averaged generator of a training checkpoint, and mean and std of its latents, [C] each."""
     state = load_checkpoint(checkpoint)
     model = TextToLatents(len(build_tokenizer()))
-    model.load_state_dict(_averaged(state))
+    model.load_state_dict(
+        {name.removeprefix("module."): v for name, v in state["average"].items() if name != "n_averaged"}
+    )
     return model.eval(), state["mean"], state["std"]
-
-
-def _averaged(state: dict[str, Any]) -> dict[str, Tensor]:
-    """The moving average of the weights in a checkpoint."""
-    return {name.removeprefix("module."): v for name, v in state["average"].items() if name != "n_averaged"}
 
 
 def write_pipeline(vae: AutoencoderKLWan, model: TextToLatents, mean: Tensor, std: Tensor, folder: Path) -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from halovid.checkpoint import load_checkpoint, save_checkpoint
+from halovid.optimizers import MuonAdamW
 from halovid.world.training.clips import Clips
 
 LAYOUT = {
@@ -48,13 +49,11 @@ class Phase:
 
 
 PHASES = (
-    Phase(1500, 1, 16, rate=8e-4, final_rate=6e-4),
-    Phase(2200, 5, 8, rate=6e-4, final_rate=4e-4),
-    Phase(5100, 13, 4, rate=4e-4, final_rate=3e-4),
-    Phase(7000, 13, 4, rate=4e-4, final_rate=3e-5),
+    Phase(700, 1, 16, rate=3e-3, final_rate=2e-3),
+    Phase(1200, 5, 8, rate=2e-3, final_rate=2e-3),
+    Phase(3200, 13, 4, rate=2e-3, final_rate=2e-5),
 )
 KL_WEIGHT = 1e-4
-EMA = 0.998
 FOREGROUND = 3.0  # extra weight of pixels far from the clip's median colour: the sprites
 CHECKPOINT_EVERY = 100
 
@@ -64,22 +63,19 @@ def train_vae(clips_folder: Path, folder: Path, seed: int = 0) -> None:
     torch.manual_seed(seed)
     clips = Clips(clips_folder)
     vae = use_channels_last(build_vae())
-    average = torch.optim.swa_utils.AveragedModel(vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA))
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=PHASES[0].rate, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = MuonAdamW(vae, PHASES[0].rate)
     checkpoint, step = folder / "vae.safetensors", 0
     if checkpoint.exists():
         state = load_checkpoint(checkpoint)
         vae.load_state_dict(state["model"])
         use_channels_last(vae)
-        average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
     started = time.time()
     while step < PHASES[-1].until:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         phase = next(phase for phase in PHASES if step < phase.until)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step)
+        optimizer.set_rate(learning_rate(step))
         indices = torch.randint(len(clips), (phase.batch_size,), generator=generator)
         first = int(torch.randint(13 - phase.num_frames + 1, (), generator=generator))
         video = clips.batch(indices, phase.num_frames, first)
@@ -88,7 +84,6 @@ def train_vae(clips_folder: Path, folder: Path, seed: int = 0) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
-        average.update_parameters(vae)
         step += 1
         if step % 50 == 0:
             line = {"step": step, "loss": loss.item(), "psnr": psnr.item(), "seconds": time.time() - started}
@@ -96,8 +91,8 @@ def train_vae(clips_folder: Path, folder: Path, seed: int = 0) -> None:
                 log.write(json.dumps(line) + "\n")
             Console().print(line)
         if step % CHECKPOINT_EVERY == 0:
-            state = {"model": vae.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
-            save_checkpoint(checkpoint, state | {"step": step})
+            state = {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+            save_checkpoint(checkpoint, state)
 
 
 def build_vae() -> AutoencoderKLWan:

@@ -1,0 +1,86 @@
+"""Labels that exist already, from people or another program, as a judge."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.json
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from halovid.errors import InputError
+from halovid.files import hash_file
+from halovid.grid import PatchGrid
+from halovid.judges.base import HIGHEST, LOWEST, Judgement, Refusal
+from halovid.tables import LABELS
+
+_COLUMNS = ("clip_id", "aspect", "score", "patch_scores")
+
+
+class TableJudge:
+    """Answers with the rows of a label file: Parquet or JSON Lines with the columns of `tables.LABELS`.
+
+    Args:
+        path: one row per clip and aspect; `patch_scores` holds t * h * w ratings, time slowest, or is null or left out.
+        grid: the patches that the ratings are of.
+
+    Raises:
+        InputError: the file can't be read, lacks a column, or a rating is not on the scale; the first bad row is named.
+    """
+
+    def __init__(self, path: Path, grid: PatchGrid) -> None:
+        rows = _read_rows(path)
+        self.name = f"table-1({path.name}, sha256={hash_file(path)[:12]})"
+        self._path = path
+        self._answers: dict[str, Judgement] = {}
+        for number, row in enumerate(rows, start=1):
+            answer = self._answers.setdefault(row["clip_id"], Judgement({}, {}))
+            problem = _problem(row, answer, grid)
+            if problem:
+                raise InputError(
+                    f"{path}, label {number} (clip {row['clip_id']!r}, aspect {row['aspect']!r}): {problem}"
+                )
+            answer.clip[row["aspect"]] = row["score"]
+            if row["patch_scores"] is not None:
+                answer.patches[row["aspect"]] = torch.tensor(row["patch_scores"]).view(grid.shape)
+
+    def judge(self, video: Tensor, prompts: list[str], clip_ids: list[str]) -> list[Judgement | Refusal]:
+        """The labels of each clip; a clip without any gives a refusal."""
+        return [self._answers.get(clip_id, Refusal(f"{self._path} has no label of it")) for clip_id in clip_ids]
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a label file, with exactly the needed columns."""
+    try:
+        table = pq.read_table(path) if path.suffix == ".parquet" else pyarrow.json.read_json(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"judge.labels {path} is not a readable Parquet or JSON Lines file ({error})") from error
+    missing = {"clip_id", "aspect", "score"} - set(table.column_names)
+    if missing:
+        raise InputError(f"judge.labels {path} lacks the columns {sorted(missing)}; docs/tables.md tells what it holds")
+    if "patch_scores" not in table.column_names:
+        table = table.append_column("patch_scores", pa.nulls(len(table)))
+    schema = pa.schema([LABELS.field(name) for name in _COLUMNS])
+    try:
+        return table.select(_COLUMNS).cast(schema).to_pylist()
+    except pa.ArrowException as error:
+        raise InputError(f"judge.labels {path} holds a column of another type than a label table ({error})") from error
+
+
+def _problem(row: dict[str, Any], answer: Judgement, grid: PatchGrid) -> str | None:
+    """What is wrong with a row, if anything."""
+    if row["clip_id"] is None or row["aspect"] is None:
+        return "clip_id and aspect must be given"
+    if row["aspect"] in answer.clip:
+        return "the file holds a second label of it; merge them first"
+    patches = row["patch_scores"]
+    if patches is not None and len(patches) != grid.num_patches:
+        return f"{len(patches)} patch scores; the grid {grid.shape} has {grid.num_patches}"
+    for value in (row["score"], *(patches or ())):
+        if value is None or not math.isfinite(value) or not LOWEST <= value <= HIGHEST:
+            return f"rating {value}; ratings are numbers from {LOWEST:g} to {HIGHEST:g}"
+    return None

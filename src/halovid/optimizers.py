@@ -1,0 +1,71 @@
+"""Muon for weight matrices and convolution kernels, AdamW for the rest: for small networks trained from nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class MuonAdamW:
+    """One optimizer of a module: `torch.optim.Muon` for the weights of its linear and convolution layers.
+
+    Biases, norms, embeddings and free parameters are left to AdamW. Muon (Jordan et al. 2024) sets the size of an
+    update by its shape alone; it is scaled to AdamW's (`match_rms_adamw`), so both take the same learning rate.
+    torch's Muon takes matrices only: kernels [out, in, ...] are shown to it as [out, rest] views of the same memory.
+
+    Args:
+        rate: learning rate; `set_rate` changes it.
+        betas, weight_decay: of AdamW; Muon has the same decay.
+    """
+
+    def __init__(
+        self, module: nn.Module, rate: float, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0
+    ) -> None:
+        layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        weights = {id(layer.weight) for layer in module.modules() if isinstance(layer, layers)}
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._weights = [parameter for parameter in trained if id(parameter) in weights]
+        self._matrices = [nn.Parameter(_as_matrix(weight.data)) for weight in self._weights]
+        others = [parameter for parameter in trained if id(parameter) not in weights]
+        self._optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer] = (
+            torch.optim.Muon(self._matrices, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=rate, betas=betas, weight_decay=weight_decay),
+        )
+
+    def set_rate(self, rate: float) -> None:
+        """Sets the learning rate of the next steps."""
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients."""
+        for weight, matrix in zip(self._weights, self._matrices, strict=True):
+            weight.grad = matrix.grad = None
+        self._optimizers[1].zero_grad()
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Updates every parameter that has a gradient."""
+        for weight, matrix in zip(self._weights, self._matrices, strict=True):
+            matrix.data = _as_matrix(weight.data)
+            matrix.grad = None if weight.grad is None else _as_matrix(torch.empty_like(weight).copy_(weight.grad))
+        for optimizer in self._optimizers:
+            optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of both optimizers."""
+        return {"muon": self._optimizers[0].state_dict(), "adamw": self._optimizers[1].state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from `state_dict`."""
+        self._optimizers[0].load_state_dict(state["muon"])
+        self._optimizers[1].load_state_dict(state["adamw"])
+
+
+def _as_matrix(weight: Tensor) -> Tensor:
+    """[out, rest], in the order in which a dense tensor lies in memory: a view whatever its memory format."""
+    row = weight[0].numel()
+    return weight.as_strided((weight.shape[0], row), (row, 1))

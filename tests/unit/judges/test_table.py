@@ -1,0 +1,95 @@
+"""Labels from a file as a judge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from halovid.config import JudgeConfig
+from halovid.errors import InputError
+from halovid.grid import PatchGrid
+from halovid.judges import make_judge
+from halovid.judges.base import Judgement, Refusal
+from halovid.judges.table import TableJudge
+
+GRID = PatchGrid(1, 2, 2)
+PICTURES = torch.zeros(2, 3, 1, 4, 4)
+ROW: dict[str, Any] = {"clip_id": "a", "aspect": "visual_quality", "score": 3.0, "patch_scores": [1.0, 2.0, 4.5, 5.0]}
+
+
+def write(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_the_labels_of_a_clip_are_its_rows(tmp_path: Path, kind: str) -> None:
+    rows = [ROW, {**ROW, "aspect": "text_alignment", "score": 5, "patch_scores": None}]
+    path = tmp_path / f"labels.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        write(path, *rows)
+    known, unknown = TableJudge(path, GRID).judge(PICTURES, ["p", "p"], ["a", "b"])
+    assert isinstance(known, Judgement) and isinstance(unknown, Refusal)
+    assert known.clip == {"visual_quality": 3.0, "text_alignment": 5.0}
+    assert known.patches.keys() == {"visual_quality"}
+    assert known.patches["visual_quality"].tolist() == [[[1.0, 2.0], [4.5, 5.0]]]
+    assert "has no label of it" in unknown.reason
+
+
+def test_patch_scores_may_be_left_out_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "labels.jsonl", {"clip_id": "a", "aspect": "visual_quality", "score": 2})
+    (answer,) = TableJudge(path, GRID).judge(PICTURES[:1], ["p"], ["a"])
+    assert answer == Judgement({"visual_quality": 2.0}, {})
+
+
+def test_the_name_changes_with_the_content(tmp_path: Path) -> None:
+    first = TableJudge(write(tmp_path / "l.jsonl", ROW), GRID).name
+    assert TableJudge(write(tmp_path / "l.jsonl", ROW), GRID).name == first
+    assert TableJudge(write(tmp_path / "l.jsonl", {**ROW, "score": 2.0}), GRID).name != first
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"score": 0.5}, r"label 2 \(clip 'b', .*rating 0\.5; ratings are numbers from 1 to 5"),
+        ({"score": None}, "rating None"),
+        ({"patch_scores": [1.0, 2.0, 3.0, 7.0]}, r"rating 7\.0"),
+        ({"patch_scores": [1.0, None, 3.0, 4.0]}, "rating None"),
+        ({"patch_scores": [1.0]}, r"1 patch scores; the grid \(1, 2, 2\) has 4"),
+        ({"clip_id": "a"}, "a second label of it"),
+        ({"clip_id": None}, "clip_id and aspect must be given"),
+        ({"score": "good"}, "not a readable|another type"),
+    ],
+)
+def test_a_bad_label_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    path = write(tmp_path / "labels.jsonl", ROW, {**ROW, "clip_id": "b", **change})
+    with pytest.raises(InputError, match=message):
+        TableJudge(path, GRID)
+
+
+@pytest.mark.parametrize("content", [None, "", "no json", '{"clip_id": "a"}\n'])
+def test_a_bad_file_is_one_sentence(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "labels.jsonl"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=r"not a readable Parquet or JSON Lines file|lacks the columns"):
+        TableJudge(path, GRID)
+
+
+def test_a_parquet_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.parquet").write_text("no table")
+    with pytest.raises(InputError, match="not a readable Parquet"):
+        TableJudge(tmp_path / "labels.parquet", GRID)
+
+
+def test_the_file_must_be_named() -> None:
+    with pytest.raises(InputError, match=r"name the file with the labels as judge\.labels"):
+        make_judge(JudgeConfig(judge="table"), GRID, 0)
