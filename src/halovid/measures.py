@@ -77,11 +77,12 @@ def measure_critic(video: Tensor, prompts: list[str], grid: PatchGrid) -> Values
 
 def measure_plain(video: Tensor, prompts: list[str], grid: PatchGrid) -> Values:
     """Measures that need no model, [B] each."""
+    flow = video_metrics.estimate_flow(video)
     return {
         "temporal flickering (VBench formula)": video_metrics.temporal_flickering(video),
         "SSIM of adjacent frames": video_metrics.ssim_stability(video),
-        "flow warp error": video_metrics.flow_warp_error(video),
-        "flow magnitude": video_metrics.dynamic_degree(video),
+        "flow warp error": video_metrics.flow_warp_error(video, flow),
+        "flow magnitude": video_metrics.dynamic_degree(video, flow),
     }
 
 

@@ -106,7 +106,7 @@ def estimate_flow(video: Tensor) -> Tensor:
     return flow.reshape(*frames.shape[:-4], -1, *flow.shape[1:])
 
 
-def flow_warp_error(video: Tensor) -> Tensor:
+def flow_warp_error(video: Tensor, flow: Tensor | None = None) -> Tensor:
     """Mean squared difference of each frame from the previous one, moved along the estimated flow.
 
     Unlike `temporal_flickering` it forgives motion, so that what is left is flicker, sudden change, and newly
@@ -115,6 +115,7 @@ def flow_warp_error(video: Tensor) -> Tensor:
 
     Args:
         video: [..., 3, F, H, W] in [-1, 1], F >= 2, H and W >= 2.
+        flow: what `estimate_flow` gives for it, when that is there already.
 
     Returns:
         [...] squared intensity on the scale 0..1, 0 for a still clip; lower is better.
@@ -127,13 +128,13 @@ def flow_warp_error(video: Tensor) -> Tensor:
     """
     frames = _frames(video)
     previous, current = _pairs(frames)
-    flow = _flow(previous, current)
-    error = (current - _warp(previous, flow)).square().mean(1)
-    inside = _inside(flow)
+    motion = _flow(previous, current) if flow is None else flow.flatten(end_dim=-4)
+    error = (current - _warp(previous, motion)).square().mean(1)
+    inside = _inside(motion)
     return _per_clip((error * inside).sum((1, 2)) / inside.sum((1, 2)), frames)
 
 
-def dynamic_degree(video: Tensor) -> Tensor:
+def dynamic_degree(video: Tensor, flow: Tensor | None = None) -> Tensor:
     """Mean length of the longest 5% of the flow vectors of each frame.
 
     Not VBench's dynamic degree, which thresholds the same mean of a RAFT flow and reports a share of clips;
@@ -141,6 +142,7 @@ def dynamic_degree(video: Tensor) -> Tensor:
 
     Args:
         video: [..., 3, F, H, W] in [-1, 1], F >= 2, H and W >= 2.
+        flow: what `estimate_flow` gives for it, when that is there already.
 
     Returns:
         [...] pixels per frame, 0 for a still clip.
@@ -149,7 +151,8 @@ def dynamic_degree(video: Tensor) -> Tensor:
         ValueError: the video is not as above.
     """
     frames = _frames(video)
-    speed = torch.linalg.vector_norm(_flow(*_pairs(frames)), dim=1).flatten(1)
+    motion = _flow(*_pairs(frames)) if flow is None else flow.flatten(end_dim=-4)
+    speed = torch.linalg.vector_norm(motion, dim=1).flatten(1)
     fastest = speed.topk(math.ceil(_FASTEST * speed.shape[1]), dim=1).values
     return _per_clip(fastest.mean(1), frames)
 

@@ -147,6 +147,13 @@ def test_flow_finds_an_object_and_leaves_the_rest() -> None:
     assert dynamic_degree(video).item() == pytest.approx(2, abs=0.4)
 
 
+@pytest.mark.parametrize("measure", [flow_warp_error, dynamic_degree])
+@pytest.mark.parametrize("leading", [(), (2,), (2, 3)])
+def test_a_flow_that_is_there_already_gives_the_same(measure: Callable[..., Tensor], leading: tuple[int, ...]) -> None:
+    video = random_video(*leading, 3, 4, 24, 28)
+    assert torch.equal(measure(video, estimate_flow(video)), measure(video))
+
+
 def test_dynamic_degree_is_the_speed_of_a_moving_texture() -> None:
     speeds = [dynamic_degree(moving_texture(3, 64, 64, (k, -k / 2))).item() for k in (0.5, 1.0, 2.0)]
     expected = [k * math.sqrt(1.25) for k in (0.5, 1.0, 2.0)]

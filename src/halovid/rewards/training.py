@@ -14,6 +14,7 @@ from halovid.checkpoint import load_checkpoint, save_checkpoint
 from halovid.config import RewardConfig
 from halovid.errors import TrainingError
 from halovid.grid import PatchGrid
+from halovid.optimizers import MuonAdamW
 from halovid.rewards.data import LabelledClips
 from halovid.rewards.network import RewardNetwork
 from halovid.rewards.scoring import crop_patches, geometry_of
@@ -25,7 +26,7 @@ _LOG_EVERY = 10
 
 def train_reward(network: RewardNetwork, data: LabelledClips, config: RewardConfig, seed: int, folder: Path) -> None:
     """Trains in place, continuing from `folder`'s checkpoint; logs to folder/log.jsonl."""
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.05)
+    optimizer = MuonAdamW(network, config.learning_rate, weight_decay=0.05)
     total, step, log = config.video_steps + config.patch_steps, 0, []
     checkpoint = folder / "parts" / "training.safetensors"
     if checkpoint.exists():
@@ -44,8 +45,7 @@ def train_reward(network: RewardNetwork, data: LabelledClips, config: RewardConf
             loss = torch.stack(list(terms.values())).sum()
             if not torch.isfinite(loss):
                 raise TrainingError(f"the reward loss became {loss.item()} at step {step}; lower reward.learning_rate")
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * _rate_share(step, config)
+            optimizer.set_rate(config.learning_rate * _rate_share(step, config))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

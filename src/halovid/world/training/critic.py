@@ -15,6 +15,7 @@ from torch import Tensor
 from halovid.files import atomic_path
 from halovid.generators import Generator
 from halovid.grid import PatchGrid
+from halovid.optimizers import MuonAdamW
 from halovid.world.corruptions import KINDS, Event, render_corrupted, sample_events
 from halovid.world.critic import Critic
 from halovid.world.inspector import DEFECT_THRESHOLD, patch_distance
@@ -30,8 +31,8 @@ _IGNORE = -100
 class Schedule:
     """How many scenes are rendered, and how long the critic trains on them."""
 
-    num_scenes: int = 4000
-    num_steps: int = 2500
+    num_scenes: int = 2400
+    num_steps: int = 800
     batch_size: int = 16
     rate: float = 2e-3
 
@@ -75,15 +76,14 @@ def train_critic(generator: Generator, weights: Path, schedule: Schedule, seed: 
     video, labels = _render(schedule.num_scenes, generator)
     held_out = len(video) // 10
     critic = Critic()
-    optimizer = torch.optim.AdamW(critic.parameters(), lr=schedule.rate, weight_decay=0.01)
-    plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, schedule.rate, total_steps=schedule.num_steps)
-    for _ in track(range(schedule.num_steps), "training the critic"):
+    optimizer = MuonAdamW(critic, schedule.rate, weight_decay=0.01)
+    for step in track(range(schedule.num_steps), "training the critic"):
+        optimizer.set_rate(schedule.rate * min((step + 1) / 50, 1 - step / schedule.num_steps))
         rows = torch.randint(held_out, len(video), (schedule.batch_size,))
         loss = F.cross_entropy(critic(video[rows].float()), labels[rows].long(), ignore_index=_IGNORE)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        plan.step()
     with atomic_path(weights) as temporary:
         save_file({name: value.half().contiguous() for name, value in critic.state_dict().items()}, temporary)
     return _accuracy(critic.eval(), video[:held_out], labels[:held_out])

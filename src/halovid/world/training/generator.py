@@ -40,20 +40,19 @@ TEXT_ENCODER = {"d_model": 128, "d_kv": 32, "d_ff": 256, "num_layers": 2, "num_h
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: a warm-up, a constant rate, a linear fall over the last quarter."""
+    """How long and how fast: a warm-up, then a rate that falls to zero in a straight line."""
 
-    num_steps: int = 16_000
+    num_steps: int = 9_000
     batch_size: int = 16
     rate: float = 2e-3
     warmup: int = 300
     drop_prompt: float = 0.1  # share of samples with the empty prompt, for classifier-free guidance
-    ema: float = 0.999
-    checkpoint_every: int = 500
+    ema: float = 0.998
+    checkpoint_every: int = 250
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step."""
-        left = (self.num_steps - step) / (0.25 * self.num_steps)
-        return self.rate * min(step / self.warmup, left, 1.0)
+        return self.rate * min(step / self.warmup, 1 - step / self.num_steps)
 
 
 def encode_shards(clips_folder: Path, vae: AutoencoderKLWan, part: int, parts: int) -> None:
