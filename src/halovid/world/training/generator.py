@@ -28,8 +28,8 @@ TRANSFORMER = {
     "patch_size": (1, 2, 2),
     "num_attention_heads": 6,
     "attention_head_dim": 32,
-    "in_channels": 16,
-    "out_channels": 16,
+    "in_channels": 8,
+    "out_channels": 8,
     "text_dim": 128,
     "freq_dim": 128,
     "ffn_dim": 384,
@@ -42,7 +42,7 @@ TEXT_ENCODER = {"d_model": 128, "d_kv": 32, "d_ff": 256, "num_layers": 2, "num_h
 class Schedule:
     """How long and how fast: a warm-up, then a rate that falls to zero in a straight line."""
 
-    num_steps: int = 9_000
+    num_steps: int = 5_000
     batch_size: int = 16
     rate: float = 2e-3
     warmup: int = 300
@@ -62,9 +62,8 @@ def encode_shards(clips_folder: Path, vae: AutoencoderKLWan, part: int, parts: i
     for shard in track([k for k in shards if not latents_path(clips_folder, k).exists()], "encoding shards"):
         path = latents_path(clips_folder, shard)
         parts = []
-        for first in range(0, SHARD_SIZE, 20):
-            indices = torch.arange(first, first + 20) + shard * SHARD_SIZE
-            video = clips.batch(indices, 13, 0).contiguous(memory_format=torch.channels_last_3d)
+        for rows in torch.arange(SHARD_SIZE).split(20):
+            video = clips.batch(rows + shard * SHARD_SIZE, 13, 0).contiguous(memory_format=torch.channels_last_3d)
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
                 parts.append(vae.encode(video).latent_dist.mode().half())
         with atomic_path(path) as temporary:

@@ -19,7 +19,7 @@ from halovid.world.training.clips import Clips
 
 LAYOUT = {
     "base_dim": 24,
-    "z_dim": 16,
+    "z_dim": 8,
     "dim_mult": [1, 2, 4],
     "num_res_blocks": 1,
     "attn_scales": [],
@@ -29,8 +29,8 @@ LAYOUT = {
     "patch_size": 2,  # the network works at half resolution: a quarter of the cost
     "scale_factor_temporal": 4,
     "scale_factor_spatial": 8,
-    "latents_mean": [0.0] * 16,
-    "latents_std": [1.0] * 16,
+    "latents_mean": [0.0] * 8,
+    "latents_std": [1.0] * 8,
 }
 
 
@@ -53,7 +53,7 @@ PHASES = (
     Phase(1200, 5, 8, rate=2e-3, final_rate=2e-3),
     Phase(3200, 13, 4, rate=2e-3, final_rate=2e-5),
 )
-KL_WEIGHT = 1e-4
+KL_WEIGHT = 1e-3
 FOREGROUND = 3.0  # extra weight of pixels far from the clip's median colour: the sprites
 CHECKPOINT_EVERY = 100
 
