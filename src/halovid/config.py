@@ -78,8 +78,8 @@ class RewardConfig(Section):
     """The reward model: video phase, then patch phase."""
 
     backbone: Literal["conv", "videomae"] = "conv"
-    width: int = Field(96, ge=16, multiple_of=16, description="features per cell; a multiple of heads too")
-    layers: int = Field(4, ge=1)
+    width: int = Field(64, ge=16, multiple_of=16, description="features per cell; a multiple of heads too")
+    layers: int = Field(2, ge=1)
     heads: int = Field(4, ge=1)
     downscale: int = Field(1, ge=1, description="whole factor by which clips are reduced before the network sees them")
     patch_size: int = Field(8, ge=1, description="reduced pixels per token side")
@@ -88,10 +88,10 @@ class RewardConfig(Section):
         min_length=1,
     )
     patch_aspects: tuple[Aspect, ...] = Field(("visual_quality", "temporal_consistency"), min_length=1)
-    video_steps: int = Field(150, ge=0)
-    patch_steps: int = Field(350, ge=0)
+    video_steps: int = Field(80, ge=0)
+    patch_steps: int = Field(260, ge=0)
     batch_size: int = Field(16, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(4e-3, gt=0)
     crops: int = Field(8, ge=0, description="patches per step rated as clips of their own, for `crop` scoring")
     video_weight: float = Field(0.3, ge=0, description="weight of the clip term during the patch phase")
     held_out: float = Field(0.15, gt=0, lt=1, description="share of the prompts kept for the agreement figures")
