@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from halovid.config import PairConfig
+from halovid.config import PairConfig, RunConfig
 from halovid.folders import StageFolder
 from halovid.stages.pair import make_pairs
 from halovid.tables import PAIRS, REWARDS, patch_lists, read_table, write_table
@@ -33,8 +33,8 @@ def main() -> None:
         write_table(folder / "rewards.parquet", random_rewards(options.clips, options.candidates, options.patches))
         started = time.perf_counter()
         rewards = read_table(folder / "rewards.parquet", REWARDS)
-        config = PairConfig(strategy=options.strategy)
-        pairs = make_pairs(rewards, config, seed=0, stage=StageFolder(folder, "benchmark"))
+        config = RunConfig(pair=PairConfig(strategy=options.strategy))
+        pairs = make_pairs(rewards, config, StageFolder(folder, "benchmark"))
         write_table(folder / "pairs.parquet", pairs)
         seconds = time.perf_counter() - started
         read_table(folder / "pairs.parquet", PAIRS)

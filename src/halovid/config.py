@@ -121,6 +121,7 @@ class PairConfig(Section):
     strategy: Literal["best_worst", "all", "random"] = "best_worst"
     min_margin: float = Field(0.0, ge=0, description="pairs whose clip margin is not above this are dropped")
     pairs_per_prompt: int = Field(3, ge=1, description="best_worst: k best against k worst; random: how many")
+    grid: PatchGrid | None = Field(None, description="coarser grid of the patch margins; the judged one if left out")
 
 
 class LoraOptions(Section):
@@ -200,6 +201,17 @@ class RunConfig(Section):
         """Frames, height and width at which the reward model sees them."""
         frames, height, width = self.clip_size
         return frames, height // self.reward.downscale, width // self.reward.downscale
+
+    @property
+    def margin_grid(self) -> PatchGrid:
+        """The patches that pairs hold margins of."""
+        return self.pair.grid or self.grid
+
+    @model_validator(mode="after")
+    def _coarser_margins(self) -> RunConfig:
+        if any(own > judged for own, judged in zip(self.margin_grid.shape, self.grid.shape, strict=True)):
+            raise ValueError(f"pair.grid {self.margin_grid.shape} must not be finer than grid {self.grid.shape}")
+        return self
 
     def part(self, *sections: str) -> dict[str, Any]:
         """The named sections as JSON values: what a stage's result depends on."""

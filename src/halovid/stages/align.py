@@ -58,15 +58,15 @@ class PairData:
         self._clips = ClipFolder(run_dir / "generate", config.clip_size)
         self._by_id: dict[str, Row] = {row["clip_id"]: row for row in self._clips.rows}
         self._pairs: list[Row] = read_table(run_dir / "pair" / "pairs.parquet", PAIRS).to_pylist()
-        self._grid, self._device = config.grid, device
+        self._grid, self._device = config.margin_grid, device
         unknown = {pair[side] for pair in self._pairs for side in ("chosen", "rejected")} - self._by_id.keys()
         if unknown or not self._pairs:
             raise InputError(f"{run_dir}/pair names clips that RUN/generate does not hold: {sorted(unknown)[:5]}")
         sizes = {len(pair["patch_margins"]) for pair in self._pairs}
-        if sizes != {config.grid.num_patches}:
+        if sizes != {self._grid.num_patches}:
             raise InputError(
-                f"the pairs have {sorted(sizes)} patches, the recipe's grid {config.grid.shape} has "
-                f"{config.grid.num_patches}; run `halovid score` and `halovid pair` again, or set grid back"
+                f"the pairs have {sorted(sizes)} patches, the recipe's grid {self._grid.shape} has "
+                f"{self._grid.num_patches}; run `halovid score` and `halovid pair` again, or set grid back"
             )
 
     def __len__(self) -> int:

@@ -12,24 +12,26 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from halovid import pairing
 from halovid.config import PairConfig, RunConfig
 from halovid.errors import InputError
 from halovid.folders import StageFolder, open_stage
+from halovid.grid import pool_cells
 from halovid.tables import PAIRS, REWARDS, patch_lists, patch_matrix, read_table
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
     """Pairs clips of the same prompt."""
-    with open_stage(run_dir, "pair", config.part("seed", "pair"), ["score"]) as stage:
+    with open_stage(run_dir, "pair", config.part("seed", "grid", "pair"), ["score"]) as stage:
         if stage is None:
             return
         rewards = read_table(run_dir / "score" / "rewards.parquet", REWARDS)
-        stage.write("pairs.parquet", make_pairs(rewards, config.pair, config.seed, stage))
+        stage.write("pairs.parquet", make_pairs(rewards, config, stage))
 
 
-def make_pairs(rewards: pa.Table, config: PairConfig, seed: int, stage: StageFolder) -> pa.Table:
+def make_pairs(rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.Table:
     """The table of pairs whose clip margin is above `min_margin`; prompts without one are listed as skipped.
 
     Raises:
@@ -45,17 +47,18 @@ def make_pairs(rewards: pa.Table, config: PairConfig, seed: int, stage: StageFol
         )
     names = pc.dictionary_encode(rewards.column("prompt_id").combine_chunks())
     prompts = names.indices.to_numpy()
-    chosen, rejected = _choose(prompts, reward, config, seed)
-    kept = reward[chosen] - reward[rejected] > config.min_margin
+    chosen, rejected = _choose(prompts, reward, config.pair, config.seed)
+    kept = reward[chosen] - reward[rejected] > config.pair.min_margin
     chosen, rejected = chosen[kept], rejected[kept]
     for index in np.setdiff1d(np.arange(len(names.dictionary)), prompts[chosen]):
         clips = int((prompts == index).sum())
-        reason = "fewer than two scored clips" if clips < 2 else f"no margin above {config.min_margin}"
+        reason = "fewer than two scored clips" if clips < 2 else f"no margin above {config.pair.min_margin}"
         stage.skip(names.dictionary[int(index)].as_py(), reason)
     if not len(chosen):
         raise InputError(
             f"no usable pair among {len(reward)} scored clips of {len(names.dictionary)} prompts (pair.strategy "
-            f"{config.strategy!r}, min_margin {config.min_margin}); generate more candidates or lower pair.min_margin"
+            f"{config.pair.strategy!r}, min_margin {config.pair.min_margin}); generate more candidates or lower "
+            f"pair.min_margin"
         )
     clip_ids = rewards.column("clip_id")
     return pa.Table.from_arrays(
@@ -64,10 +67,27 @@ def make_pairs(rewards: pa.Table, config: PairConfig, seed: int, stage: StageFol
             clip_ids.take(chosen).combine_chunks(),
             clip_ids.take(rejected).combine_chunks(),
             pa.array((reward[chosen] - reward[rejected]).astype(np.float32)),
-            patch_lists(patches[chosen] - patches[rejected]),
+            patch_lists(_pool(patches[chosen] - patches[rejected], config)),
         ],
         schema=PAIRS,
     )
+
+
+def _pool(margins: np.ndarray, config: RunConfig) -> np.ndarray:
+    """Patch margins [pairs, patches] on the grid that pairs have.
+
+    Raises:
+        InputError: the rewards belong to another grid than the recipe's.
+    """
+    if margins.shape[1] != config.grid.num_patches:
+        raise InputError(
+            f"the rewards have {margins.shape[1]} patches, the recipe's grid {config.grid.shape} has "
+            f"{config.grid.num_patches}; run `halovid score` again, or set grid back"
+        )
+    if config.margin_grid == config.grid:
+        return margins
+    cells = torch.from_numpy(margins).unflatten(1, config.grid.shape)
+    return pool_cells(cells, config.margin_grid).flatten(1).numpy()
 
 
 def _choose(prompts: np.ndarray, reward: np.ndarray, config: PairConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:

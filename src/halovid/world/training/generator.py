@@ -61,13 +61,13 @@ def encode_shards(clips_folder: Path, vae: AutoencoderKLWan, part: int, parts: i
     shards = range(part, len(clips.shards), parts)
     for shard in track([k for k in shards if not latents_path(clips_folder, k).exists()], "encoding shards"):
         path = latents_path(clips_folder, shard)
-        parts = []
+        encoded = []
         for rows in torch.arange(SHARD_SIZE).split(20):
             video = clips.batch(rows + shard * SHARD_SIZE, 13, 0).contiguous(memory_format=torch.channels_last_3d)
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                parts.append(vae.encode(video).latent_dist.mode().half())
+                encoded.append(vae.encode(video).latent_dist.mode().half())
         with atomic_path(path) as temporary:
-            np.save(temporary, torch.cat(parts).numpy())
+            np.save(temporary, torch.cat(encoded).numpy())
 
 
 def latents_path(folder: Path, shard: int) -> Path:

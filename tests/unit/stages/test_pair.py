@@ -1,0 +1,59 @@
+"""Pairs from rewards: margins of clips and of patches, on the judged grid and on coarser ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from halovid.config import PairConfig, RunConfig, make_config
+from halovid.errors import InputError
+from halovid.folders import StageFolder
+from halovid.grid import PatchGrid
+from halovid.stages.pair import make_pairs
+from halovid.tables import REWARDS, patch_matrix, rows_to_table
+
+GRID = PatchGrid(2, 2, 2)
+
+
+def rewards(values: list[float], patches: np.ndarray) -> pa.Table:
+    """One prompt's clips."""
+    rows = [
+        {"clip_id": f"c{i}", "prompt_id": "p", "reward": value, "patch_rewards": own.tolist()}
+        for i, (value, own) in enumerate(zip(values, patches, strict=True))
+    ]
+    return rows_to_table(rows, REWARDS)
+
+
+def pair(table: pa.Table, folder: Path, grid: PatchGrid | None = None) -> pa.Table:
+    return make_pairs(table, RunConfig(grid=GRID, pair=PairConfig(grid=grid)), StageFolder(folder, ""))
+
+
+def test_a_pair_holds_the_differences_of_its_clips(tmp_path: Path) -> None:
+    patches = np.arange(16.0).reshape(2, 8)
+    patches[1, 3] = 0.0  # the clip that wins overall loses this patch
+    table = pair(rewards([1.0, 3.0], patches), tmp_path)
+    assert table.column("chosen").to_pylist() == ["c1"]
+    assert table.column("clip_margin").to_pylist() == [2.0]
+    assert patch_matrix(table, "patch_margins").tolist() == [[8, 8, 8, -3, 8, 8, 8, 8]]
+
+
+@pytest.mark.parametrize("grid", [PatchGrid(2, 1, 1), PatchGrid(1, 2, 2), PatchGrid(1, 1, 1)])
+def test_a_coarser_grid_holds_the_mean_margins(tmp_path: Path, grid: PatchGrid) -> None:
+    patches = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
+    table = pair(rewards([1.0, 0.0], patches), tmp_path, grid)
+    axes = tuple(axis for axis in range(3) if grid.shape[axis] == 1)
+    expected = (patches[0] - patches[1]).reshape(2, 2, 2).mean(axes)
+    np.testing.assert_allclose(patch_matrix(table, "patch_margins")[0], expected.ravel(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_finer_grid_than_the_judged_one_is_refused() -> None:
+    with pytest.raises(InputError, match=r"pair\.grid \(1, 2, 8\) must not be finer than grid \(4, 4, 4\)"):
+        make_config({"pair": {"grid": {"t": 1, "h": 2, "w": 8}}})
+
+
+def test_rewards_of_another_grid_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"the rewards have 4 patches, the recipe's grid \(2, 2, 2\) has 8"):
+        pair(rewards([1.0, 0.0], np.zeros((2, 4))), tmp_path)
