@@ -42,7 +42,7 @@ TEXT_ENCODER = {"d_model": 128, "d_kv": 32, "d_ff": 256, "num_layers": 2, "num_h
 class Schedule:
     """How long and how fast: a warm-up, then a rate that falls to zero in a straight line."""
 
-    num_steps: int = 4_400
+    num_steps: int = 12_000
     batch_size: int = 16
     rate: float = 2e-3
     warmup: int = 300
