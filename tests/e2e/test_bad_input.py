@@ -23,6 +23,7 @@ from halovid.cli import STAGES
 from halovid.clips import ClipFolder
 from halovid.stages import judge
 from halovid.tables import REWARDS, patch_lists, patch_matrix
+from halovid.world.training.vae import LAYOUT
 
 pytestmark = pytest.mark.e2e
 
@@ -542,7 +543,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(
         refuse(run_dir, "align", tiny_recipe, run_dir, words=words, code=1)
     batch = load_file(run_dir / "align" / "bad_batch_0.safetensors")
     assert batch.keys() == {"chosen", "rejected", "prompt_embeds", "clip_margin", "patch_margins", "noise", "sigma"}
-    assert batch["chosen"].shape == batch["noise"].shape == (2, 16, 4, 8, 8)
+    assert batch["chosen"].shape == batch["noise"].shape == (2, LAYOUT["z_dim"], 4, 8, 8)
     assert batch["chosen"].isinf().all() and batch["noise"].isfinite().all()
     assert not (run_dir / "align" / "weights").exists()
     assert run_here("align", tiny_recipe, run_dir).code == 0
