@@ -194,7 +194,7 @@ def test_accumulation_changes_only_the_rounding(
         weights.append(load_weights(run_dir / "align"))
         logs.append([json.loads(line) for line in (run_dir / "align" / "log.jsonl").read_text().splitlines()])
     for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=1e-6)
+        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=1e-5)  # a tenth of one Adam step
     for whole, cut in zip(*logs, strict=True):
         assert cut == pytest.approx(whole, rel=1e-4, abs=1e-6)
 

@@ -19,6 +19,7 @@ from conftest import LORA, RECIPE, SECRETS, Outcome, manifest, results, run_here
 from halovid import tables
 from halovid.cli import STAGES
 from halovid.video import read_video
+from halovid.world.training.vae import LAYOUT
 
 pytestmark = pytest.mark.e2e
 
@@ -85,7 +86,7 @@ def test_clips_are_there_as_video_and_as_latents(run_dir: Path) -> None:
         for row in clips:
             assert read_video(run_dir / folder / row["video"], (64, 64)).shape == (3, 13, 64, 64)
             latents = load_file(run_dir / folder / row["latents"])["latents"]
-            assert latents.shape == (16, 4, 8, 8)
+            assert latents.shape == (LAYOUT["z_dim"], 4, 8, 8)
             assert latents.isfinite().all()
 
 
