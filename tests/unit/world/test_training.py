@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,7 @@ from diffusers import WanPipeline
 
 from halovid.checkpoint import load_checkpoint
 from halovid.world.captions import parse_caption
-from halovid.world.training import clips, generator, package, vae
+from halovid.world.training import clips, generator, package, text, vae
 
 NUM_CLIPS = 4
 
@@ -53,8 +54,8 @@ def kill_at(call: int, module: ModuleType, name: str, monkeypatch: pytest.Monkey
 def assert_resumes(train: Callable[[Path], None], folder: Path, name: str, kill: Callable[[], None]) -> None:
     """A training that is killed and called again ends like one that is not."""
     whole, killed = folder / "whole", folder / "killed"
-    whole.mkdir()
-    killed.mkdir()
+    whole.mkdir(exist_ok=True)
+    killed.mkdir(exist_ok=True)
     train(whole)
     kill()
     with pytest.raises(KeyboardInterrupt):
@@ -103,22 +104,49 @@ def test_every_phase_ends_at_its_own_rate(short: None) -> None:
     assert vae.learning_rate(3) == pytest.approx(4e-2 * (1e-4 + 9e-4 * 0.5))
 
 
+def test_the_text_encoder_continues_where_it_was_killed(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(text, "BATCH_SIZE", 3)
+    assert_resumes(
+        lambda folder: text.train_text_encoder(folder, num_steps=4),
+        work,
+        "text.safetensors",
+        lambda: kill_at(4, text, "random_captions", monkeypatch),
+    )
+
+
+def test_the_reader_must_find_what_the_caption_says() -> None:
+    tokenizer = text.build_tokenizer()
+    ids, mask, truth = text.random_captions(tokenizer, np.random.default_rng(0))
+    spec = parse_caption(tokenizer.decode(ids[2, : mask[2].sum()], skip_special_tokens=True))
+    assert [text.COLOURS[i] for i in truth["colour"][2]] == [sprite.colour for sprite in spec.sprites]
+    assert text.BACKGROUNDS[truth["background"][2]] == spec.background
+    logits = text.CaptionReader()(ids, mask)
+    assert logits["motion"].shape == (text.BATCH_SIZE, text.NUM_SPRITES, len(text.MOTIONS))
+
+
 def test_the_generator_is_trained_on_latents_and_packed(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     autoencoder = vae.build_vae()
     generator.encode_shards(work / "clips", autoencoder, 0, 1)
     channels = vae.LAYOUT["z_dim"]
     assert np.load(generator.latents_path(work / "clips", 0)).shape == (2, channels, 4, 8, 8)
     schedule = generator.Schedule(num_steps=4, batch_size=2, warmup=1, checkpoint_every=2)
+    text.train_text_encoder(work, num_steps=1)
+    for folder in ("whole", "killed"):
+        (work / folder).mkdir()
+        shutil.copy(work / "text.safetensors", work / folder)
     assert_resumes(
         lambda folder: generator.train_generator(work / "clips", folder, schedule),
         work,
         "generator.safetensors",
         lambda: kill_at(4, generator, "flow_loss", monkeypatch),
     )
-    model, mean, std = package.load_text_to_latents(work / "whole" / "generator.safetensors")
-    package.write_pipeline(autoencoder, model, mean, std, work / "pipeline")
+    model = package.load_text_to_latents(work / "whole" / "generator.safetensors")
+    package.write_pipeline(autoencoder, model, work / "pipeline")
     pipe = WanPipeline.from_pretrained(work / "pipeline", dtype=torch.float32)
-    assert pipe.vae.config.latents_mean == pytest.approx(mean.tolist())
+    data = generator.TrainingData(work / "clips")
+    assert pipe.vae.config.latents_mean == pytest.approx(data.mean.flatten().tolist())
+    assert pipe.vae.config.latents_std == pytest.approx(data.std.flatten().tolist())
     caption = (work / "clips" / "captions-0000.txt").read_text().splitlines()[0]
     arguments = {"num_inference_steps": 1, "guidance_scale": 1.0, "output_type": "latent"}
     latents = pipe(caption, num_frames=13, height=64, width=64, **arguments).frames

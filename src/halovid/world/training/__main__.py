@@ -3,7 +3,8 @@
     python -m halovid.world.training clips WORK       render the training clips
     python -m halovid.world.training vae WORK         train the autoencoder
     python -m halovid.world.training latents WORK     encode the clips
-    python -m halovid.world.training generator WORK   train text encoder and transformer
+    python -m halovid.world.training text WORK        train the text encoder
+    python -m halovid.world.training generator WORK   train the transformer
     python -m halovid.world.training pipeline WORK    assemble the packaged pipeline folder
     python -m halovid.world.training critic WORK      train the critic
     python -m halovid.world.training figures          measure the packaged generator
@@ -25,7 +26,7 @@ from halovid.generators import load_generator
 from halovid.runtime import console
 from halovid.world import packaged_pipeline
 from halovid.world.critic import WEIGHTS
-from halovid.world.training import clips, critic, figures, generator, package, vae
+from halovid.world.training import clips, critic, figures, generator, package, text, vae
 
 app = typer.Typer(
     help="Train what the package carries: the embedded world's generator and critic.", no_args_is_help=True
@@ -58,9 +59,16 @@ def encode(work: Work, part: int = 0, parts: int = 1) -> None:
     generator.encode_shards(work / "clips", model, part, parts)
 
 
+@app.command("text")
+def train_text_encoder(work: Work, threads: Threads = 1) -> None:
+    """Train the text encoder on captions alone."""
+    torch.set_num_threads(threads)
+    text.train_text_encoder(work)
+
+
 @app.command("generator")
 def train_generator(work: Work, threads: Threads = 1, steps: int = generator.Schedule.num_steps) -> None:
-    """Train the transformer and its text encoder on the latents."""
+    """Train the transformer on the latents, with the trained text encoder."""
     torch.set_num_threads(threads)
     generator.train_generator(work / "clips", work, generator.Schedule(num_steps=steps))
 
@@ -68,8 +76,8 @@ def train_generator(work: Work, threads: Threads = 1, steps: int = generator.Sch
 @app.command("pipeline")
 def pipeline(work: Work, folder: Annotated[Path | None, typer.Option(help="default: the packaged one")] = None) -> None:
     """Assemble a diffusers pipeline folder from the checkpoints."""
-    model, mean, std = package.load_text_to_latents(work / "generator.safetensors")
-    package.write_pipeline(package.load_vae(work / "vae.safetensors"), model, mean, std, folder or packaged_pipeline())
+    model = package.load_text_to_latents(work / "generator.safetensors")
+    package.write_pipeline(package.load_vae(work / "vae.safetensors"), model, folder or packaged_pipeline())
 
 
 @app.command("critic")
@@ -81,11 +89,16 @@ def train_critic(weights: Path = WEIGHTS, threads: Threads = 1) -> None:
 
 
 @app.command("figures")
-def measure(prompts: int = 96, threads: Threads = 1) -> None:
-    """Measure the packaged generator on held-out prompts and the autoencoder on held-out scenes."""
+def measure(
+    prompts: int = 96,
+    model: Annotated[str, typer.Option(help="pipeline folder; 'world' is the packaged one")] = "world",
+    record: Annotated[Path, typer.Option(help="where the figures go")] = RECORD / "figures.json",
+    threads: Threads = 1,
+) -> None:
+    """Measure a generator on held-out prompts, its autoencoder on held-out scenes, and the ruler."""
     torch.set_num_threads(threads)
-    found = figures.measure(GeneratorConfig(), prompts)
-    write_json(RECORD / "figures.json", found)
+    found = figures.measure(GeneratorConfig(model=model), prompts)
+    write_json(record, found)
     console.print(found)
 
 

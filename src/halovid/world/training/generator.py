@@ -1,29 +1,24 @@
-"""Trains the packaged flow transformer and its text encoder from nothing, on latents of the training clips."""
+"""Trains the packaged flow transformer from nothing, on latents of the training clips and the frozen text encoder."""
 
 from __future__ import annotations
 
-import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from rich.console import Console
 from rich.progress import track
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from halovid.checkpoint import load_checkpoint, save_checkpoint
+from halovid.checkpoint import load_checkpoint
 from halovid.files import atomic_path
 from halovid.generators.wan import merge_text_padding
 from halovid.optimizers import MuonAdamW
-from halovid.world.captions import all_words
 from halovid.world.training.clips import SHARD_SIZE, Clips, caption_path
+from halovid.world.training.loop import run_steps
+from halovid.world.training.text import MAX_TEXT, CaptionReader, build_text_encoder, build_tokenizer
 
-MAX_TEXT = 512  # what WanPipeline pads every prompt to
 TRANSFORMER = {
     "patch_size": (1, 2, 2),
     "num_attention_heads": 6,
@@ -35,7 +30,6 @@ TRANSFORMER = {
     "ffn_dim": 384,
     "num_layers": 6,
 }
-TEXT_ENCODER = {"d_model": 128, "d_kv": 32, "d_ff": 256, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
 
 
 @dataclass(frozen=True)
@@ -75,70 +69,61 @@ def latents_path(folder: Path, shard: int) -> Path:
     return folder / f"latents-{shard:04d}.npy"
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer of the caption grammar; unknown words share one token."""
-    words = ["<pad>", "</s>", "<unk>", *all_words()]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=MAX_TEXT
-    )
-
-
 class TextToLatents(nn.Module):
-    """The transformer and its text encoder, trained together."""
+    """The transformer, the frozen text encoder, and the statistics of the latents that the transformer sees.
 
-    def __init__(self, vocabulary: int) -> None:
+    latents_mean, latents_std: [C].
+    """
+
+    def __init__(self) -> None:
         super().__init__()
         self.transformer = WanTransformer3DModel(**TRANSFORMER)
-        self.text_encoder = UMT5EncoderModel(UMT5Config(vocab_size=vocabulary, **TEXT_ENCODER))
+        self.text_encoder = build_text_encoder().requires_grad_(False)
+        self.register_buffer("latents_mean", torch.zeros(TRANSFORMER["in_channels"]))
+        self.register_buffer("latents_std", torch.ones(TRANSFORMER["in_channels"]))
         merge_text_padding(self.transformer)
 
     def forward(self, noisy: Tensor, timestep: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """The predicted velocity [B, C, T, h, w]; ids and mask are [B, L]."""
-        text = self.text_encoder(ids, mask).last_hidden_state * mask[..., None]
+        with torch.no_grad():
+            text = self.text_encoder(ids, mask).last_hidden_state * mask[..., None]
         padded = nn.functional.pad(text, (0, 0, 0, MAX_TEXT - text.shape[1]))
         return self.transformer(noisy, timestep, padded, return_dict=False)[0]
 
 
+def load_text_encoder(checkpoint: Path) -> dict[str, Tensor]:
+    """The weights of the text encoder in a checkpoint of `train_text_encoder`."""
+    reader = CaptionReader()
+    reader.load_state_dict(load_checkpoint(checkpoint)["model"])
+    return reader.text_encoder.state_dict()
+
+
 def train_generator(clips_folder: Path, folder: Path, schedule: Schedule, seed: int = 0) -> None:
-    """Trains to the end of the schedule, continuing from `folder`'s checkpoint; one JSON log line per 50 steps."""
+    """Trains to the end of the schedule, continuing from `folder`'s checkpoint generator.safetensors."""
     torch.manual_seed(seed)
     data = TrainingData(clips_folder)
-    model = TextToLatents(len(data.tokenizer))
+    model = TextToLatents()
+    model.text_encoder.load_state_dict(load_text_encoder(folder / "text.safetensors"))
+    model.latents_mean.copy_(data.mean.flatten())
+    model.latents_std.copy_(data.std.flatten())
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.ema)
     )
     optimizer = MuonAdamW(model, schedule.rate, betas=(0.9, 0.98), weight_decay=0.01)
-    checkpoint, step = folder / "generator.safetensors", 0
-    if checkpoint.exists():
-        state = load_checkpoint(checkpoint)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        step = state["step"]
-    started, losses = time.time(), []
-    while step < schedule.num_steps:
+
+    def train_step(step: int) -> dict[str, float]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         loss = flow_loss(model, *data.batch(schedule, generator), generator)
         optimizer.set_rate(schedule.rate_at(step + 1))
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average.update_parameters(model)
-        losses.append(loss.item())
-        step += 1
-        if step % 50 == 0:
-            line = {"step": step, "loss": sum(losses[-50:]) / 50, "seconds": time.time() - started}
-            with (folder / "generator.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-            Console().print(line)
-        if step % schedule.checkpoint_every == 0 or step == schedule.num_steps:
-            state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
-            save_checkpoint(checkpoint, state | {"step": step, "mean": data.mean.flatten(), "std": data.std.flatten()})
+        return {"loss": loss.item()}
+
+    parts = {"model": model, "average": average, "optimizer": optimizer}
+    run_steps(folder / "generator.safetensors", parts, schedule.num_steps, train_step, schedule.checkpoint_every)
 
 
 def flow_loss(model: TextToLatents, clean: Tensor, ids: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline
-from torch import Tensor
 
 from halovid.checkpoint import load_checkpoint
 from halovid.files import write_json
-from halovid.world.training.generator import TextToLatents, build_tokenizer
+from halovid.world.training.generator import TextToLatents
+from halovid.world.training.text import build_tokenizer
 from halovid.world.training.vae import LAYOUT, build_vae
 
 
@@ -23,20 +23,18 @@ def load_vae(checkpoint: Path) -> AutoencoderKLWan:
     return vae.eval().requires_grad_(False)
 
 
-def load_text_to_latents(checkpoint: Path) -> tuple[TextToLatents, Tensor, Tensor]:
-    """The averaged generator of a training checkpoint, and mean and std of its latents, [C] each."""
-    state = load_checkpoint(checkpoint)
-    model = TextToLatents(len(build_tokenizer()))
-    model.load_state_dict(
-        {name.removeprefix("module."): v for name, v in state["average"].items() if name != "n_averaged"}
-    )
-    return model.eval(), state["mean"], state["std"]
+def load_text_to_latents(checkpoint: Path) -> TextToLatents:
+    """The averaged generator of a training checkpoint."""
+    model = TextToLatents()
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    averaged.load_state_dict(load_checkpoint(checkpoint)["average"])
+    return averaged.module.eval()
 
 
-def write_pipeline(vae: AutoencoderKLWan, model: TextToLatents, mean: Tensor, std: Tensor, folder: Path) -> None:
+def write_pipeline(vae: AutoencoderKLWan, model: TextToLatents, folder: Path) -> None:
     """Writes the pipeline folder; the latents' statistics become part of the VAE's configuration."""
-    layout = LAYOUT | {"latents_mean": mean.tolist(), "latents_std": std.tolist()}
-    packed = AutoencoderKLWan(**layout)
+    statistics = {"latents_mean": model.latents_mean.tolist(), "latents_std": model.latents_std.tolist()}
+    packed = AutoencoderKLWan(**LAYOUT | statistics)
     packed.load_state_dict(vae.state_dict())
     for block in model.transformer.blocks:
         block.attn2.set_processor(type(block.attn1.processor)())

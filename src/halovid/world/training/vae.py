@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan
-from rich.console import Console
 from torch import Tensor
 
-from halovid.checkpoint import load_checkpoint, save_checkpoint
 from halovid.optimizers import MuonAdamW
 from halovid.world.training.clips import Clips
+from halovid.world.training.loop import run_steps
 
 LAYOUT = {
     "base_dim": 24,
@@ -59,40 +56,27 @@ CHECKPOINT_EVERY = 100
 
 
 def train_vae(clips_folder: Path, folder: Path, seed: int = 0) -> None:
-    """Trains to the end of PHASES, continuing from `folder`'s checkpoint; logs one JSON line per 50 steps."""
+    """Trains to the end of PHASES, continuing from `folder`'s checkpoint vae.safetensors."""
     torch.manual_seed(seed)
     clips = Clips(clips_folder)
     vae = use_channels_last(build_vae())
     optimizer = MuonAdamW(vae, PHASES[0].rate)
-    checkpoint, step = folder / "vae.safetensors", 0
-    if checkpoint.exists():
-        state = load_checkpoint(checkpoint)
-        vae.load_state_dict(state["model"])
-        use_channels_last(vae)
-        optimizer.load_state_dict(state["optimizer"])
-        step = state["step"]
-    started = time.time()
-    while step < PHASES[-1].until:
+
+    def train_step(step: int) -> dict[str, float]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         phase = next(phase for phase in PHASES if step < phase.until)
-        optimizer.set_rate(learning_rate(step))
         indices = torch.randint(len(clips), (phase.batch_size,), generator=generator)
         first = int(torch.randint(13 - phase.num_frames + 1, (), generator=generator))
-        video = clips.batch(indices, phase.num_frames, first)
-        loss, psnr = vae_loss(vae, video, generator)
+        loss, psnr = vae_loss(vae, clips.batch(indices, phase.num_frames, first), generator)
+        optimizer.set_rate(learning_rate(step))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
-        step += 1
-        if step % 50 == 0:
-            line = {"step": step, "loss": loss.item(), "psnr": psnr.item(), "seconds": time.time() - started}
-            with (folder / "vae.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-            Console().print(line)
-        if step % CHECKPOINT_EVERY == 0:
-            state = {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-            save_checkpoint(checkpoint, state)
+        return {"loss": loss.item(), "psnr": psnr.item()}
+
+    parts = {"model": vae, "optimizer": optimizer}
+    run_steps(folder / "vae.safetensors", parts, PHASES[-1].until, train_step, CHECKPOINT_EVERY)
 
 
 def build_vae() -> AutoencoderKLWan:
