@@ -10,21 +10,23 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from rich.progress import track
 from torch import Tensor, nn
+from transformers import UMT5EncoderModel
 
 from halovid.checkpoint import load_checkpoint
 from halovid.files import atomic_path
 from halovid.generators.wan import merge_text_padding
 from halovid.optimizers import MuonAdamW
 from halovid.world.training.clips import SHARD_SIZE, Clips, caption_path
-from halovid.world.training.loop import run_steps
+from halovid.world.training.loop import Stateful, run_steps
 from halovid.world.training.text import MAX_TEXT, CaptionReader, build_text_encoder, build_tokenizer
 
+NUM_CHANNELS = 8  # of the latents
 TRANSFORMER = {
     "patch_size": (1, 2, 2),
     "num_attention_heads": 6,
     "attention_head_dim": 32,
-    "in_channels": 8,
-    "out_channels": 8,
+    "in_channels": NUM_CHANNELS,
+    "out_channels": NUM_CHANNELS,
     "text_dim": 128,
     "freq_dim": 128,
     "ffn_dim": 384,
@@ -75,12 +77,17 @@ class TextToLatents(nn.Module):
     latents_mean, latents_std: [C].
     """
 
+    transformer: WanTransformer3DModel
+    text_encoder: UMT5EncoderModel
+    latents_mean: Tensor
+    latents_std: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.transformer = WanTransformer3DModel(**TRANSFORMER)
         self.text_encoder = build_text_encoder().requires_grad_(False)
-        self.register_buffer("latents_mean", torch.zeros(TRANSFORMER["in_channels"]))
-        self.register_buffer("latents_std", torch.ones(TRANSFORMER["in_channels"]))
+        self.register_buffer("latents_mean", torch.zeros(NUM_CHANNELS))
+        self.register_buffer("latents_std", torch.ones(NUM_CHANNELS))
         merge_text_padding(self.transformer)
 
     def forward(self, noisy: Tensor, timestep: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
@@ -122,7 +129,7 @@ def train_generator(clips_folder: Path, folder: Path, schedule: Schedule, seed: 
         average.update_parameters(model)
         return {"loss": loss.item()}
 
-    parts = {"model": model, "average": average, "optimizer": optimizer}
+    parts: dict[str, Stateful] = {"model": model, "average": average, "optimizer": optimizer}
     run_steps(folder / "generator.safetensors", parts, schedule.num_steps, train_step, schedule.checkpoint_every)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import cast
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline
@@ -25,10 +26,9 @@ def load_vae(checkpoint: Path) -> AutoencoderKLWan:
 
 def load_text_to_latents(checkpoint: Path) -> TextToLatents:
     """The averaged generator of a training checkpoint."""
-    model = TextToLatents()
-    averaged = torch.optim.swa_utils.AveragedModel(model)
+    averaged = torch.optim.swa_utils.AveragedModel(TextToLatents())
     averaged.load_state_dict(load_checkpoint(checkpoint)["average"])
-    return averaged.module.eval()
+    return cast(TextToLatents, averaged.module.eval())
 
 
 def write_pipeline(vae: AutoencoderKLWan, model: TextToLatents, folder: Path) -> None:

@@ -29,10 +29,11 @@ from halovid.world.scenes import (
     SceneSpec,
     sample_spec,
 )
-from halovid.world.training.loop import run_steps
+from halovid.world.training.loop import Stateful, run_steps
 
 MAX_TEXT = 512  # what WanPipeline pads every prompt to
-TEXT_ENCODER = {"d_model": 128, "d_kv": 32, "d_ff": 256, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
+WIDTH = 128
+TEXT_ENCODER = {"d_model": WIDTH, "d_kv": 32, "d_ff": 256, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
 ATTRIBUTES = {"size": SIZES, "texture": TEXTURES, "colour": COLOURS, "shape": SHAPES, "motion": MOTIONS}
 NUM_STEPS = 1000
 BATCH_SIZE = 64
@@ -63,12 +64,11 @@ class CaptionReader(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        width = TEXT_ENCODER["d_model"]
         self.text_encoder = build_text_encoder()
-        self.queries = nn.Parameter(torch.randn(NUM_SPRITES + 1, width) * width**-0.5)
-        self.keys = nn.Linear(width, width)
-        self.heads = nn.ModuleDict({name: nn.Linear(width, len(values)) for name, values in ATTRIBUTES.items()})
-        self.background = nn.Linear(width, len(BACKGROUNDS))
+        self.queries = nn.Parameter(torch.randn(NUM_SPRITES + 1, WIDTH) * WIDTH**-0.5)
+        self.keys = nn.Linear(WIDTH, WIDTH)
+        self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, len(values)) for name, values in ATTRIBUTES.items()})
+        self.background = nn.Linear(WIDTH, len(BACKGROUNDS))
 
     def forward(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Logits of each attribute [B, N, values], and of the background [B, values]; ids and mask are [B, L]."""
@@ -97,9 +97,8 @@ def train_text_encoder(folder: Path, num_steps: int = NUM_STEPS, seed: int = 0) 
         optimizer.step()
         return {"loss": torch.stack(losses).sum().item(), "right": torch.stack(right).mean().item()}
 
-    run_steps(
-        folder / "text.safetensors", {"model": reader, "optimizer": optimizer}, num_steps, train_step, CHECKPOINT_EVERY
-    )
+    parts: dict[str, Stateful] = {"model": reader, "optimizer": optimizer}
+    run_steps(folder / "text.safetensors", parts, num_steps, train_step, CHECKPOINT_EVERY)
 
 
 def random_captions(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from halovid.optimizers import MuonAdamW
 from halovid.world.training.clips import Clips
-from halovid.world.training.loop import run_steps
+from halovid.world.training.loop import Stateful, run_steps
 
 LAYOUT = {
     "base_dim": 24,
@@ -75,7 +75,7 @@ def train_vae(clips_folder: Path, folder: Path, seed: int = 0) -> None:
         optimizer.step()
         return {"loss": loss.item(), "psnr": psnr.item()}
 
-    parts = {"model": vae, "optimizer": optimizer}
+    parts: dict[str, Stateful] = {"model": vae, "optimizer": optimizer}
     run_steps(folder / "vae.safetensors", parts, PHASES[-1].until, train_step, CHECKPOINT_EVERY)
 
 
