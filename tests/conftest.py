@@ -36,7 +36,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from halovid import cli
 from halovid.files import hash_file
-from halovid.world.training.generator import build_tokenizer
+from halovid.world.training.text import build_tokenizer
 from halovid.world.training.vae import LAYOUT
 
 torch.set_num_threads(1)

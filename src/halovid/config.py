@@ -122,6 +122,8 @@ class PairConfig(Section):
     min_margin: float = Field(0.0, ge=0, description="pairs whose clip margin is not above this are dropped")
     pairs_per_prompt: int = Field(3, ge=1, description="best_worst: k best against k worst; random: how many")
     grid: PatchGrid | None = Field(None, description="coarser grid of the patch margins; the judged one if left out")
+    rarity_power: float = Field(0.0, ge=0, description="VideoDPO: pairs of rare rewards weigh more; 0 weighs all alike")
+    limit: int | None = Field(None, ge=1, description="keep so many pairs, drawn at random")
 
 
 class LoraOptions(Section):
@@ -140,6 +142,7 @@ class AlignConfig(Section):
     loss: GranDPOOptions = GranDPOOptions()
     sigma: SigmaSampling = SigmaSampling()
     timestep_weight: WeightScheme = "constant"
+    shared_noise: bool = Field(True, description="chosen and rejected clip of a pair get the same noise")
     steps: int = Field(400, ge=1)
     batch_size: int = Field(4, ge=1, description="pairs per optimiser step")
     accumulation: int = Field(1, ge=1, description="parts that a batch is cut into")

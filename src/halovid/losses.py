@@ -24,9 +24,12 @@ class GranDPOOptions:
 
     beta_*: strength of the pull towards the reference, against *mean* squared errors and without a factor 1/2
         (a Diffusion-DPO beta of b is b / 2 here). A patch mean is noisier than a clip mean, so each has its own.
-    lambda_*: weight of the clip term, the patch term and the anchor.
+    lambda_*: weight of the clip term, the patch term, the anchor, plain denoising of the chosen clip (sft), and the
+        reward-weighted forward process (nft).
     margin_power_*: weights grow with |margin| ** power; 0 counts every preference alike.
     tie: patch margins up to this size express no preference.
+    nft_step: how far the nft term's two imagined models lie from the reference, as a share of the policy's way.
+    nft_margin: patch margin from which a patch counts as certainly better.
     """
 
     lambda_video: float = Field(default=0.5, ge=0)
@@ -37,24 +40,37 @@ class GranDPOOptions:
     margin_power_video: float = Field(default=0.0, ge=0)
     margin_power_patch: float = Field(default=1.0, ge=0)
     tie: float = Field(default=0.0, ge=0)
+    lambda_sft: float = Field(default=0.0, ge=0)
+    lambda_nft: float = Field(default=0.0, ge=0)
+    nft_step: float = Field(default=0.1, gt=0)
+    nft_margin: float = Field(default=1.0, gt=0)
 
 
 @dataclass(frozen=True)
 class PairErrors:
-    """Squared error maps of the four predictions of each pair, [B, T, h, w], mean over channels."""
+    """Squared error maps of the four predictions of each pair, [B, T, h, w], mean over channels.
+
+    drift_*: squared distance of the policy's prediction from the reference's.
+    """
 
     chosen: Tensor
     rejected: Tensor
     ref_chosen: Tensor
     ref_rejected: Tensor
+    drift_chosen: Tensor
+    drift_rejected: Tensor
 
 
 @dataclass(frozen=True)
 class Margins:
-    """Reward of the chosen clip minus that of the rejected one: clip [B] (>= 0), patches [B, t, h, w] (any sign)."""
+    """Reward of the chosen clip minus that of the rejected one: clip [B] (>= 0), patches [B, t, h, w] (any sign).
+
+    weight: [B], how much each pair counts.
+    """
 
     clip: Tensor
     patches: Tensor
+    weight: Tensor
 
 
 def squared_error_map(model_pred: Tensor, target: Tensor) -> Tensor:
@@ -67,7 +83,7 @@ def gran_dpo_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The Gran-DPO loss of each pair, [B], and what to log of it, each [B].
 
-    loss = lambda_video * video term + lambda_patch * patch term + lambda_anchor * anchor
+    loss = weight * sum of lambda_term * term over video, patch, anchor, sft and nft
 
     Args:
         timestep_weight: [B], w(timestep): the weight of each pair's logits.
@@ -83,12 +99,10 @@ def gran_dpo_loss(
         "video": video_term(video_logits, margins.clip, options),
         "patch": patch_term(patch_logits, margins.patches, weights),
         "anchor": anchor_term(errors, margins.patches, weights, grid),
+        "sft": errors.chosen.mean((1, 2, 3)),
+        "nft": nft_term(errors, margins.patches, grid, options),
     }
-    loss = (
-        options.lambda_video * terms["video"]
-        + options.lambda_patch * terms["patch"]
-        + options.lambda_anchor * terms["anchor"]
-    )
+    loss = margins.weight * sum(getattr(options, f"lambda_{name}") * term for name, term in terms.items())
     agree = 0.5 + 0.5 * (margins.patches * patch_logits).sign()
     metrics = {f"loss/{name}": term.detach() for name, term in terms.items()} | {
         "rewards/margins": video_logits.detach(),
@@ -96,6 +110,8 @@ def gran_dpo_loss(
         "rewards/patch_accuracies": (weights * agree).sum((1, 2, 3)).detach(),
         "errors/chosen": (errors.chosen - errors.ref_chosen).mean((1, 2, 3)).detach(),
         "errors/rejected": (errors.rejected - errors.ref_rejected).mean((1, 2, 3)).detach(),
+        "errors/winning_patches": (weights * _winning(errors, margins.patches, grid)).sum((1, 2, 3)).detach(),
+        "errors/drift": 0.5 * (errors.drift_chosen + errors.drift_rejected).mean((1, 2, 3)).detach(),
     }
     return loss, metrics
 
@@ -132,3 +148,29 @@ def anchor_term(errors: PairErrors, margins: Tensor, weights: Tensor, grid: Patc
     """
     winner = torch.where(margins > 0, pool_cells(errors.chosen, grid), pool_cells(errors.rejected, grid))
     return (weights * winner).sum((1, 2, 3))
+
+
+def nft_term(errors: PairErrors, margins: Tensor, grid: PatchGrid, options: GranDPOOptions) -> Tensor:
+    """The reward-weighted forward process of each pair, patch by patch, [B], up to a constant.
+
+    DiffusionNFT (arXiv 2509.16117) imagines two models on the line through reference and policy, b = `nft_step` of the
+    policy's way ahead of the reference and as far behind it, and makes the one ahead denoise what is good (share r of
+    it) and the one behind what is bad (1 - r):
+
+        1/b * (r |v_ref + b (v - v_ref) - target|^2 + (1 - r) |v_ref - b (v - v_ref) - target|^2)
+            = (2 r - 1) (e - e_ref - |v - v_ref|^2) + b |v - v_ref|^2 + constant
+
+    Departures: r comes from the margin of the pair, 2 r - 1 = clip(margin / nft_margin, -1, 1) for the chosen clip and
+    its opposite for the rejected one; the reference does not follow the policy. A 1 x 1 x 1 grid makes it a clip loss.
+    """
+    sign = (margins / options.nft_margin).clamp(-1, 1)
+    gain_chosen = pool_cells(errors.chosen - errors.ref_chosen - errors.drift_chosen, grid)
+    gain_rejected = pool_cells(errors.rejected - errors.ref_rejected - errors.drift_rejected, grid)
+    drift = pool_cells(errors.drift_chosen + errors.drift_rejected, grid)
+    return (sign * (gain_chosen - gain_rejected) + options.nft_step * drift).mean((1, 2, 3))
+
+
+def _winning(errors: PairErrors, margins: Tensor, grid: PatchGrid) -> Tensor:
+    """Policy minus reference error of each patch in the clip that won it, [B, t, h, w]."""
+    chosen = pool_cells(errors.chosen - errors.ref_chosen, grid)
+    return torch.where(margins > 0, chosen, pool_cells(errors.rejected - errors.ref_rejected, grid))

@@ -22,6 +22,7 @@ from halovid.losses import (
     PairErrors,
     anchor_term,
     gran_dpo_loss,
+    nft_term,
     patch_term,
     patch_weights,
     squared_error_map,
@@ -49,11 +50,23 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def make_errors(seed: int = 0, pairs: int = B) -> PairErrors:
-    return PairErrors(*random(4, pairs, T, H, W, seed=seed))
+    return PairErrors(*random(6, pairs, T, H, W, seed=seed))
 
 
 def make_margins(grid: tuple[int, int, int] = GRID, seed: int = 1) -> Margins:
-    return Margins(random(B, seed=seed) + 0.1, random(B, *grid, seed=seed + 1) - 0.5)
+    return Margins(random(B, seed=seed) + 0.1, random(B, *grid, seed=seed + 1) - 0.5, ones)
+
+
+def swap(errors: PairErrors) -> PairErrors:
+    """The same pair with its clips exchanged."""
+    return PairErrors(
+        errors.rejected,
+        errors.chosen,
+        errors.ref_rejected,
+        errors.ref_chosen,
+        errors.drift_rejected,
+        errors.drift_chosen,
+    )
 
 
 def region_means(cells: Tensor, grid: tuple[int, int, int]) -> np.ndarray:
@@ -97,7 +110,9 @@ def test_a_policy_that_equals_its_reference_gives_log_2_per_term(power: float, b
     chosen, rejected = random(2, B, T, H, W)
     options = GranDPOOptions(beta_video=beta, beta_patch=beta, margin_power_patch=power)
     margins = make_margins()
-    loss, metrics = gran_dpo_loss(PairErrors(chosen, rejected, chosen, rejected), margins, random(B), options)
+    loss, metrics = gran_dpo_loss(
+        PairErrors(chosen, rejected, chosen, rejected, *2 * [torch.zeros_like(chosen)]), margins, random(B), options
+    )
     torch.testing.assert_close(metrics["loss/video"], LOG_2 * ones)
     torch.testing.assert_close(metrics["loss/patch"], LOG_2 * ones)
     anchor = metrics["loss/anchor"]
@@ -109,10 +124,10 @@ def test_a_policy_that_equals_its_reference_gives_log_2_per_term(power: float, b
 
 def test_swapping_the_pair_negates_the_video_logits_and_keeps_what_patches_prefer() -> None:
     errors, margins = make_errors(), make_margins()
-    swapped = PairErrors(errors.rejected, errors.chosen, errors.ref_rejected, errors.ref_chosen)
+    swapped = swap(errors)
     options = GranDPOOptions(beta_video=3, beta_patch=3)
     _, before = gran_dpo_loss(errors, margins, ones, options)
-    _, after = gran_dpo_loss(swapped, Margins(margins.clip, -margins.patches), ones, options)
+    _, after = gran_dpo_loss(swapped, Margins(margins.clip, -margins.patches, margins.weight), ones, options)
     torch.testing.assert_close(after["rewards/margins"], -before["rewards/margins"])
     torch.testing.assert_close(after["rewards/accuracies"], 1 - before["rewards/accuracies"])
     # softplus(x) - softplus(-x) = x
@@ -147,8 +162,11 @@ def test_one_patch_is_diffusion_dpo(lambdas: tuple[float, float]) -> None:
         beta_patch=beta / 2,
         margin_power_patch=1,
     )
-    margins = Margins(random(B), random(B, 1, 1, 1, seed=2) + 0.1)
-    errors = PairErrors(*(squared_error_map(p, targets[i % 2]).double() for i, p in enumerate(predictions)))
+    margins = Margins(random(B), random(B, 1, 1, 1, seed=2) + 0.1, ones)
+    errors = PairErrors(
+        *(squared_error_map(p, targets[i % 2]).double() for i, p in enumerate(predictions)),
+        *(squared_error_map(predictions[i], predictions[i + 2]).double() for i in (0, 1)),
+    )
     loss, _ = gran_dpo_loss(errors, margins, ones, options)
     np.testing.assert_allclose(loss.numpy(), expected, rtol=1e-5)
 
@@ -203,7 +221,7 @@ def test_each_pair_has_a_loss_of_its_own() -> None:
     together, _ = gran_dpo_loss(errors, margins, level, GranDPOOptions())
     for i in range(B):
         own = PairErrors(*(getattr(errors, field.name)[i : i + 1] for field in dataclasses.fields(errors)))
-        part = Margins(margins.clip[i : i + 1], margins.patches[i : i + 1])
+        part = Margins(margins.clip[i : i + 1], margins.patches[i : i + 1], margins.weight[i : i + 1])
         alone, _ = gran_dpo_loss(own, part, level[i : i + 1], GranDPOOptions())
         torch.testing.assert_close(alone, together[i : i + 1])
     assert not torch.isclose(together[0], together[1])
@@ -264,8 +282,8 @@ def test_a_pair_whose_patches_all_tie_has_no_patch_term_and_a_finite_gradient(po
     assert metrics["loss/anchor"][0] == 0
     assert metrics["loss/patch"][1] > 0.1
     loss.sum().backward()
-    for field in dataclasses.fields(errors):
-        gradient = getattr(errors, field.name).grad
+    for name in ("chosen", "rejected", "ref_chosen", "ref_rejected"):
+        gradient = getattr(errors, name).grad
         assert torch.isfinite(gradient).all()
         assert (gradient != 0).any()
 
@@ -287,9 +305,9 @@ def test_a_step_moves_each_patch_towards_the_clip_it_prefers() -> None:
     targets = random(2, B, C, T, H, 8)
     predictions = random(2, B, C, T, H, 8, seed=1).requires_grad_()
     start = [squared_error_map(predictions[side].detach(), targets[side]) for side in (0, 1)]
-    margins = Margins(torch.ones(B), torch.tensor([1.0, -1.0]).reshape(1, 1, 1, 2).expand(B, -1, -1, -1))
+    margins = Margins(torch.ones(B), torch.tensor([1.0, -1.0]).reshape(1, 1, 1, 2).expand(B, -1, -1, -1), torch.ones(B))
     now = [squared_error_map(predictions[side], targets[side]) for side in (0, 1)]
-    loss, _ = gran_dpo_loss(PairErrors(*now, *start), margins, torch.ones(B), ONLY_PATCH)
+    loss, _ = gran_dpo_loss(PairErrors(*now, *start, *start), margins, torch.ones(B), ONLY_PATCH)
     loss.sum().backward()
     assert predictions.grad is not None
     moved = predictions.detach() - predictions.grad
@@ -350,3 +368,75 @@ def test_an_unknown_option_is_refused() -> None:
     unknown = {"beta_pach": 3.0}
     with pytest.raises(ValidationError, match="beta_pach"):
         GranDPOOptions(**unknown)
+
+
+def predicted_errors(seed: int) -> tuple[Tensor, Tensor, PairErrors]:
+    """Predictions of policy and reference for both clips [4, B, C, T, H, W], targets, and the errors."""
+    predictions, targets = random(4, B, C, T, H, W, seed=seed), random(2, B, C, T, H, W, seed=seed + 1)
+    maps = [(predictions[i] - targets[i % 2]).square().mean(1) for i in range(4)]
+    drift = [(predictions[i] - predictions[i + 2]).square().mean(1) for i in (0, 1)]
+    return predictions, targets, PairErrors(*maps, *drift)
+
+
+@pytest.mark.parametrize("step", [0.1, 1.0])
+def test_the_nft_term_is_the_weighted_error_of_a_model_ahead_and_one_behind(step: float) -> None:
+    predictions, targets, errors = predicted_errors(seed=3)
+    margins = 4 * random(B, *GRID, seed=9) - 2
+    options = GranDPOOptions(nft_step=step, nft_margin=1.5)
+    share = 0.5 + 0.5 * (margins / 1.5).clamp(-1, 1).numpy()
+
+    def weighted(policy: Tensor, reference: Tensor, target: Tensor, good: np.ndarray) -> np.ndarray:
+        ahead = (reference + step * (policy - reference) - target).square().mean(1)
+        behind = (reference - step * (policy - reference) - target).square().mean(1)
+        start = (reference - target).square().mean(1)
+        means = (region_means(cells, GRID) for cells in (ahead, behind, start))
+        first, second, constant = means
+        return (good * first + (1 - good) * second - constant) / step
+
+    expected = weighted(predictions[0], predictions[2], targets[0], share) + weighted(
+        predictions[1], predictions[3], targets[1], 1 - share
+    )
+    found = nft_term(errors, margins, PatchGrid(*GRID), options)
+    np.testing.assert_allclose(found.numpy(), expected.mean((1, 2, 3)), rtol=1e-9)
+
+
+def test_the_nft_term_vanishes_at_the_reference_and_ignores_the_order_of_the_pair() -> None:
+    _, _, errors = predicted_errors(seed=5)
+    margins, grid = make_margins().patches, PatchGrid(*GRID)
+    nothing = torch.zeros_like(errors.chosen)
+    still = PairErrors(errors.chosen, errors.rejected, errors.chosen, errors.rejected, nothing, nothing)
+    assert nft_term(still, margins, grid, GranDPOOptions()).abs().max() == 0
+    torch.testing.assert_close(
+        nft_term(swap(errors), -margins, grid, GranDPOOptions()), nft_term(errors, margins, grid, GranDPOOptions())
+    )
+
+
+def test_sft_is_plain_denoising_of_the_chosen_clip() -> None:
+    errors = make_errors()
+    options = GranDPOOptions(lambda_video=0, lambda_patch=0, lambda_anchor=0, lambda_sft=3)
+    loss, _ = gran_dpo_loss(errors, make_margins(), ones, options)
+    torch.testing.assert_close(loss, 3 * errors.chosen.mean((1, 2, 3)))
+
+
+def test_a_pairs_weight_multiplies_its_whole_loss() -> None:
+    errors, margins = make_errors(), make_margins()
+    options = GranDPOOptions(lambda_sft=0.3, lambda_nft=0.7)
+    plain, _ = gran_dpo_loss(errors, margins, ones, options)
+    weight = torch.tensor([0.25, 3.0], dtype=torch.float64)
+    weighted, _ = gran_dpo_loss(errors, dataclasses.replace(margins, weight=weight), ones, options)
+    torch.testing.assert_close(weighted, weight * plain)
+
+
+def test_the_log_tells_displacement_of_the_winning_patches_and_drift() -> None:
+    _, _, errors = predicted_errors(seed=7)
+    margins = make_margins()
+    _, metrics = gran_dpo_loss(errors, margins, ones, ONLY_PATCH)
+    gaps = [
+        region_means(cells, GRID)
+        for cells in (errors.chosen - errors.ref_chosen, errors.rejected - errors.ref_rejected)
+    ]
+    weights = patch_weights(margins.patches, ONLY_PATCH).numpy()
+    expected = (weights * np.where(margins.patches.numpy() > 0, *gaps)).sum((1, 2, 3))
+    np.testing.assert_allclose(metrics["errors/winning_patches"].numpy(), expected, rtol=1e-9)
+    drift = (errors.drift_chosen.mean((1, 2, 3)) + errors.drift_rejected.mean((1, 2, 3))) / 2
+    torch.testing.assert_close(metrics["errors/drift"], drift)

@@ -82,7 +82,7 @@ class PairData:
         return torch.stack([self._clips.prompt_embeds(row["prompt_id"]) for row in rows]).to(self._device)
 
     def batch(self, indices: list[int]) -> dict[str, Tensor]:
-        """chosen and rejected latents [B, C, T, h, w], prompt_embeds, clip_margin [B], patch_margins [B, t, h, w]."""
+        """Latents of chosen and rejected [B, C, T, h, w], prompt_embeds, clip_margin, patch_margins and weight."""
         pairs = [self._pairs[index] for index in indices]
         sides = {
             side: torch.stack([self._clips.latents(self._by_id[pair[side]]) for pair in pairs])
@@ -93,22 +93,31 @@ class PairData:
             "prompt_embeds": self.prompt_embeds(pairs),
             "clip_margin": torch.tensor([pair["clip_margin"] for pair in pairs]),
             "patch_margins": margins,
+            "weight": torch.tensor([pair["weight"] for pair in pairs]),
         }
         return {name: value.to(self._device) for name, value in batch.items()}
 
 
 def pair_errors(policy: Policy, batch: dict[str, Tensor], noise: Tensor, sigma: Tensor) -> PairErrors:
-    """The four error maps of each pair: one noise and one sigma for both clips, policy and reference."""
+    """The error maps of each pair: chosen and rejected clip under policy and reference, and how far these two differ.
+
+    Args:
+        noise: [B, 2, C, T, h, w] for the chosen and the rejected clip, which usually are the same.
+        sigma: [B], one noise level for all four predictions.
+    """
     generator = policy.generator
     latents = torch.cat([batch["chosen"], batch["rejected"]])
-    noise, sigma = torch.cat([noise, noise]), torch.cat([sigma, sigma])
+    noise, sigma = torch.cat([noise[:, 0], noise[:, 1]]), torch.cat([sigma, sigma])
     prompts = torch.cat([batch["prompt_embeds"]] * 2)
     noisy = generator.add_noise(latents, noise, sigma)
     target = generator.target(latents, noise, sigma)
-    chosen, rejected = squared_error_map(generator.predict(noisy, sigma, prompts), target).chunk(2)
+    prediction = generator.predict(noisy, sigma, prompts)
     with policy.reference():
-        ref_chosen, ref_rejected = squared_error_map(generator.predict(noisy, sigma, prompts), target).chunk(2)
-    return PairErrors(chosen, rejected, ref_chosen, ref_rejected)
+        reference = generator.predict(noisy, sigma, prompts)
+    maps = [
+        squared_error_map(*two).chunk(2) for two in ((prediction, target), (reference, target), (prediction, reference))
+    ]
+    return PairErrors(*maps[0], *maps[1], *maps[2])
 
 
 def train(policy: Policy, pairs: PairData, config: RunConfig, stage: StageFolder) -> None:
@@ -154,7 +163,7 @@ def train_step(
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
     indices = batch_indices(len(pairs), align.batch_size, step, config.seed)
     batch = pairs.batch(indices)
-    noise = torch.randn(batch["chosen"].shape, generator=generator).to(batch["chosen"])
+    noise = draw_noise(batch["chosen"], align.shared_noise, generator)
     sigma = sample_sigma(len(indices), align.sigma, generator).to(batch["chosen"])
     optimizer.zero_grad()
     collected: dict[str, list[Tensor]] = {}
@@ -164,7 +173,9 @@ def train_step(
         own = {name: value[part] for name, value in batch.items()}
         errors = pair_errors(policy, own, noise[part], sigma[part])
         weight = timestep_weight(sigma[part], align.timestep_weight)
-        loss, metrics = gran_dpo_loss(errors, Margins(own["clip_margin"], own["patch_margins"]), weight, align.loss)
+        loss, metrics = gran_dpo_loss(
+            errors, Margins(own["clip_margin"], own["patch_margins"], own["weight"]), weight, align.loss
+        )
         if not torch.isfinite(loss).all():
             path = folder / f"bad_batch_{step}.safetensors"
             save_file(own | {"noise": noise[part], "sigma": sigma[part]}, path)
@@ -180,6 +191,12 @@ def train_step(
     policy.update_average()
     means = {name: torch.cat(values).mean().item() for name, values in collected.items()}
     return means | {"train/grad_norm": norm.item(), "train/learning_rate": optimizer.param_groups[0]["lr"]}
+
+
+def draw_noise(latents: Tensor, shared: bool, generator: torch.Generator) -> Tensor:
+    """The noise of each pair's two clips, [B, 2, *]: one draw for both, or one each."""
+    count, *shape = latents.shape
+    return torch.randn((count, 1 if shared else 2, *shape), generator=generator).expand(-1, 2, *shape).to(latents)
 
 
 def batch_indices(count: int, size: int, step: int, seed: int) -> list[int]:

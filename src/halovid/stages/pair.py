@@ -60,6 +60,8 @@ def make_pairs(rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.T
             f"{config.pair.strategy!r}, min_margin {config.pair.min_margin}); generate more candidates or lower "
             f"pair.min_margin"
         )
+    chosen, rejected = _limit(chosen, rejected, config)
+    weight = pairing.rarity_weights(reward, chosen, rejected, config.pair.rarity_power)
     clip_ids = rewards.column("clip_id")
     return pa.Table.from_arrays(
         [
@@ -68,9 +70,18 @@ def make_pairs(rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.T
             clip_ids.take(rejected).combine_chunks(),
             pa.array((reward[chosen] - reward[rejected]).astype(np.float32)),
             patch_lists(_pool(patches[chosen] - patches[rejected], config)),
+            pa.array(weight.astype(np.float32)),
         ],
         schema=PAIRS,
     )
+
+
+def _limit(chosen: np.ndarray, rejected: np.ndarray, config: RunConfig) -> tuple[np.ndarray, np.ndarray]:
+    """At most `pair.limit` of the pairs, a smaller limit's being a part of a larger one's."""
+    if config.pair.limit is None:
+        return chosen, rejected
+    kept = np.sort(np.random.default_rng([config.seed, 1]).permutation(len(chosen))[: config.pair.limit])
+    return chosen[kept], rejected[kept]
 
 
 def _pool(margins: np.ndarray, config: RunConfig) -> np.ndarray:
