@@ -17,7 +17,7 @@ from halovid.config import RunConfig, load_config
 from halovid.errors import InputError, TrainingError
 from halovid.runtime import console
 
-STAGES = ("generate", "judge", "reward", "score", "pair", "align", "evaluate", "report")
+STAGES = ("generate", "judge", "reward", "score", "pair", "align", "baseline", "evaluate", "report")
 
 app = typer.Typer(
     help="Align text-to-video diffusion models with local rewards: find defects patch by patch, train away from "
@@ -44,7 +44,7 @@ def run_stage(name: str, config: RunConfig, run_dir: Path) -> None:
 
 @app.command()
 def run(recipe: Recipe, run_dir: RunDir, overrides: Overrides = None) -> None:
-    """Run all stages in order: generate, judge, reward, score, pair, align, evaluate, report.
+    """Run all stages in order: generate, judge, reward, score, pair, align, baseline, evaluate, report.
 
     Stages that are complete are skipped, an interrupted one continues where it stopped.
     """
@@ -70,7 +70,8 @@ STAGE_HELP = {
     "score": "Reward every clip and every patch.",
     "pair": "Build preference pairs with the margin of the clips and of every patch.",
     "align": "Train the generator on the pairs with Gran-DPO.",
-    "evaluate": "Compare base and aligned generator on held-out prompts.",
+    "baseline": "Sample and measure the base generator on held-out prompts.",
+    "evaluate": "Sample and measure the aligned generator, and compare it with the base.",
     "report": "Write the HTML report.",
 }
 for _name in STAGES:

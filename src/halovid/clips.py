@@ -26,7 +26,7 @@ from halovid.config import GeneratorConfig
 from halovid.errors import InputError
 from halovid.files import atomic_path, write_json
 from halovid.folders import StageFolder
-from halovid.generators import Generator
+from halovid.generators import Sampler
 from halovid.grid import LatentGeometry
 from halovid.prompts import Prompt
 from halovid.tables import CLIPS, read_table
@@ -43,26 +43,26 @@ def clip_seed(seed: int, prompt_id: str, index: int) -> int:
 
 def sample_clips(
     stage: StageFolder,
-    folder: Path,
-    generator: Generator,
+    sampler: Sampler,
     config: GeneratorConfig,
     prompts: Sequence[Prompt],
     seed: int,
     per_prompt: int,
     description: str,
 ) -> pa.Table:
-    """Samples `per_prompt` clips of every prompt into `folder`, continuing after a kill; their table."""
-    write_json(folder / "geometry.json", dataclasses.asdict(generator.geometry))
+    """Samples `per_prompt` clips of every prompt into the stage's folder, continuing after a kill; their table."""
+    folder = stage.path
+    write_json(folder / "geometry.json", dataclasses.asdict(sampler.geometry))
     for prompt in prompts:
         path = _condition_path(folder, prompt.prompt_id)
         if not path.exists():
-            _save_tensor(path, "prompt_embeds", generator.encode_prompts([prompt.text])[0])
+            _save_tensor(path, "prompt_embeds", sampler.encode_prompts([prompt.text])[0])
 
     def sample(batch: Sequence[tuple[Prompt, int]]) -> list[Row]:
         seeds = [clip_seed(seed, prompt.prompt_id, index) for prompt, index in batch]
-        latents = generator.sample(generator.encode_prompts([prompt.text for prompt, _ in batch]), seeds)
+        latents = sampler.sample(sampler.encode_prompts([prompt.text for prompt, _ in batch]), seeds)
         rows = [_clip_row(prompt, index, own, config.fps) for (prompt, index), own in zip(batch, seeds, strict=True)]
-        for row, latent, video in zip(rows, latents, generator.decode_video(latents), strict=True):
+        for row, latent, video in zip(rows, latents, sampler.decode_video(latents), strict=True):
             _save_tensor(folder / row["latents"], "latents", latent.float())
             write_video(folder / row["video"], video, config.fps)
         return rows

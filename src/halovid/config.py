@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from halovid.errors import InputError
 from halovid.grid import PatchGrid
@@ -152,8 +152,9 @@ class AlignConfig(Section):
     clip_norm: float = Field(1.0, gt=0)
     ema: float = Field(0.98, ge=0, lt=1)
     checkpoint_every: int = Field(100, ge=1)
+    snapshots: tuple[PositiveInt, ...] = Field((), description="steps whose averaged weights are kept as well")
     sample_every: int = Field(200, ge=1)
-    sample_prompts: int = Field(2, ge=0, description="prompts whose clips are sampled along the way")
+    sample_prompts: int = Field(8, ge=0, description="prompts whose clips are sampled and measured along the way")
     gradient_checkpointing: bool = False
 
 
@@ -162,6 +163,9 @@ class EvaluateConfig(Section):
 
     prompts: PromptsConfig = PromptsConfig(split="heldout", seed=1)
     samples: int = Field(2, ge=1, description="clips per prompt and model; base and aligned share their seeds")
+    step: int | None = Field(None, ge=1, description="one of align.snapshots instead of the last step")
+    best_of: int = Field(1, ge=1, description="no training: the base, and the best of so many tries by the reward")
+    best_by: Literal["clip", "patch"] = Field("clip", description="reward that best_of compares")
     truth: Literal["inspector", "none"] = Field("inspector", description="who knows the truth; none for real models")
     critic: Literal["world", "none"] = Field("world", description="independent reward model; none for real models")
     agreement_clips: int = Field(64, ge=2, description="clips on which the reward model is held against the truth")

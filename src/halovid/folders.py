@@ -33,7 +33,7 @@ _PACKAGES = ("halovid", "torch", "diffusers", "transformers", "peft", "safetenso
 # what a stage wrote: tables, weights, logs, pages; clips are told by the settings that they were made with
 _RESULTS = (
     *("*.parquet", "*.safetensors", "*.json", "*.jsonl", "*.html"),
-    *("*/clips.parquet", "*/geometry.json", "weights/**/*.safetensors"),
+    *("weights/**/*.safetensors", "snapshots/**/*.safetensors"),
 )
 _SKIPPED = b"halovid.skipped"
 

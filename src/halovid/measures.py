@@ -1,9 +1,9 @@
-"""What evaluation measures of a clip, and how the measures of two models are compared."""
+"""What evaluation measures of the clips of a model, and how the measures of two models are compared."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,13 +12,21 @@ import pyarrow as pa
 from torch import Tensor
 
 from halovid import metrics, video_metrics
+from halovid.clips import ClipFolder, Row
+from halovid.config import EvaluateConfig, RunConfig
+from halovid.folders import StageFolder
 from halovid.grid import PatchGrid
+from halovid.tables import MEASURES as MEASURES_TABLE
+from halovid.tables import rows_to_table
 from halovid.world.captions import parse_caption
 from halovid.world.corruptions import KINDS
 from halovid.world.critic import load_critic
 from halovid.world.inspector import inspect
 
 Values = dict[str, Tensor]
+
+EVALUATION_SEED = 1  # added to the run's seed: evaluation has other noise than the candidates
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,50 @@ def measure_plain(video: Tensor, prompts: list[str], grid: PatchGrid) -> Values:
 
 
 Instrument = Callable[[Tensor, list[str], PatchGrid], Values]
+
+
+def instruments(config: EvaluateConfig) -> list[Instrument]:
+    """What measures the clips."""
+    chosen: list[Instrument] = [measure_plain]
+    if config.truth == "inspector":
+        chosen.append(measure_truth)
+    if config.critic == "world":
+        chosen.append(measure_critic)
+    return chosen
+
+
+def measure_clips(stage: StageFolder, clips: ClipFolder, model: str, config: RunConfig) -> pa.Table:
+    """All measures of a model's clips, rows of tables.MEASURES; clips that can't be read are listed as skipped."""
+    used = instruments(config.evaluate)
+
+    def measure(batch: Sequence[Row]) -> list[Row]:
+        rows, video = clips.readable(batch, stage.skip)
+        if video is None:
+            return []
+        prompts = [row["prompt"] for row in rows]
+        values = {name: value for own in used for name, value in own(video, prompts, config.grid).items()}
+        return [_row(model, row, name, value[i].item()) for i, row in enumerate(rows) for name, value in values.items()]
+
+    table = stage.map_batches(f"measure {model}", clips.rows, _BATCH, measure, MEASURES_TABLE)
+    return pa.concat_tables([table, rows_to_table(_diversity(clips, model), MEASURES_TABLE)])
+
+
+def _diversity(clips: ClipFolder, model: str) -> list[Row]:
+    """How much the samples of each prompt differ, in percent of the full range; needs two of them."""
+    by_prompt: dict[str, list[Row]] = {}
+    for row in clips.rows:
+        by_prompt.setdefault(row["prompt_id"], []).append(row)
+    rows = []
+    for own in by_prompt.values():
+        _, video = clips.readable(own, lambda *_: None)  # the unreadable ones were listed while measuring
+        if video is not None and len(video) > 1:
+            value = 50 * video_metrics.diversity(video).item()  # distances span 0..2
+            rows.append(_row(model, own[0], "diversity", value))
+    return rows
+
+
+def _row(model: str, clip: Row, name: str, value: float) -> Row:
+    return {"model": model, "prompt_id": clip["prompt_id"], "seed": clip["seed"], "measure": name, "value": value}
 
 
 def compare(measured: pa.Table, num_resamples: int, seed: int) -> list[dict[str, object]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from peft import LoraConfig
@@ -93,3 +94,8 @@ class Policy:
     def _assign(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
             self.parameters[name].copy_(value)
+
+
+def snapshot_folder(align_folder: Path, step: int) -> Path:
+    """Where alignment keeps the averaged weights of a step of `align.snapshots`."""
+    return align_folder / "snapshots" / f"{step:06d}"

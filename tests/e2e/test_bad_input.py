@@ -227,12 +227,12 @@ def test_no_prompt_that_the_judge_can_read(tiny_recipe: Path, tmp_path: Path) ->
 
 
 def test_held_out_prompts_that_the_inspector_cannot_read(finished_run: Copy, tiny_recipe: Path, tmp_path: Path) -> None:
-    run_dir, path = finished_run(before="evaluate"), tmp_path / "prompts.txt"
+    run_dir, path = finished_run(before="baseline"), tmp_path / "prompts.txt"
     path.write_text(f"{CAPTION}\na cat\n")
     words = ("evaluate.truth is 'inspector'", "p00001", "'a cat'", "set evaluate.truth to none")
-    argv = ("evaluate", tiny_recipe, run_dir, "--set", f"evaluate.prompts={{file: {path}}}")
+    argv = ("baseline", tiny_recipe, run_dir, "--set", f"evaluate.prompts={{file: {path}}}")
     refuse(run_dir, *argv, words=words)
-    assert not (run_dir / "evaluate").exists(), "it was said only after the work began"
+    assert not (run_dir / "baseline").exists(), "it was said only after the work began"
 
 
 # --- what earlier stages wrote --------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def test_held_out_prompts_that_the_inspector_cannot_read(finished_run: Copy, tin
         ("score", "generate"),
         ("pair", "score"),
         ("align", "generate"),
-        ("evaluate", "align"),
+        ("evaluate", "baseline"),
         ("report", "generate"),
     ],
 )
@@ -353,7 +353,7 @@ def test_clips_that_cannot_be_read_are_skipped_counted_and_shown(
 
 def test_evaluated_clips_that_cannot_be_read_are_left_out_of_the_report(finished_run: Copy, tiny_recipe: Path) -> None:
     run_dir = finished_run(before="report")
-    cut(run_dir / "evaluate" / "aligned" / "clips" / "p00000-00.mp4")
+    cut(run_dir / "evaluate" / "clips" / "p00000-00.mp4")
     outcome = run_here("report", tiny_recipe, run_dir)
     assert outcome.code == 0, outcome.stderr
     [skipped] = manifest(run_dir, "report")["skipped"]

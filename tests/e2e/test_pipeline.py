@@ -29,8 +29,9 @@ TABLES = {
     "reward/agreement.parquet": (tables.AGREEMENT, 5 + 2 + 1),
     "score/rewards.parquet": (tables.REWARDS, 12),
     "pair/pairs.parquet": (tables.PAIRS, 4),
-    "evaluate/base/clips.parquet": (tables.CLIPS, 6),
-    "evaluate/aligned/clips.parquet": (tables.CLIPS, 6),
+    "baseline/clips.parquet": (tables.CLIPS, 6),
+    "baseline/measures.parquet": (tables.MEASURES, None),
+    "evaluate/clips.parquet": (tables.CLIPS, 6),
     "evaluate/agreement.parquet": (tables.AGREEMENT, 2 * (5 + 2 + 1)),
     "evaluate/measures.parquet": (tables.MEASURES, None),
     "evaluate/metrics.parquet": (tables.METRICS, None),
@@ -41,8 +42,9 @@ INPUTS = {
     "reward": {"generate", "judge"},
     "score": {"generate", "reward"},
     "pair": {"score"},
-    "align": {"generate", "pair"},
-    "evaluate": {"align", "reward"},
+    "align": {"generate", "reward", "pair"},
+    "baseline": set(),
+    "evaluate": {"baseline", "align", "reward"},
     "report": set(STAGES) - {"report"},
 }
 
@@ -79,7 +81,7 @@ def test_tables_have_the_documented_schema(run_dir: Path, name: str) -> None:
 
 
 def test_clips_are_there_as_video_and_as_latents(run_dir: Path) -> None:
-    for folder, prompts in (("generate", 4), ("evaluate/base", 3), ("evaluate/aligned", 3)):
+    for folder, prompts in (("generate", 4), ("baseline", 3), ("evaluate", 3)):
         clips = rows(run_dir, f"{folder}/clips.parquet")
         assert len({row["seed"] for row in clips}) == len({row["clip_id"] for row in clips}) == len(clips)
         assert len({row["prompt_id"] for row in clips}) == prompts
@@ -91,7 +93,7 @@ def test_clips_are_there_as_video_and_as_latents(run_dir: Path) -> None:
 
 
 def test_base_and_aligned_share_prompts_and_seeds_that_training_never_had(run_dir: Path) -> None:
-    base, aligned = (rows(run_dir, f"evaluate/{model}/clips.parquet") for model in ("base", "aligned"))
+    base, aligned = (rows(run_dir, f"{stage}/clips.parquet") for stage in ("baseline", "evaluate"))
     assert base == aligned
     trained = rows(run_dir, "generate/clips.parquet")
     for column in ("prompt", "seed"):
@@ -129,6 +131,7 @@ def test_align_leaves_samples_a_log_and_curves(run_dir: Path) -> None:
     log = (run_dir / "align" / "log.jsonl").read_text().splitlines()
     assert len(log) == RECIPE["align"]["steps"]
     assert [path.name for path in sorted((run_dir / "align" / "samples").iterdir())] == [
+        "p00000-step000000.mp4",
         "p00000-step000003.mp4",
         "p00000-step000006.mp4",
     ]
@@ -140,8 +143,8 @@ def test_the_report_holds_the_verdict_and_the_summary_names_the_report(first_run
     page = (run_dir / "report" / "report.html").read_text(encoding="utf-8")
     assert re.search(r"The aligned generator makes (\d+% (fewer|more) defective sprite patches than|as many)", page)
     assert "<h1>Tiny report</h1>" in page
-    for model in ("base", "aligned"):
-        clips = [base64.b64encode(path.read_bytes()) for path in (run_dir / "evaluate" / model / "clips").iterdir()]
+    for stage in ("baseline", "evaluate"):
+        clips = [base64.b64encode(path.read_bytes()) for path in (run_dir / stage / "clips").iterdir()]
         assert sum(clip.decode() in page for clip in clips) == RECIPE["report"]["clips"]
     assert "report/report.html" in outcome.stdout
     assert "defective" in outcome.stdout
@@ -183,7 +186,7 @@ def test_the_same_seed_gives_the_same_manifest(run_dir: Path, other_run: Path, n
 
 
 def test_the_same_seed_gives_the_same_clips(run_dir: Path, other_run: Path) -> None:
-    for pattern in ("*/clips/*.mp4", "evaluate/*/clips/*.mp4", "*/latents/*.safetensors", "align/samples/*.mp4"):
+    for pattern in ("*/clips/*.mp4", "*/latents/*.safetensors", "align/samples/*.mp4"):
         paths = sorted(run_dir.glob(pattern))
         assert paths
         for path in paths:
@@ -206,10 +209,8 @@ def test_the_lora_loads_in_diffusers_and_makes_the_aligned_clips(run_dir: Path, 
         seed = torch.Generator().manual_seed(row["seed"])
         return pipe(row["prompt"], "", guidance_scale=1.5, generator=seed, output_type="latent", **settings).frames[0]
 
-    row = rows(run_dir, "evaluate/base/clips.parquet")[0]
-    base, aligned = (
-        load_file(run_dir / "evaluate" / model / row["latents"])["latents"] for model in ("base", "aligned")
-    )
+    row = rows(run_dir, "baseline/clips.parquet")[0]
+    base, aligned = (load_file(run_dir / stage / row["latents"])["latents"] for stage in ("baseline", "evaluate"))
     torch.testing.assert_close(sample(row), base, rtol=0, atol=1e-4)
     pipe.load_lora_weights(run_dir / "align" / "weights", weight_name=LORA)
     torch.testing.assert_close(sample(row), aligned, rtol=0, atol=1e-4)

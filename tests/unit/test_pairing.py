@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halovid.pairing import all_pairs, best_worst, random_pairs
+from halovid.pairing import all_pairs, best_worst, random_pairs, rarity_weights
 
 quick = settings(max_examples=80, deadline=None, derandomize=True)
 # prompts of one clip and of several, in mixed order; few distinct rewards, so that ties are common
@@ -87,3 +87,13 @@ def test_no_clips_give_no_pairs() -> None:
     for result in (best_worst(nothing, nothing, 3), all_pairs(nothing, nothing)):
         assert [len(side) for side in result] == [0, 0]
     assert pairs_of(random_pairs(np.array([1, 2]), np.array([0.5, 0.7]), 3, np.random.default_rng(0))) == []
+
+
+def test_pairs_of_rare_rewards_weigh_more_and_the_mean_weight_is_one() -> None:
+    rewards = np.array([0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 2.0])
+    chosen, rejected = np.array([4, 6]), np.array([0, 5])
+    weights = rarity_weights(rewards, chosen, rejected, power=0.5)
+    raw = np.array([(2 / 7 * 4 / 7) ** -0.5, (1 / 7 * 2 / 7) ** -0.5])
+    np.testing.assert_allclose(weights, raw / raw.mean())
+    np.testing.assert_array_equal(rarity_weights(rewards, chosen, rejected, power=0.0), [1, 1])
+    np.testing.assert_array_equal(rarity_weights(np.ones(3), np.array([0]), np.array([1]), power=1.0), [1])

@@ -8,11 +8,11 @@ import torch
 
 from halovid.config import GeneratorConfig
 from halovid.files import hash_file, hash_value
-from halovid.generators.base import ADAPTER, Generator
+from halovid.generators.base import ADAPTER, Generator, Sampler
 from halovid.generators.wan import WanGenerator
 from halovid.world import packaged_pipeline
 
-__all__ = ["ADAPTER", "FAMILIES", "Generator", "load_generator", "model_identity"]
+__all__ = ["ADAPTER", "FAMILIES", "Generator", "Sampler", "load_generator", "model_identity"]
 
 FAMILIES = {"wan": WanGenerator}
 

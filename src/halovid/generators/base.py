@@ -13,16 +13,14 @@ from halovid.grid import LatentGeometry
 ADAPTER = "halo"  # name of the LoRA that alignment trains
 
 
-class Generator(Protocol):
-    """A text-to-video diffusion model behind a fixed set of tensors.
+class Sampler(Protocol):
+    """What turns prompts into clips.
 
-    Shapes: `video` [B, 3, F, H, W] float in [-1, 1]; `latents`, `noise`, `noisy_latents` [B, C, T, h, w], scaled
-    as the network expects; `sigma` [B] in 0..1; `prompt_embeds` [B, L, D].
+    Shapes: `video` [B, 3, F, H, W] float in [-1, 1]; `latents` [B, C, T, h, w], scaled as the network expects;
+    `prompt_embeds` [B, L, D].
     """
 
     geometry: LatentGeometry
-    denoiser: ModelMixin
-    lora_targets: tuple[str, ...]
 
     def encode_prompts(self, prompts: list[str]) -> Tensor:
         """The text condition of each prompt."""
@@ -30,11 +28,21 @@ class Generator(Protocol):
     def sample(self, prompt_embeds: Tensor, seeds: list[int]) -> Tensor:
         """Latents of one clip per row, each a function of its own seed alone, whatever it is batched with."""
 
-    def encode_video(self, video: Tensor) -> Tensor:
-        """Latents of clips."""
-
     def decode_video(self, latents: Tensor) -> Tensor:
         """Clips of latents, clamped to [-1, 1]."""
+
+
+class Generator(Sampler, Protocol):
+    """A text-to-video diffusion model behind a fixed set of tensors.
+
+    Shapes as in `Sampler`; `noise`, `noisy_latents` like `latents`; `sigma` [B] in 0..1.
+    """
+
+    denoiser: ModelMixin
+    lora_targets: tuple[str, ...]
+
+    def encode_video(self, video: Tensor) -> Tensor:
+        """Latents of clips."""
 
     def add_noise(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """Noisy latents at noise level `sigma`."""

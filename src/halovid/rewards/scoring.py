@@ -39,6 +39,22 @@ Scorer = Callable[[RewardNetwork, Tensor, Tensor, PatchGrid], tuple[Tensor, Tens
 SCORERS: dict[str, Scorer] = {"dense": score_dense, "crop": score_crop}
 
 
+@torch.no_grad()
+def reward_clips(
+    network: RewardNetwork, video: Tensor, prompt_embeds: Tensor, grid: PatchGrid, scoring: str = "dense"
+) -> tuple[Tensor, Tensor]:
+    """Rewards of clips [B] and of their patches [B, t, h, w]: the mean rating over the aspects.
+
+    Args:
+        video: [B, 3, F, H, W]; larger frames than the network's are reduced to them.
+    """
+    spec = network.spec.backbone
+    if video.shape[-2:] != (spec.frame_height, spec.frame_width):
+        video = F.interpolate(video, (video.shape[2], spec.frame_height, spec.frame_width), mode="area")
+    clips, patches = SCORERS[scoring](network, video, prompt_embeds.float(), grid)
+    return clips.mean(1), patches.mean(1)
+
+
 def geometry_of(network: RewardNetwork) -> LatentGeometry:
     """The division in time that the network was built for."""
     spec = network.spec.backbone

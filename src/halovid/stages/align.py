@@ -2,8 +2,8 @@
 
     halovid align RECIPE.yaml RUN
 
-Reads RUN/generate and RUN/pair; writes RUN/align: weights/ (a LoRA for diffusers' `load_lora_weights`, or the whole
-transformer), tensorboard/, samples/*.mp4, log.jsonl.
+Reads RUN/generate, RUN/pair and, to watch the training, RUN/reward; writes RUN/align: weights/ (a LoRA for diffusers'
+`load_lora_weights`, or the whole transformer), snapshots/, tensorboard/, samples/*.mp4, log.jsonl.
 """
 
 from __future__ import annotations
@@ -24,17 +24,19 @@ from halovid.files import write_text
 from halovid.folders import StageFolder, open_stage
 from halovid.generators import load_generator, model_identity
 from halovid.losses import Margins, PairErrors, gran_dpo_loss, squared_error_map
+from halovid.monitor import Monitor, Reading, parting
 from halovid.noising import sample_sigma, timestep_weight
-from halovid.policy import Policy
-from halovid.runtime import progress, resolve_device, resolve_dtype, set_threads
+from halovid.policy import Policy, snapshot_folder
+from halovid.prompts import Prompt
+from halovid.rewards.network import load_reward
+from halovid.runtime import console, progress, resolve_device, resolve_dtype, set_threads
 from halovid.tables import PAIRS, read_table
-from halovid.video import write_video
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
     """Trains the generator on the pairs."""
     depends = config.part("seed", "dtype", "grid", "generator", "align") | {"model": model_identity(config.generator)}
-    with open_stage(run_dir, "align", depends, ["generate", "pair"]) as stage:
+    with open_stage(run_dir, "align", depends, ["generate", "reward", "pair"]) as stage:
         if stage is None:
             return
         set_threads(config.threads)
@@ -46,7 +48,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
             policy = Policy(generator, config.align)
         except ValueError as error:
             raise InputError(f"align.lora.targets is {config.align.lora.targets}: {error}") from error
-        train(policy, pairs, config, stage)
+        monitor = make_monitor(pairs, config, run_dir, stage.path / "samples")
+        train(policy, pairs, monitor, config, stage)
         with policy.averaged():
             generator.save_weights(stage.path / "weights")
 
@@ -120,10 +123,11 @@ def pair_errors(policy: Policy, batch: dict[str, Tensor], noise: Tensor, sigma: 
     return PairErrors(*maps[0], *maps[1], *maps[2])
 
 
-def train(policy: Policy, pairs: PairData, config: RunConfig, stage: StageFolder) -> None:
+def train(policy: Policy, pairs: PairData, monitor: Monitor | None, config: RunConfig, stage: StageFolder) -> None:
     """The loop: exact to resume, since step k's data and noise are functions of the seed and k alone."""
     align = config.align
     optimizer = torch.optim.AdamW(policy.parameters.values(), lr=align.learning_rate, weight_decay=align.weight_decay)
+    base = monitor.observe(policy.generator, 0) if monitor else None  # before a checkpoint is read: still the base
     checkpoint, step, log = stage.path / "parts" / "training.safetensors", 0, []
     if checkpoint.exists():
         state = load_checkpoint(checkpoint)
@@ -140,15 +144,28 @@ def train(policy: Policy, pairs: PairData, config: RunConfig, stage: StageFolder
             metrics = train_step(policy, optimizer, pairs, config, step, stage.path)
             step += 1
             advance()
-            log.append({"step": step} | metrics)
+            if monitor and base and (step % align.sample_every == 0 or step == align.steps):
+                metrics |= _watch(monitor, base, policy, step)
             for name, value in metrics.items():
                 board.add_scalar(name, value, step)
-            if step % align.sample_every == 0 or step == align.steps:
-                _write_samples(policy, pairs, config, stage.path / "samples", step)
+            log.append({"step": step} | metrics)
+            if step in align.snapshots:
+                with policy.averaged():
+                    policy.generator.save_weights(snapshot_folder(stage.path, step))
             if step % align.checkpoint_every == 0:
                 state = {"policy": policy.state(), "optimizer": optimizer.state_dict(), "step": step, "log": log}
                 save_checkpoint(checkpoint, state)
     write_text(stage.path / "log.jsonl", "".join(json.dumps(line) + "\n" for line in log))
+
+
+def _watch(monitor: Monitor, base: Reading, policy: Policy, step: int) -> dict[str, float]:
+    """What the monitor measures of the averaged weights; it warns when the reward and the other measures part."""
+    with policy.averaged():
+        now = monitor.observe(policy.generator, step)
+    sentences = parting(base, now)
+    for sentence in sentences:
+        console.print(f"[yellow]align: {sentence}[/yellow]")
+    return now.means() | {"monitor/measures that part": float(len(sentences))}
 
 
 def train_step(
@@ -211,13 +228,13 @@ def batch_indices(count: int, size: int, step: int, seed: int) -> list[int]:
     return [orders[position // count][position % count] for position in wanted]
 
 
-def _write_samples(policy: Policy, pairs: PairData, config: RunConfig, folder: Path, step: int) -> None:
-    """Clips of the first prompts with the averaged weights, for people to look at."""
+def make_monitor(pairs: PairData, config: RunConfig, run_dir: Path, folder: Path) -> Monitor | None:
+    """The monitor of the first `align.sample_prompts` prompts; None when there are to be none."""
     rows = pairs.prompts[: config.align.sample_prompts]
     if not rows:
-        return
-    with policy.averaged():
-        seeds = [clip_seed(config.seed, row["prompt_id"], 0) for row in rows]
-        latents = policy.generator.sample(pairs.prompt_embeds(rows), seeds)
-        for row, video in zip(rows, policy.generator.decode_video(latents), strict=True):
-            write_video(folder / f"{row['prompt_id']}-step{step:06d}.mp4", video, config.generator.fps)
+        return None
+    prompts = [Prompt(row["prompt_id"], row["prompt"]) for row in rows]
+    seeds = [clip_seed(config.seed, row["prompt_id"], 0) for row in rows]
+    device = resolve_device(config.device)
+    network = load_reward(run_dir / "reward").to(device)
+    return Monitor(folder, network, prompts, pairs.prompt_embeds(rows), seeds, config)

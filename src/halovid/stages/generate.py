@@ -32,7 +32,6 @@ def run(config: RunConfig, run_dir: Path) -> None:
         set_threads(config.threads)
         device = resolve_device(config.device)
         generator = load_generator(config.generator, device, resolve_dtype(config.dtype, device))
-        clips = sample_clips(
-            stage, stage.path, generator, config.generator, prompts, config.seed, config.generate.candidates, "generate"
-        )
+        count = config.generate.candidates
+        clips = sample_clips(stage, generator, config.generator, prompts, config.seed, count, "generate")
         stage.write("clips.parquet", clips)

@@ -26,12 +26,12 @@ from halovid.grid import spread_to_frames
 from halovid.measures import KIND_PREFIX
 from halovid.metrics import paired_ratio
 from halovid.rewards.network import RewardNetwork, load_reward
-from halovid.rewards.scoring import SCORERS
+from halovid.rewards.scoring import reward_clips
 from halovid.runtime import set_threads
 from halovid.tables import AGREEMENT, MEASURES, METRICS, read_table
 
 HEADLINE = "defective sprite patches"
-_READS = ("generate", "judge", "reward", "score", "pair", "align", "evaluate")
+_READS = ("generate", "judge", "reward", "score", "pair", "align", "baseline", "evaluate")
 _SMOOTHING = 20  # training steps averaged for a point of a curve
 
 
@@ -116,7 +116,7 @@ def _agreement(evaluated: Path) -> list[page.AgreementRow]:
 def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str], None]) -> list[page.ClipPair]:
     """The first clip of each of the first prompts, with the reward model's patch rewards; `skip` is told of others."""
     size = config.reward_size
-    base, aligned = (ClipFolder(run_dir / "evaluate" / model, size) for model in ("base", "aligned"))
+    base, aligned = (ClipFolder(run_dir / stage, size) for stage in ("baseline", "evaluate"))
     other = {row["clip_id"]: row for row in aligned.rows}
     first = list({row["prompt_id"]: row for row in reversed(base.rows)}.values())[::-1][: config.report.clips]
     network = load_reward(run_dir / "reward")
@@ -150,10 +150,9 @@ def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str], Non
 
 def _patch_rewards(network: RewardNetwork, clips: ClipFolder, row: Row, config: RunConfig) -> page.PatchRewards:
     """[t][h][w] rewards of a clip's patches; InputError when the clip can't be read."""
-    prompt = clips.prompt_embeds(row["prompt_id"]).float()[None]
-    with torch.no_grad():
-        _, patches = SCORERS["dense"](network, clips.video(row)[None], prompt, config.grid)
-    return patches[0].mean(0).tolist()
+    prompt = clips.prompt_embeds(row["prompt_id"])[None]
+    _, patches = reward_clips(network, clips.video(row)[None], prompt, config.grid)
+    return patches[0].tolist()
 
 
 def _curves(run_dir: Path) -> list[page.Curve]:

@@ -16,7 +16,7 @@ from halovid.clips import ClipFolder, Row
 from halovid.config import RunConfig
 from halovid.folders import open_stage
 from halovid.rewards.network import load_reward
-from halovid.rewards.scoring import SCORERS
+from halovid.rewards.scoring import reward_clips
 from halovid.runtime import resolve_device, set_threads
 from halovid.tables import REWARDS
 
@@ -30,16 +30,14 @@ def run(config: RunConfig, run_dir: Path) -> None:
         device = resolve_device(config.device)
         clips = ClipFolder(run_dir / "generate", config.reward_size)
         network = load_reward(run_dir / "reward").to(device)
-        scorer = SCORERS[config.score.scoring]
 
         def score(batch: Sequence[Row]) -> list[Row]:
             rows, video = clips.readable(batch, stage.skip)
             if video is None:
                 return []
-            prompts = torch.stack([clips.prompt_embeds(row["prompt_id"]) for row in rows]).float()
-            with torch.no_grad():
-                rated = scorer(network, video.to(device), prompts.to(device), config.grid)
-            rewards, patches = rated[0].mean(1).cpu(), rated[1].mean(1).flatten(1).cpu()
+            prompts = torch.stack([clips.prompt_embeds(row["prompt_id"]) for row in rows])
+            rated = reward_clips(network, video.to(device), prompts.to(device), config.grid, config.score.scoring)
+            rewards, patches = rated[0].cpu(), rated[1].flatten(1).cpu()
             finite = torch.isfinite(rewards) & torch.isfinite(patches).all(1)
             for row, good in zip(rows, finite, strict=True):
                 if not good:

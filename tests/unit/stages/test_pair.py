@@ -57,3 +57,37 @@ def test_a_finer_grid_than_the_judged_one_is_refused() -> None:
 def test_rewards_of_another_grid_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the rewards have 4 patches, the recipe's grid \(2, 2, 2\) has 8"):
         pair(rewards([1.0, 0.0], np.zeros((2, 4))), tmp_path)
+
+
+def many_rewards(count: int) -> pa.Table:
+    """Two clips of each of `count` prompts."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "clip_id": f"{p}-{i}",
+            "prompt_id": str(p),
+            "reward": rng.normal(),
+            "patch_rewards": rng.normal(size=8).tolist(),
+        }
+        for p in range(count)
+        for i in range(2)
+    ]
+    return rows_to_table(rows, REWARDS)
+
+
+def test_fewer_pairs_are_a_part_of_more(tmp_path: Path) -> None:
+    def chosen(limit: int | None) -> list[str]:
+        config = RunConfig(grid=GRID, pair=PairConfig(limit=limit))
+        return make_pairs(many_rewards(9), config, StageFolder(tmp_path, "")).column("chosen").to_pylist()
+
+    everything = chosen(None)
+    assert len(everything) == 9 and chosen(20) == everything
+    assert len(chosen(5)) == 5 and set(chosen(3)) < set(chosen(5)) < set(everything)
+
+
+def test_weights_are_one_unless_rare_pairs_shall_count_more(tmp_path: Path) -> None:
+    plain = pair(many_rewards(5), tmp_path)
+    assert plain.column("weight").to_pylist() == [1.0] * 5
+    config = RunConfig(grid=GRID, pair=PairConfig(rarity_power=1.0))
+    weights = make_pairs(many_rewards(5), config, StageFolder(tmp_path, "")).column("weight").to_numpy()
+    assert weights.mean() == pytest.approx(1) and weights.std() > 0.1

@@ -1,0 +1,59 @@
+"""baseline: the base generator on prompts that no stage has seen.
+
+    halovid baseline RECIPE.yaml RUN
+
+Reads nothing of the run; writes RUN/baseline: a clip folder and measures.parquet (one row per clip and measure). It
+stands apart from `evaluate`, so that another alignment can be evaluated without sampling the base again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from halovid.clips import ClipFolder, sample_clips
+from halovid.config import RunConfig
+from halovid.errors import InputError
+from halovid.folders import open_stage
+from halovid.generators import load_generator, model_identity
+from halovid.measures import EVALUATION_SEED, measure_clips
+from halovid.prompts import Prompt, load_prompts
+from halovid.runtime import resolve_device, resolve_dtype, set_threads
+from halovid.world.captions import parse_caption
+
+
+def run(config: RunConfig, run_dir: Path) -> None:
+    """Samples and measures."""
+    prompts, refused = load_prompts(config.evaluate.prompts)
+    if config.evaluate.truth == "inspector":
+        _require_captions(prompts)
+    depends = config.part("seed", "dtype", "grid", "generator") | {
+        "prompts": [prompt.text for prompt in prompts],
+        "samples": config.evaluate.samples,
+        "instruments": [config.evaluate.truth, config.evaluate.critic],
+        "model": model_identity(config.generator),
+    }
+    with open_stage(run_dir, "baseline", depends) as stage:
+        if stage is None:
+            return
+        for item, reason in refused:
+            stage.skip(item, reason)
+        set_threads(config.threads)
+        device = resolve_device(config.device)
+        generator = load_generator(config.generator, device, resolve_dtype(config.dtype, device))
+        seed, samples = config.seed + EVALUATION_SEED, config.evaluate.samples
+        table = sample_clips(stage, generator, config.generator, prompts, seed, samples, "sample base")
+        stage.write("clips.parquet", table)
+        stage.write("measures.parquet", measure_clips(stage, ClipFolder(stage.path, config.clip_size), "base", config))
+
+
+def _require_captions(prompts: Sequence[Prompt]) -> None:
+    """InputError when the inspector can't read a prompt: said before anything is sampled."""
+    for prompt in prompts:
+        try:
+            parse_caption(prompt.text)
+        except ValueError as error:
+            raise InputError(
+                f"evaluate.truth is 'inspector', which knows only the embedded world, and prompt {prompt.prompt_id} is "
+                f"{error}; set evaluate.truth to none"
+            ) from error
