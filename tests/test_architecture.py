@@ -23,7 +23,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # machinery: what stages are made of
     ("generators", "judges", "rewards", "prompts", "clips", "policy", "best_of", "measures", "monitor"),
     ("stages", "world.training"),
-    ("summary", "cli", "__main__"),
+    ("summary", "study"),
+    ("cli", "__main__"),
 )
 FILES = sorted(SOURCE.rglob("*.py"))
 

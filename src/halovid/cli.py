@@ -7,17 +7,18 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from safetensors import SafetensorError
 
-from halovid.config import RunConfig, load_config
+from halovid.config import load_config
 from halovid.errors import InputError, TrainingError
 from halovid.runtime import console
-
-STAGES = ("generate", "judge", "reward", "score", "pair", "align", "baseline", "evaluate", "report")
+from halovid.stages import STAGES, run_stage
 
 app = typer.Typer(
     help="Align text-to-video diffusion models with local rewards: find defects patch by patch, train away from "
@@ -34,11 +35,12 @@ Overrides = Annotated[
 ]
 
 
-def run_stage(name: str, config: RunConfig, run_dir: Path) -> None:
-    """Runs one stage; its module is imported only now, so that --help and errors come at once."""
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, Ctrl-C ends with one line; here and not in `main`, since typer would end without a word."""
     try:
-        importlib.import_module(f"halovid.stages.{name}").run(config, run_dir)
-    except KeyboardInterrupt:  # here and not in main: typer would end without a word
+        yield
+    except KeyboardInterrupt:
         _fail("interrupted; run the same command again to continue", 130)
 
 
@@ -49,8 +51,9 @@ def run(recipe: Recipe, run_dir: RunDir, overrides: Overrides = None) -> None:
     Stages that are complete are skipped, an interrupted one continues where it stopped.
     """
     config = load_config(recipe, tuple(overrides or ()))
-    for name in STAGES:
-        run_stage(name, config, run_dir)
+    with interruptible():
+        for name in STAGES:
+            run_stage(name, config, run_dir)
     importlib.import_module("halovid.summary").print_summary(run_dir)
 
 
@@ -58,7 +61,8 @@ def _add_stage_command(name: str) -> None:
     """Adds the command of one stage; its help is the module's own docstring, read without importing it."""
 
     def command(recipe: Recipe, run_dir: RunDir, overrides: Overrides = None) -> None:
-        run_stage(name, load_config(recipe, tuple(overrides or ())), run_dir)
+        with interruptible():
+            run_stage(name, load_config(recipe, tuple(overrides or ())), run_dir)
 
     app.command(name, help=STAGE_HELP[name])(command)
 
@@ -76,6 +80,19 @@ STAGE_HELP = {
 }
 for _name in STAGES:
     _add_stage_command(_name)
+
+
+@app.command()
+def study(
+    recipe: Annotated[Path, typer.Argument(metavar="STUDY", help="the study, a YAML file; see recipes/studies/")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder that holds its runs and results")],
+) -> None:
+    """Compare methods: tune each alike, train it with several seeds, measure all on held-out prompts.
+
+    Cells that are complete are skipped, an interrupted study continues where it stopped.
+    """
+    with interruptible():
+        importlib.import_module("halovid.study").run_study(recipe, out)
 
 
 def main() -> None:

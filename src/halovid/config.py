@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
@@ -16,6 +17,9 @@ from halovid.noising import SigmaSampling, WeightScheme
 
 Aspect = Literal["visual_quality", "temporal_consistency", "dynamic_degree", "text_alignment", "factual_consistency"]
 Split = Literal["train", "heldout"]
+
+
+S = TypeVar("S", bound="Section")
 
 
 class Section(BaseModel):
@@ -138,6 +142,7 @@ class AlignConfig(Section):
     """Gran-DPO training."""
 
     method: Literal["lora", "full"] = "lora"
+    seed: int | None = Field(None, ge=0, description="seed of the training alone; the run's when left out")
     lora: LoraOptions = LoraOptions()
     loss: GranDPOOptions = GranDPOOptions()
     sigma: SigmaSampling = SigmaSampling()
@@ -168,6 +173,7 @@ class EvaluateConfig(Section):
     best_by: Literal["clip", "patch"] = Field("clip", description="reward that best_of compares")
     truth: Literal["inspector", "none"] = Field("inspector", description="who knows the truth; none for real models")
     critic: Literal["world", "none"] = Field("world", description="independent reward model; none for real models")
+    judge: bool = Field(False, description="also have the judge of this recipe rate the clips")
     agreement_clips: int = Field(64, ge=2, description="clips on which the reward model is held against the truth")
     crop_clips: int = Field(16, ge=0, description="clips on which crop scoring, a pass per patch, is measured")
     num_resamples: int = Field(10_000, ge=100)
@@ -210,6 +216,11 @@ class RunConfig(Section):
         return frames, height // self.reward.downscale, width // self.reward.downscale
 
     @property
+    def align_seed(self) -> int:
+        """The seed of the alignment."""
+        return self.seed if self.align.seed is None else self.align.seed
+
+    @property
     def margin_grid(self) -> PatchGrid:
         """The patches that pairs hold margins of."""
         return self.pair.grid or self.grid
@@ -236,14 +247,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
     Raises:
         InputError: the file can't be read, or a key or value is not allowed; every problem is named.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise InputError(f"can't read the recipe {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"the recipe {path} is not valid YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise InputError(f"the recipe {path} must be a mapping of sections, found {type(raw).__name__}")
+    raw = read_yaml(path)
     for override in overrides:
         _apply_override(raw, override)
     for *parents, name in _FILES:
@@ -255,16 +259,59 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
     return make_config(raw)
 
 
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        InputError: the file can't be read or holds something else.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise InputError(f"can't read the recipe {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"the recipe {path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"the recipe {path} must be a mapping of sections, found {type(raw).__name__}")
+    return raw
+
+
 def make_config(raw: dict[str, Any]) -> RunConfig:
-    """The validated configuration of a nested dict.
+    """The validated configuration of a nested dict; `validated` tells what it raises."""
+    return validated(RunConfig, raw)
+
+
+def validated(section: type[S], raw: dict[str, Any]) -> S:
+    """A section built from a nested dict.
 
     Raises:
         InputError: names every unknown key with the nearest known one, and every value that is not allowed.
     """
     try:
-        return RunConfig.model_validate(raw)
+        return section.model_validate(raw)
     except ValidationError as error:
-        raise InputError("; ".join(_explain(problem) for problem in error.errors())) from error
+        raise InputError("; ".join(_explain(section, problem) for problem in error.errors())) from error
+
+
+def changed(config: RunConfig, *changes: dict[str, Any]) -> RunConfig:
+    """The configuration with nested changes applied, the later ones last.
+
+    Raises:
+        InputError: see `validated`.
+    """
+    raw = config.model_dump(mode="json", exclude_unset=True)
+    for change in changes:
+        _merge(raw, change)
+    return make_config(raw)
+
+
+def _merge(raw: dict[str, Any], change: dict[str, Any]) -> None:
+    """Puts the values of `change` into `raw`, mappings into mappings."""
+    for key, value in change.items():
+        if isinstance(value, dict) and isinstance(raw.get(key), dict):
+            _merge(raw[key], value)
+        else:
+            raw[key] = copy.deepcopy(value)
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:
@@ -286,11 +333,11 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         raise InputError(f"override {override!r}: the value is not valid YAML: {error}") from error
 
 
-def _explain(problem: Any) -> str:
+def _explain(root: type[Section], problem: Any) -> str:
     """One sentence for one pydantic problem."""
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = _known_keys(problem["loc"][:-1])
+        known = _known_keys(root, problem["loc"][:-1])
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.0)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"unknown key {place!r}: {hint}allowed here: {', '.join(known)}"
@@ -298,9 +345,9 @@ def _explain(problem: Any) -> str:
     return f"{place or 'recipe'}: got {problem['input']!r}. {message}"
 
 
-def _known_keys(path: tuple[str | int, ...]) -> list[str]:
+def _known_keys(root: type[Section], path: tuple[str | int, ...]) -> list[str]:
     """The keys allowed in the section at `path`."""
-    section: Any = RunConfig
+    section: Any = root
     for part in path:
         section = _fields(section)[part]
     return list(_fields(section))

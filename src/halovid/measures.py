@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import torch
 from torch import Tensor
 
 from halovid import metrics, video_metrics
 from halovid.clips import ClipFolder, Row
-from halovid.config import EvaluateConfig, RunConfig
+from halovid.config import RunConfig
 from halovid.folders import StageFolder
 from halovid.grid import PatchGrid
+from halovid.judges import make_judge
+from halovid.judges.base import Judge, Judgement, Refusal
 from halovid.tables import MEASURES as MEASURES_TABLE
 from halovid.tables import rows_to_table
 from halovid.world.captions import parse_caption
@@ -38,7 +42,7 @@ class Measure:
     better: Literal["lower", "higher", "same"]
 
 
-TRUTH, CRITIC, PLAIN = "Truth (inspector)", "Independent reward model (critic)", "Model-free"
+TRUTH, CRITIC, PLAIN, JUDGE = "Truth (inspector)", "Independent reward model (critic)", "Model-free", "Judge"
 KIND_PREFIX = "defect: "
 MEASURES: dict[str, Measure] = {
     "defective sprite patches": Measure(TRUTH, "%", "lower"),
@@ -47,6 +51,7 @@ MEASURES: dict[str, Measure] = {
     "text alignment": Measure(TRUTH, "%", "higher"),
     "motion": Measure(TRUTH, "px/frame", "same"),
     "critic: defect probability": Measure(CRITIC, "%", "lower"),
+    "judge: patch rating": Measure(JUDGE, "", "higher"),
     "diversity": Measure(PLAIN, "%", "same"),
     "temporal flickering (VBench formula)": Measure(PLAIN, "", "higher"),
     "SSIM of adjacent frames": Measure(PLAIN, "", "higher"),
@@ -55,13 +60,13 @@ MEASURES: dict[str, Measure] = {
 } | {KIND_PREFIX + kind: Measure(TRUTH, "%", "lower") for kind in KINDS}
 
 
-def measure_truth(video: Tensor, prompts: list[str], grid: PatchGrid) -> Values:
+def measure_truth(video: Tensor, clips: Sequence[Row], grid: PatchGrid) -> Values:
     """The inspector's findings, [B] each; rates in percent.
 
     Raises:
         ValueError: a prompt is no caption of the embedded world.
     """
-    found = inspect(video, [parse_caption(prompt) for prompt in prompts], grid)
+    found = inspect(video, [parse_caption(clip["prompt"]) for clip in clips], grid)
     defective, sprites = found.defective, found.sprite_patches
     per_clip = (1, 2, 3)
     num_sprite_patches = sprites.sum(per_clip).clamp(min=1)
@@ -78,12 +83,12 @@ def measure_truth(video: Tensor, prompts: list[str], grid: PatchGrid) -> Values:
     return values
 
 
-def measure_critic(video: Tensor, prompts: list[str], grid: PatchGrid) -> Values:
+def measure_critic(video: Tensor, clips: Sequence[Row], grid: PatchGrid) -> Values:
     """The packaged critic's mean probability of a defect over the patches, percent, [B]."""
     return {"critic: defect probability": 100 * load_critic().defect_probability(video, grid).mean((1, 2, 3))}
 
 
-def measure_plain(video: Tensor, prompts: list[str], grid: PatchGrid) -> Values:
+def measure_plain(video: Tensor, clips: Sequence[Row], grid: PatchGrid) -> Values:
     """Measures that need no model, [B] each."""
     flow = video_metrics.estimate_flow(video)
     return {
@@ -94,29 +99,46 @@ def measure_plain(video: Tensor, prompts: list[str], grid: PatchGrid) -> Values:
     }
 
 
-Instrument = Callable[[Tensor, list[str], PatchGrid], Values]
+def measure_judge(judge: Judge) -> Instrument:
+    """The instrument that asks a judge: mean rating of the patches, [B]; NaN for a clip that it refuses."""
+
+    def measure(video: Tensor, clips: Sequence[Row], grid: PatchGrid) -> Values:
+        answers = judge.judge(video, [clip["prompt"] for clip in clips], [clip["clip_id"] for clip in clips])
+        return {"judge: patch rating": torch.tensor([_mean_rating(answer) for answer in answers])}
+
+    return measure
 
 
-def instruments(config: EvaluateConfig) -> list[Instrument]:
+def _mean_rating(answer: Judgement | Refusal) -> float:
+    if isinstance(answer, Refusal):
+        return math.nan
+    return torch.stack(list(answer.patches.values())).mean().item()
+
+
+Instrument = Callable[[Tensor, Sequence[Row], PatchGrid], Values]
+
+
+def instruments(config: RunConfig) -> list[Instrument]:
     """What measures the clips."""
     chosen: list[Instrument] = [measure_plain]
-    if config.truth == "inspector":
+    if config.evaluate.truth == "inspector":
         chosen.append(measure_truth)
-    if config.critic == "world":
+    if config.evaluate.critic == "world":
         chosen.append(measure_critic)
+    if config.evaluate.judge:
+        chosen.append(measure_judge(make_judge(config.judge, config.grid, config.seed)))
     return chosen
 
 
 def measure_clips(stage: StageFolder, clips: ClipFolder, model: str, config: RunConfig) -> pa.Table:
     """All measures of a model's clips, rows of tables.MEASURES; clips that can't be read are listed as skipped."""
-    used = instruments(config.evaluate)
+    used = instruments(config)
 
     def measure(batch: Sequence[Row]) -> list[Row]:
         rows, video = clips.readable(batch, stage.skip)
         if video is None:
             return []
-        prompts = [row["prompt"] for row in rows]
-        values = {name: value for own in used for name, value in own(video, prompts, config.grid).items()}
+        values = {name: value for own in used for name, value in own(video, rows, config.grid).items()}
         return [_row(model, row, name, value[i].item()) for i, row in enumerate(rows) for name, value in values.items()]
 
     table = stage.map_batches(f"measure {model}", clips.rows, _BATCH, measure, MEASURES_TABLE)

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from halovid.clips import Row
 from halovid.config import RunConfig
 from halovid.generators import Sampler
 from halovid.measures import MEASURES, Instrument, Measure, measure_critic, measure_plain
 from halovid.metrics import paired_bootstrap
-from halovid.prompts import Prompt
 from halovid.rewards.network import RewardNetwork
 from halovid.rewards.scoring import reward_clips
 from halovid.video import write_video
@@ -44,20 +44,20 @@ class Monitor:
 
     Args:
         folder: where the clips go.
-        prompts, seeds: one clip each.  prompt_embeds: [n, L, D].
+        clips: a row of tables.CLIPS for each prompt, with the seed to sample it with.  prompt_embeds: [n, L, D].
     """
 
     def __init__(
         self,
         folder: Path,
         network: RewardNetwork,
-        prompts: Sequence[Prompt],
+        clips: Sequence[Row],
         prompt_embeds: Tensor,
-        seeds: list[int],
         config: RunConfig,
     ) -> None:
         self._folder, self._network, self._config = folder, network, config
-        self._prompts, self._prompt_embeds, self._seeds = prompts, prompt_embeds, seeds
+        self._clips, self._prompt_embeds = clips, prompt_embeds
+        self._seeds = [row["seed"] for row in clips]
         self._instruments: list[Instrument] = [measure_plain]
         if config.evaluate.critic == "world":
             self._instruments.append(measure_critic)
@@ -65,14 +65,13 @@ class Monitor:
     def observe(self, sampler: Sampler, step: int) -> Reading:
         """Samples and measures with the weights that `sampler` has now."""
         video = sampler.decode_video(sampler.sample(self._prompt_embeds, self._seeds))
-        for prompt, clip in zip(self._prompts, video, strict=True):
-            name = f"{prompt.prompt_id}-step{step:06d}.mp4"
+        for row, clip in zip(self._clips, video, strict=True):
+            name = f"{row['prompt_id']}-step{step:06d}.mp4"
             write_video(self._folder / name, clip, self._config.generator.fps)
         clips, patches = reward_clips(self._network, video, self._prompt_embeds, self._config.grid)
         values = {REWARD: clips, PATCH_REWARD: patches.flatten(1).mean(1)}
-        texts = [prompt.text for prompt in self._prompts]
         for instrument in self._instruments:
-            values |= instrument(video.cpu(), texts, self._config.grid)
+            values |= instrument(video.cpu(), self._clips, self._config.grid)
         return Reading(step, {name: value.cpu().double().numpy() for name, value in values.items()})
 
 

@@ -58,6 +58,18 @@ METRICS = _schema(
     low=_FLOAT,
     high=_FLOAT,
 )
+TUNING = _schema("tuning", method=_TEXT, change=_TEXT, step=_INT, value=_FLOAT)
+STUDY = _schema(
+    "study",
+    method=_TEXT,
+    setting=_TEXT,
+    seed=_INT,
+    step=_INT,
+    model=_TEXT,
+    prompt_id=_TEXT,
+    measure=_TEXT,
+    value=_FLOAT,
+)
 
 
 def rows_to_table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:

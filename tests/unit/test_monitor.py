@@ -12,7 +12,6 @@ from torch import Tensor
 from halovid.config import make_config
 from halovid.grid import LatentGeometry
 from halovid.monitor import PATCH_REWARD, REWARD, Monitor, Reading, parting
-from halovid.prompts import Prompt
 from halovid.rewards.backbones import BackboneSpec
 from halovid.rewards.network import RewardNetwork, RewardSpec
 
@@ -90,8 +89,8 @@ def test_the_monitor_keeps_the_clips_and_measures_each(tmp_path: Path) -> None:
     )
     aspects = ("visual_quality",)
     network = RewardNetwork(RewardSpec(backbone=backbone, prompt_width=4, aspects=aspects, patch_aspects=aspects))
-    prompts = [Prompt("p0", "a"), Prompt("p1", "b")]
-    monitor = Monitor(tmp_path, network.eval(), prompts, torch.randn(2, 3, 4), [1, 4], make_config({}))
+    clips = [{"prompt_id": "p0", "prompt": "a", "seed": 1}, {"prompt_id": "p1", "prompt": "b", "seed": 4}]
+    monitor = Monitor(tmp_path, network.eval(), clips, torch.randn(2, 3, 4), make_config({}))
     found = monitor.observe(FlatSampler(), 30)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p0-step000030.mp4", "p1-step000030.mp4"]
     assert {REWARD, PATCH_REWARD, LOWER, "critic: defect probability"} <= found.values.keys()

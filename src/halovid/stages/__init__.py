@@ -1,1 +1,15 @@
-"""The stages of a run, one verb per file; each exposes `run(config, run_dir)` and imports no other stage."""
+"""The stages, one verb per file, each with `run(config, run_dir)`. They meet only on disk: none imports another."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from halovid.config import RunConfig
+
+STAGES = ("generate", "judge", "reward", "score", "pair", "align", "baseline", "evaluate", "report")
+
+
+def run_stage(name: str, config: RunConfig, run_dir: Path) -> None:
+    """Runs one stage; its module is imported only now, so that --help and mistakes in a recipe come at once."""
+    importlib.import_module(f"halovid.stages.{name}").run(config, run_dir)

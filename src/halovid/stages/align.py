@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from halovid.checkpoint import load_checkpoint, save_checkpoint
-from halovid.clips import ClipFolder, Row, clip_seed
+from halovid.clips import ClipFolder, Row
 from halovid.config import RunConfig
 from halovid.errors import InputError, TrainingError
 from halovid.files import write_text
@@ -27,7 +27,6 @@ from halovid.losses import Margins, PairErrors, gran_dpo_loss, squared_error_map
 from halovid.monitor import Monitor, Reading, parting
 from halovid.noising import sample_sigma, timestep_weight
 from halovid.policy import Policy, snapshot_folder
-from halovid.prompts import Prompt
 from halovid.rewards.network import load_reward
 from halovid.runtime import console, progress, resolve_device, resolve_dtype, set_threads
 from halovid.tables import PAIRS, read_table
@@ -43,7 +42,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         device = resolve_device(config.device)
         generator = load_generator(config.generator, device, resolve_dtype(config.dtype, device))
         pairs = PairData(run_dir, config, device)
-        torch.manual_seed(config.seed)  # the adapter's first weights
+        torch.manual_seed(config.align_seed)  # the adapter's first weights
         try:
             policy = Policy(generator, config.align)
         except ValueError as error:
@@ -177,8 +176,8 @@ def train_step(
         TrainingError: the loss is not finite; the batch is saved.
     """
     align = config.align
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-    indices = batch_indices(len(pairs), align.batch_size, step, config.seed)
+    generator = torch.Generator().manual_seed(config.align_seed * 1_000_003 + step)
+    indices = batch_indices(len(pairs), align.batch_size, step, config.align_seed)
     batch = pairs.batch(indices)
     noise = draw_noise(batch["chosen"], align.shared_noise, generator)
     sigma = sample_sigma(len(indices), align.sigma, generator).to(batch["chosen"])
@@ -233,8 +232,6 @@ def make_monitor(pairs: PairData, config: RunConfig, run_dir: Path, folder: Path
     rows = pairs.prompts[: config.align.sample_prompts]
     if not rows:
         return None
-    prompts = [Prompt(row["prompt_id"], row["prompt"]) for row in rows]
-    seeds = [clip_seed(config.seed, row["prompt_id"], 0) for row in rows]
     device = resolve_device(config.device)
     network = load_reward(run_dir / "reward").to(device)
-    return Monitor(folder, network, prompts, pairs.prompt_embeds(rows), seeds, config)
+    return Monitor(folder, network, rows, pairs.prompt_embeds(rows), config)

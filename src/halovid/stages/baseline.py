@@ -30,7 +30,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
     depends = config.part("seed", "dtype", "grid", "generator") | {
         "prompts": [prompt.text for prompt in prompts],
         "samples": config.evaluate.samples,
-        "instruments": [config.evaluate.truth, config.evaluate.critic],
+        "instruments": [config.evaluate.truth, config.evaluate.critic, config.evaluate.judge],
+        "judge": config.part("judge") if config.evaluate.judge else None,
         "model": model_identity(config.generator),
     }
     with open_stage(run_dir, "baseline", depends) as stage:

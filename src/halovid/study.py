@@ -1,0 +1,210 @@
+"""A study: methods x settings x seeds through the ordinary stages, tuned alike, in one table.
+
+    halovid study STUDY.yaml OUT
+
+All cells share one run folder, OUT/run: a stage that a cell has in common with an earlier one is complete already,
+and what a cell leaves is set aside and comes back (`folders`). So a study can be killed anywhere and continues, and a
+method added later costs only its own cells.
+
+1. Tuning. Every combination of a method's `tune` values is trained once, for the longest of `tuning.steps`; each of its
+   snapshots is measured on validation prompts by the judge that the training data has, never by the truth.
+2. Cells. The best settings and step of each method are trained with every seed under every setting of the study and
+   measured on the held-out prompts, which nothing has touched before.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+from pydantic import Field, PositiveInt
+
+from halovid.config import RunConfig, Section, changed, load_config, read_yaml, validated
+from halovid.errors import InputError
+from halovid.files import atomic_path, write_json
+from halovid.runtime import console
+from halovid.stages import run_stage
+from halovid.tables import MEASURES, STUDY, TUNING, read_table, rows_to_table, write_table
+
+Changes = dict[str, Any]
+_DATA = ("generate", "judge", "reward", "score")
+_TRAINING = ("pair", "align")
+_EVALUATION = ("baseline", "evaluate")
+
+
+class MethodConfig(Section):
+    """A method: what it changes in the recipe, and which values of which settings are tried for it."""
+
+    change: Changes = Field(default_factory=dict, description="nested settings of the recipe")
+    tune: dict[str, list[Any]] = Field(default_factory=dict, description="dotted setting -> values to try")
+    train: bool = Field(True, description="false for methods that only sample differently")
+
+
+class TuningConfig(Section):
+    """How methods are tuned: all by the same measure, on the same validation prompts, with the same budget."""
+
+    change: Changes = Field(default_factory=dict, description="validation prompts, instruments")
+    steps: tuple[PositiveInt, ...] = Field((400,), min_length=1, description="steps after which training may stop")
+    seed: int = Field(1000, ge=0, description="seed of the trainings; not one of the study's")
+    measure: str = Field("judge: patch rating", description="higher is better")
+
+
+class StudyConfig(Section):
+    """A whole study."""
+
+    recipe: Path = Field(description="the recipe that every cell starts from, relative to the study's file")
+    change: Changes = Field(default_factory=dict, description="what the whole study changes in it")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of the alignment")
+    methods: dict[str, MethodConfig] = Field(min_length=1)
+    settings: dict[str, Changes] = Field({"default": {}}, min_length=1)
+    tuning: TuningConfig = TuningConfig()
+    curve: tuple[PositiveInt, ...] = Field((), description="steps at which the first seed is measured as well")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its evaluation; `config.evaluate.step` tells after which step."""
+
+    method: str
+    setting: str
+    seed: int
+    step: int
+    config: RunConfig
+
+
+def load_study(path: Path) -> tuple[StudyConfig, RunConfig]:
+    """A study and the recipe of its cells.
+
+    Raises:
+        InputError: a file can't be read, a key or value is not allowed, or methods have unequal tuning budgets.
+    """
+    study = validated(StudyConfig, read_yaml(path))
+    budgets = {name: len(list(_combinations(method.tune))) for name, method in study.methods.items() if method.tune}
+    if len(set(budgets.values())) > 1:
+        raise InputError(f"the methods of {path} have unequal tuning budgets {budgets}; give all as many combinations")
+    if study.tuning.seed in study.seeds:
+        raise InputError(f"tuning.seed {study.tuning.seed} is one of the study's seeds; tune with another")
+    return study, changed(load_config(path.parent / study.recipe), study.change)
+
+
+def run_study(path: Path, out: Path) -> pa.Table:
+    """Runs what is missing of a study and returns its results, rows of tables.STUDY; they are also in OUT.
+
+    Writes OUT/tuning.parquet, OUT/chosen.json (the tuned settings), OUT/results.parquet after each cell, OUT/results.csv.
+    """
+    study, recipe = load_study(path)
+    chosen: dict[str, Changes] = {}
+    tried: list[dict[str, Any]] = []
+    for name, method in study.methods.items():
+        rows = list(_tune(name, method, study, recipe, out / "run"))
+        tried += rows
+        write_table(out / "tuning.parquet", rows_to_table([_told(row) for row in tried], TUNING))
+        best = max(rows, key=lambda row: row["value"])
+        chosen[name] = {"change": best["change"], "step": best["step"]}
+        write_json(out / "chosen.json", chosen)
+    results: list[pa.Table] = []
+    cells = list(_cells(study, recipe, chosen))
+    for number, cell in enumerate(cells, start=1):
+        console.rule(
+            f"cell {number} of {len(cells)}: {cell.method}, {cell.setting}, seed {cell.seed}, step {cell.step}"
+        )
+        results.append(_measured(cell, study.methods[cell.method].train, out / "run"))
+        write_table(out / "results.parquet", pa.concat_tables(results))
+    with atomic_path(out / "results.csv") as temporary:
+        pyarrow.csv.write_csv(pa.concat_tables(results), temporary)
+    return pa.concat_tables(results)
+
+
+def _tune(name: str, method: MethodConfig, study: StudyConfig, recipe: RunConfig, run_dir: Path) -> Iterator[Changes]:
+    """Every combination and step tried for a method, with the measure's mean on the validation prompts."""
+    tuning = study.tuning
+    if not method.train or not method.tune:
+        yield {"method": name, "change": {}, "step": tuning.steps[-1], "value": float("nan")}
+        return
+    for change in _combinations(method.tune):
+        for step in tuning.steps:
+            training = {"seed": tuning.seed, "steps": max(tuning.steps), "snapshots": list(tuning.steps)}
+            config = changed(
+                recipe, method.change, change, {"align": training}, tuning.change, {"evaluate": {"step": step}}
+            )
+            console.rule(f"tuning {name}: {_dotted(change)}, step {step}")
+            cell = Cell(name, "tuning", tuning.seed, step, config)
+            values = _measured(cell, method.train, run_dir)
+            own = values.filter(pc.equal(values["measure"], tuning.measure))["value"].to_numpy()
+            if not len(own):
+                raise InputError(
+                    f"tuning.measure {tuning.measure!r} is not among {sorted(set(values['measure'].to_pylist()))}"
+                )
+            yield {"method": name, "change": change, "step": step, "value": float(np.nanmean(own))}
+
+
+def _cells(study: StudyConfig, recipe: RunConfig, chosen: dict[str, Changes]) -> Iterator[Cell]:
+    """All cells of a study, the main step of each first."""
+    for (setting, change), (name, method), seed in itertools.product(
+        study.settings.items(), study.methods.items(), study.seeds
+    ):
+        own = [chosen[name]["step"]]
+        if method.train and seed == study.seeds[0]:
+            own += [step for step in study.curve if step != own[0]]
+        training = {"seed": seed, "steps": max(own), "snapshots": sorted(own)}
+        for step in own:
+            config = changed(
+                recipe,
+                method.change,
+                chosen[name]["change"],
+                {"align": training, "evaluate": {"step": step if method.train else None}},
+                change,
+            )
+            yield Cell(name, setting, seed, step, config)
+            if not method.train:
+                break
+
+
+def _measured(cell: Cell, train: bool, run_dir: Path) -> pa.Table:
+    """The measures of a cell's generator, rows of tables.STUDY; runs what is missing of it."""
+    for stage in (*_DATA, *(_TRAINING if train else ()), *_EVALUATION):
+        run_stage(stage, cell.config, run_dir)
+    found = read_table(run_dir / "evaluate" / "measures.parquet", MEASURES)
+    means = found.group_by(["measure", "model", "prompt_id"]).aggregate([("value", "mean")]).to_pylist()
+    cell_columns = {"method": cell.method, "setting": cell.setting, "seed": cell.seed, "step": cell.step}
+    return rows_to_table(
+        [
+            cell_columns | {key: row[key] for key in ("model", "prompt_id", "measure")} | {"value": row["value_mean"]}
+            for row in sorted(means, key=lambda row: (row["measure"], row["model"], row["prompt_id"]))
+        ],
+        STUDY,
+    )
+
+
+def _combinations(tune: dict[str, list[Any]]) -> Iterator[Changes]:
+    """Every combination of the values, as nested changes."""
+    for values in itertools.product(*tune.values()):
+        change: Changes = {}
+        for dotted, value in zip(tune, values, strict=True):
+            *parents, last = dotted.split(".")
+            place = change
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            place[last] = value
+        yield change
+
+
+def _dotted(change: Changes, prefix: str = "") -> str:
+    """Nested changes on one line."""
+    parts = [
+        _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else f"{prefix}{key}={value}"
+        for key, value in change.items()
+    ]
+    return " ".join(parts)
+
+
+def _told(row: Changes) -> dict[str, Any]:
+    """A row of tables.TUNING."""
+    return row | {"change": _dotted(row["change"])}
