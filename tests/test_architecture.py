@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("world",),
     # machinery: what stages are made of
-    ("generators", "judges", "rewards", "prompts", "clips", "policy", "best_of", "measures", "monitor"),
+    ("generators", "judges", "rewards", "prompts", "clips", "policy", "best_of", "restoring", "measures", "monitor"),
     ("stages", "world.training"),
     ("summary", "study"),
     ("cli", "__main__"),

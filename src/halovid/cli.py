@@ -72,6 +72,7 @@ STAGE_HELP = {
     "judge": "Have a judge label the clips and their patches.",
     "reward": "Train the reward model: on clip labels, then on patch labels.",
     "score": "Reward every clip and every patch.",
+    "restore": "Make pairs without a judge: good clips against the same with regions made anew.",
     "pair": "Build preference pairs with the margin of the clips and of every patch.",
     "align": "Train the generator on the pairs with Gran-DPO.",
     "baseline": "Sample and measure the base generator on held-out prompts.",

@@ -52,23 +52,54 @@ def sample_clips(
 ) -> pa.Table:
     """Samples `per_prompt` clips of every prompt into the stage's folder, continuing after a kill; their table."""
     folder = stage.path
+    start_folder(folder, sampler, prompts)
+
+    def sample(batch: Sequence[tuple[Prompt, int]]) -> list[Row]:
+        seeds = [clip_seed(seed, prompt.prompt_id, index) for prompt, index in batch]
+        latents = sampler.sample(sampler.encode_prompts([prompt.text for prompt, _ in batch]), seeds)
+        names = [f"{prompt.prompt_id}-{index:02d}" for prompt, index in batch]
+        owners = [prompt for prompt, _ in batch]
+        return write_clips(folder, names, owners, seeds, latents, sampler.decode_video(latents), config.fps)
+
+    jobs = [(prompt, index) for prompt in prompts for index in range(per_prompt)]
+    return stage.map_batches(description, jobs, config.batch_size, sample, CLIPS)
+
+
+def start_folder(folder: Path, sampler: Sampler, prompts: Sequence[Prompt]) -> None:
+    """Writes what a clip folder holds beside its clips: the geometry and the text condition of each prompt."""
     write_json(folder / "geometry.json", dataclasses.asdict(sampler.geometry))
     for prompt in prompts:
         path = _condition_path(folder, prompt.prompt_id)
         if not path.exists():
             _save_tensor(path, "prompt_embeds", sampler.encode_prompts([prompt.text])[0])
 
-    def sample(batch: Sequence[tuple[Prompt, int]]) -> list[Row]:
-        seeds = [clip_seed(seed, prompt.prompt_id, index) for prompt, index in batch]
-        latents = sampler.sample(sampler.encode_prompts([prompt.text for prompt, _ in batch]), seeds)
-        rows = [_clip_row(prompt, index, own, config.fps) for (prompt, index), own in zip(batch, seeds, strict=True)]
-        for row, latent, video in zip(rows, latents, sampler.decode_video(latents), strict=True):
-            _save_tensor(folder / row["latents"], "latents", latent.float())
-            write_video(folder / row["video"], video, config.fps)
-        return rows
 
-    jobs = [(prompt, index) for prompt in prompts for index in range(per_prompt)]
-    return stage.map_batches(description, jobs, config.batch_size, sample, CLIPS)
+def write_clips(
+    folder: Path,
+    names: Sequence[str],
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    latents: Tensor,
+    video: Tensor,
+    fps: float,
+) -> list[Row]:
+    """Writes clips and their latents; their rows of tables.CLIPS."""
+    rows: list[Row] = [
+        {
+            "clip_id": name,
+            "prompt_id": prompt.prompt_id,
+            "prompt": prompt.text,
+            "seed": seed,
+            "fps": fps,
+            "video": f"clips/{name}.mp4",
+            "latents": f"latents/{name}.safetensors",
+        }
+        for name, prompt, seed in zip(names, prompts, seeds, strict=True)
+    ]
+    for row, latent, clip in zip(rows, latents, video, strict=True):
+        _save_tensor(folder / row["latents"], "latents", latent.float())
+        write_video(folder / row["video"], clip, fps)
+    return rows
 
 
 class ClipFolder:
@@ -110,12 +141,6 @@ class ClipFolder:
     def prompt_embeds(self, prompt_id: str) -> Tensor:
         """[L, D]."""
         return _load_tensor(_condition_path(self.folder, prompt_id), "prompt_embeds")
-
-
-def _clip_row(prompt: Prompt, index: int, seed: int, fps: float) -> Row:
-    clip_id = f"{prompt.prompt_id}-{index:02d}"
-    files = {"video": f"clips/{clip_id}.mp4", "latents": f"latents/{clip_id}.safetensors"}
-    return {"clip_id": clip_id, "prompt_id": prompt.prompt_id, "prompt": prompt.text, "seed": seed, "fps": fps, **files}
 
 
 def _condition_path(folder: Path, prompt_id: str) -> Path:

@@ -119,9 +119,31 @@ class ScoreConfig(Section):
     batch_size: int = Field(32, ge=1)
 
 
+class RestoreConfig(Section):
+    """Preference pairs without a judge: good clips against the same with regions restored by the base model."""
+
+    source: Literal["world", "candidates"] = Field(
+        "candidates", description="good clips: clean renderings of the prompts (embedded world), or the candidates"
+    )
+    per_prompt: int = Field(3, ge=1, description="pairs per prompt")
+    most_regions: int = Field(2, ge=1, description="boxes per clip, at most")
+    smallest: float = Field(0.25, gt=0, le=1, description="side of a box as a share of the clip's, at least")
+    largest: float = Field(0.6, gt=0, le=1, description="the same, at most")
+    sigma: float = Field(0.8, gt=0, le=1, description="noise level that regions are restored from")
+    steps: int = Field(12, ge=1)
+    batch_size: int = Field(16, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RestoreConfig:
+        if self.smallest > self.largest:
+            raise ValueError(f"smallest {self.smallest} must not be above largest {self.largest}")
+        return self
+
+
 class PairConfig(Section):
     """Preference pairs."""
 
+    source: Literal["rewards", "restored", "both"] = Field("rewards", description="rewards, the stage restore, or both")
     strategy: Literal["best_worst", "all", "random"] = "best_worst"
     min_margin: float = Field(0.0, ge=0, description="pairs whose clip margin is not above this are dropped")
     pairs_per_prompt: int = Field(3, ge=1, description="best_worst: k best against k worst; random: how many")
@@ -199,6 +221,7 @@ class RunConfig(Section):
     judge: JudgeConfig = JudgeConfig()
     reward: RewardConfig = RewardConfig()
     score: ScoreConfig = ScoreConfig()
+    restore: RestoreConfig | None = Field(None, description="pairs without a judge; left out, none are made")
     pair: PairConfig = PairConfig()
     align: AlignConfig = AlignConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -224,6 +247,12 @@ class RunConfig(Section):
     def margin_grid(self) -> PatchGrid:
         """The patches that pairs hold margins of."""
         return self.pair.grid or self.grid
+
+    @model_validator(mode="after")
+    def _pairs_have_a_source(self) -> RunConfig:
+        if self.pair.source != "rewards" and self.restore is None:
+            raise ValueError(f"pair.source is {self.pair.source!r}: the recipe needs a section `restore` for it")
+        return self
 
     @model_validator(mode="after")
     def _coarser_margins(self) -> RunConfig:

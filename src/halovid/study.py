@@ -34,7 +34,7 @@ from halovid.stages import run_stage
 from halovid.tables import MEASURES, STUDY, TUNING, read_table, rows_to_table, write_table
 
 Changes = dict[str, Any]
-_DATA = ("generate", "judge", "reward", "score")
+_DATA = ("generate", "judge", "reward", "score", "restore")
 _TRAINING = ("pair", "align")
 _EVALUATION = ("baseline", "evaluate")
 
@@ -97,7 +97,7 @@ def load_study(path: Path) -> tuple[StudyConfig, RunConfig]:
 def run_study(path: Path, out: Path) -> pa.Table:
     """Runs what is missing of a study and returns its results, rows of tables.STUDY; they are also in OUT.
 
-    Writes OUT/tuning.parquet, OUT/chosen.json (the tuned settings), OUT/results.parquet after each cell, OUT/results.csv.
+    Writes OUT/tuning.parquet, OUT/chosen.json (the tuned settings), OUT/results.parquet; at the end OUT/results.csv.
     """
     study, recipe = load_study(path)
     chosen: dict[str, Changes] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from halovid.config import RunConfig
 
-STAGES = ("generate", "judge", "reward", "score", "pair", "align", "baseline", "evaluate", "report")
+STAGES = ("generate", "judge", "reward", "score", "restore", "pair", "align", "baseline", "evaluate", "report")
 
 
 def run_stage(name: str, config: RunConfig, run_dir: Path) -> None:

@@ -35,7 +35,8 @@ from halovid.tables import PAIRS, read_table
 def run(config: RunConfig, run_dir: Path) -> None:
     """Trains the generator on the pairs."""
     depends = config.part("seed", "dtype", "grid", "generator", "align") | {"model": model_identity(config.generator)}
-    with open_stage(run_dir, "align", depends, ["generate", "reward", "pair"]) as stage:
+    restored = ["restore"] if config.pair.source != "rewards" else []
+    with open_stage(run_dir, "align", depends, ["generate", "reward", "pair", *restored]) as stage:
         if stage is None:
             return
         set_threads(config.threads)
@@ -58,7 +59,10 @@ class PairData:
 
     def __init__(self, run_dir: Path, config: RunConfig, device: torch.device) -> None:
         self._clips = ClipFolder(run_dir / "generate", config.clip_size)
-        self._by_id: dict[str, Row] = {row["clip_id"]: row for row in self._clips.rows}
+        folders = [self._clips]
+        if config.pair.source != "rewards":
+            folders.append(ClipFolder(run_dir / "restore", config.clip_size))
+        self._by_id = {row["clip_id"]: (folder, row) for folder in folders for row in folder.rows}
         self._pairs: list[Row] = read_table(run_dir / "pair" / "pairs.parquet", PAIRS).to_pylist()
         self._grid, self._device = config.margin_grid, device
         unknown = {pair[side] for pair in self._pairs for side in ("chosen", "rejected")} - self._by_id.keys()
@@ -83,13 +87,15 @@ class PairData:
         """[len(rows), L, D]."""
         return torch.stack([self._clips.prompt_embeds(row["prompt_id"]) for row in rows]).to(self._device)
 
+    def _latents(self, clip_id: str) -> Tensor:
+        """[C, T, h, w]."""
+        folder, row = self._by_id[clip_id]
+        return folder.latents(row)
+
     def batch(self, indices: list[int]) -> dict[str, Tensor]:
         """Latents of chosen and rejected [B, C, T, h, w], prompt_embeds, clip_margin, patch_margins and weight."""
         pairs = [self._pairs[index] for index in indices]
-        sides = {
-            side: torch.stack([self._clips.latents(self._by_id[pair[side]]) for pair in pairs])
-            for side in ("chosen", "rejected")
-        }
+        sides = {side: torch.stack([self._latents(pair[side]) for pair in pairs]) for side in ("chosen", "rejected")}
         margins = torch.tensor([pair["patch_margins"] for pair in pairs]).unflatten(1, self._grid.shape)
         batch = sides | {
             "prompt_embeds": self.prompt_embeds(pairs),

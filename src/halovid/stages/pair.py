@@ -2,7 +2,8 @@
 
     halovid pair RECIPE.yaml RUN
 
-Reads RUN/score; writes RUN/pair/pairs.parquet, with the margin of the clips and of every patch.
+Reads RUN/score and, as `pair.source` says, RUN/restore; writes RUN/pair/pairs.parquet, with the margin of the clips
+and of every patch.
 """
 
 from __future__ import annotations
@@ -24,11 +25,17 @@ from halovid.tables import PAIRS, REWARDS, patch_lists, patch_matrix, read_table
 
 def run(config: RunConfig, run_dir: Path) -> None:
     """Pairs clips of the same prompt."""
-    with open_stage(run_dir, "pair", config.part("seed", "grid", "pair"), ["score"]) as stage:
+    sources = {"rewards": ["score"], "restored": ["restore"], "both": ["score", "restore"]}[config.pair.source]
+    with open_stage(run_dir, "pair", config.part("seed", "grid", "pair"), sources) as stage:
         if stage is None:
             return
-        rewards = read_table(run_dir / "score" / "rewards.parquet", REWARDS)
-        stage.write("pairs.parquet", make_pairs(rewards, config, stage))
+        pairs = []
+        if "score" in sources:
+            pairs.append(make_pairs(read_table(run_dir / "score" / "rewards.parquet", REWARDS), config, stage))
+        if "restore" in sources:
+            pairs.append(read_table(run_dir / "restore" / "pairs.parquet", PAIRS))
+        table = pa.concat_tables(pairs)
+        stage.write("pairs.parquet", table.take(_kept(len(table), config)))
 
 
 def make_pairs(rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.Table:
@@ -60,7 +67,6 @@ def make_pairs(rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.T
             f"{config.pair.strategy!r}, min_margin {config.pair.min_margin}); generate more candidates or lower "
             f"pair.min_margin"
         )
-    chosen, rejected = _limit(chosen, rejected, config)
     weight = pairing.rarity_weights(reward, chosen, rejected, config.pair.rarity_power)
     clip_ids = rewards.column("clip_id")
     return pa.Table.from_arrays(
@@ -76,12 +82,9 @@ def make_pairs(rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.T
     )
 
 
-def _limit(chosen: np.ndarray, rejected: np.ndarray, config: RunConfig) -> tuple[np.ndarray, np.ndarray]:
-    """At most `pair.limit` of the pairs, a smaller limit's being a part of a larger one's."""
-    if config.pair.limit is None:
-        return chosen, rejected
-    kept = np.sort(np.random.default_rng([config.seed, 1]).permutation(len(chosen))[: config.pair.limit])
-    return chosen[kept], rejected[kept]
+def _kept(count: int, config: RunConfig) -> np.ndarray:
+    """Numbers of at most `pair.limit` of the pairs, a smaller limit's being a part of a larger one's."""
+    return np.sort(np.random.default_rng([config.seed, 1]).permutation(count)[: config.pair.limit])
 
 
 def _pool(margins: np.ndarray, config: RunConfig) -> np.ndarray:

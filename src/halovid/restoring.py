@@ -1,0 +1,51 @@
+"""Damage without a judge: regions of a good clip are noised and restored by the base model, which adds its own defects.
+
+Source: LocalDPO (arXiv 2601.04068). The good clip is preferred, and only inside the regions.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from halovid.config import RestoreConfig
+from halovid.generators import Generator
+
+
+def random_regions(shape: tuple[int, int, int], config: RestoreConfig, rng: np.random.Generator) -> Tensor:
+    """Which latent cells are damaged: [T, h, w] of zeros and ones, the union of 1 to `most_regions` random boxes."""
+    mask = torch.zeros(shape)
+    for _ in range(int(rng.integers(1, config.most_regions + 1))):
+        spans = []
+        for size in shape:
+            length = max(1, round(size * rng.uniform(config.smallest, config.largest)))
+            first = int(rng.integers(0, size - length + 1))
+            spans.append(slice(first, first + length))
+        mask[tuple(spans)] = 1
+    return mask
+
+
+@torch.no_grad()
+def restore(
+    generator: Generator, latents: Tensor, mask: Tensor, prompt_embeds: Tensor, noise: Tensor, config: RestoreConfig
+) -> Tensor:
+    """Latents whose cells under the mask the generator has made anew, from noise level `sigma` on, [B, C, T, h, w].
+
+    At each level the rest of the clip is the original at that level, so that the new region fits into it. Euler steps
+    of the flow without guidance.
+
+    Args:
+        latents, noise: [B, C, T, h, w].  mask: [B, T, h, w] of zeros and ones.
+    """
+    inside = mask[:, None].to(latents)
+    levels = torch.linspace(config.sigma, 0, config.steps + 1)
+    sample = generator.add_noise(latents, noise, levels[:1].expand(len(latents)))
+    for level, following in itertools.pairwise(levels):
+        velocity = generator.predict(sample, level.expand(len(latents)).to(latents.device), prompt_embeds)
+        sample = sample + (following - level) * velocity
+        outside = generator.add_noise(latents, noise, following.expand(len(latents)))
+        sample = inside * sample + (1 - inside) * outside
+    return sample
