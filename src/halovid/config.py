@@ -98,6 +98,9 @@ class RewardConfig(Section):
     learning_rate: float = Field(4e-3, gt=0)
     crops: int = Field(8, ge=0, description="patches per step rated as clips of their own, for `crop` scoring")
     video_weight: float = Field(0.3, ge=0, description="weight of the clip term during the patch phase")
+    mirror: tuple[Literal["horizontal", "vertical"], ...] = Field(
+        ("horizontal",), description="training clips are mirrored at random along these axes"
+    )
     held_out: float = Field(0.15, gt=0, lt=1, description="share of the prompts kept for the agreement figures")
 
     @model_validator(mode="after")

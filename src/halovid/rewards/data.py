@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,16 @@ class LabelledClips:
         return LabelledClips(
             self.video[rows], self.prompts, self.prompt_of[rows], self.clip_ratings[rows], self.patch_ratings[rows]
         )
+
+    def mirrored(self, axes: Sequence[str], generator: torch.Generator) -> LabelledClips:
+        """Clips and their patch ratings, each mirrored at random along each of `axes` ("horizontal", "vertical")."""
+        video, ratings = self.video, self.patch_ratings
+        for axis in axes:
+            dim = {"horizontal": -1, "vertical": -2}[axis]
+            turned = (torch.rand(len(self), generator=generator) < 0.5)[:, None, None, None, None]
+            video = torch.where(turned, video.flip(dim), video)
+            ratings = torch.where(turned, ratings.flip(dim), ratings)
+        return dataclasses.replace(self, video=video, patch_ratings=ratings)
 
     def inputs(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Clips and their prompts as the network takes them."""

@@ -41,6 +41,7 @@ def train_reward(network: RewardNetwork, data: LabelledClips, config: RewardConf
                 network.start_patch_head()
             generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
             batch = data.subset(torch.randint(len(data), (config.batch_size,), generator=generator))
+            batch = batch.mirrored(config.mirror, generator)
             terms = _loss_terms(network, batch, config, step >= config.video_steps, generator)
             loss = torch.stack(list(terms.values())).sum()
             if not torch.isfinite(loss):

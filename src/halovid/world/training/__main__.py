@@ -3,6 +3,7 @@
     python -m halovid.world.training clips WORK       render the training clips
     python -m halovid.world.training vae WORK         train the autoencoder
     python -m halovid.world.training latents WORK     encode the clips
+    python -m halovid.world.training decoder WORK     train the autoencoder's decoder on, on noisy latents
     python -m halovid.world.training text WORK        train the text encoder
     python -m halovid.world.training generator WORK   train the transformer
     python -m halovid.world.training pipeline WORK    assemble the packaged pipeline folder
@@ -26,7 +27,7 @@ from halovid.generators import load_generator
 from halovid.runtime import console
 from halovid.world import packaged_pipeline
 from halovid.world.critic import WEIGHTS
-from halovid.world.training import clips, critic, figures, generator, package, text, vae
+from halovid.world.training import clips, critic, decoder, figures, generator, package, text, vae
 
 app = typer.Typer(
     help="Train what the package carries: the embedded world's generator and critic.", no_args_is_help=True
@@ -59,6 +60,13 @@ def encode(work: Work, part: int = 0, parts: int = 1) -> None:
     generator.encode_shards(work / "clips", model, part, parts)
 
 
+@app.command("decoder")
+def train_decoder(work: Work, threads: Threads = 1) -> None:
+    """Train the decoder on, so that it forgives small errors of the latents."""
+    torch.set_num_threads(threads)
+    decoder.train_decoder(package.load_vae(work / "vae.safetensors"), work / "clips", work)
+
+
 @app.command("text")
 def train_text_encoder(work: Work, threads: Threads = 1) -> None:
     """Train the text encoder on captions alone."""
@@ -77,7 +85,7 @@ def train_generator(work: Work, threads: Threads = 1, steps: int = generator.Sch
 def pipeline(work: Work, folder: Annotated[Path | None, typer.Option(help="default: the packaged one")] = None) -> None:
     """Assemble a diffusers pipeline folder from the checkpoints."""
     model = package.load_text_to_latents(work / "generator.safetensors")
-    package.write_pipeline(package.load_vae(work / "vae.safetensors"), model, folder or packaged_pipeline())
+    package.write_pipeline(package.load_vae(work / "decoder.safetensors"), model, folder or packaged_pipeline())
 
 
 @app.command("critic")

@@ -71,6 +71,11 @@ def latents_path(folder: Path, shard: int) -> Path:
     return folder / f"latents-{shard:04d}.npy"
 
 
+def load_latents(folder: Path) -> np.ndarray:
+    """The latents of all shards, float16 [n, C, T, h, w]."""
+    return np.concatenate([np.load(path) for path in sorted(folder.glob("latents-*.npy"))])
+
+
 class TextToLatents(nn.Module):
     """The transformer, the frozen text encoder, and the statistics of the latents that the transformer sees.
 
@@ -146,11 +151,14 @@ class TrainingData:
     """All latents, [n, C, T, h, w], with the tokens of their captions and the statistics of each channel."""
 
     def __init__(self, folder: Path) -> None:
-        shards = sorted(folder.glob("latents-*.npy"))
         self.tokenizer = build_tokenizer()
-        self.latents = np.concatenate([np.load(path) for path in shards])
+        self.latents = load_latents(folder)
         self.mean, self.std = latent_statistics(self.latents)
-        captions = [line for k in range(len(shards)) for line in caption_path(folder, k).read_text().splitlines()]
+        captions = [
+            line
+            for k in range(len(self.latents) // SHARD_SIZE)
+            for line in caption_path(folder, k).read_text().splitlines()
+        ]
         tokens = self.tokenizer(captions, padding=True, return_tensors="pt")
         self.ids, self.mask = tokens.input_ids, tokens.attention_mask
         self.empty = self.tokenizer("", return_tensors="pt").input_ids[0]

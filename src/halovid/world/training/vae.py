@@ -101,16 +101,22 @@ def learning_rate(step: int) -> float:
 
 
 def vae_loss(vae: AutoencoderKLWan, video: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """L1 and squared error, sprites weighing more, plus a little KL; and the PSNR in dB of pixels in [0, 1]."""
+    """`reconstruction_loss` plus a little KL, and the PSNR."""
     video = video.contiguous(memory_format=torch.channels_last_3d)
     with torch.autocast("cpu", torch.bfloat16):
         posterior = vae.encode(video).latent_dist
         decoded = vae.decode(posterior.sample(generator)).sample
-    error = decoded.float() - video
-    weight = 1 + FOREGROUND * ((video - video.flatten(2).median(2).values[..., None, None, None]).abs() > 0.25)
     kl = 0.5 * (posterior.mean.float().square() + posterior.var.float() - 1 - posterior.logvar.float()).mean()
+    loss, psnr = reconstruction_loss(decoded.float(), video)
+    return loss + KL_WEIGHT * kl, psnr
+
+
+def reconstruction_loss(decoded: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
+    """L1 and squared error, sprites weighing more; and the PSNR in dB of pixels in [0, 1]."""
+    error = decoded - video
+    weight = 1 + FOREGROUND * ((video - video.flatten(2).median(2).values[..., None, None, None]).abs() > 0.25)
     psnr = -10 * torch.log10(error.detach().square().mean() / 4)
-    return (weight * (error.abs() + 2 * error.square())).mean() + KL_WEIGHT * kl, psnr
+    return (weight * (error.abs() + 2 * error.square())).mean(), psnr
 
 
 def use_channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
