@@ -2,23 +2,30 @@
 
     halovid judge RECIPE.yaml RUN
 
-Reads RUN/generate; writes RUN/judge/labels.parquet.
+Reads RUN/generate; writes RUN/judge/labels.parquet, and votes.parquet when the judge explains itself. Clips that failed
+for a reason that may pass (a server's fault, a spent budget) are tried again by the next run of the stage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
 
 from halovid.clips import ClipFolder, Row
 from halovid.config import RunConfig
-from halovid.folders import open_stage
+from halovid.folders import StageFolder, open_stage
 from halovid.judges import make_judge
-from halovid.judges.base import Refusal, label_rows
+from halovid.judges.base import Judge, Refusal, label_rows, vote_rows
 from halovid.runtime import set_threads
-from halovid.tables import LABELS
+from halovid.tables import LABELS, VOTES, rows_to_table
 
 _BATCH = 32
+_MEMORY = 2**31  # bytes of pixels held at once: large clips come in smaller batches
+# what is kept of a batch: its labels, and the votes on the clip beside the first label of it
+_JUDGED = LABELS.append(pa.field("votes", pa.list_(pa.struct(list(VOTES)))))
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
@@ -30,18 +37,33 @@ def run(config: RunConfig, run_dir: Path) -> None:
             return
         set_threads(config.threads)
         clips = ClipFolder(run_dir / "generate", config.clip_size)
+        judged = stage.map_batches(
+            "judge", clips.rows, _batch_size(config), lambda batch: _label(batch, clips, judge, stage), _JUDGED
+        )
+        stage.write("labels.parquet", judged.drop_columns("votes").cast(LABELS))
+        votes = [vote for votes in judged.column("votes").to_pylist() for vote in votes or ()]
+        if votes:
+            stage.write("votes.parquet", rows_to_table(votes, VOTES))
 
-        def label(batch: Sequence[Row]) -> list[Row]:
-            rows, video = clips.readable(batch, stage.skip)
-            if video is None:
-                return []
-            answers = judge.judge(video, [row["prompt"] for row in rows], [row["clip_id"] for row in rows])
-            labels = []
-            for row, answer in zip(rows, answers, strict=True):
-                if isinstance(answer, Refusal):
-                    stage.skip(row["clip_id"], answer.reason)
-                else:
-                    labels += label_rows(row["clip_id"], answer, judge.name)
-            return labels
 
-        stage.write("labels.parquet", stage.map_batches("judge", clips.rows, _BATCH, label, LABELS))
+def _batch_size(config: RunConfig) -> int:
+    """Clips judged at once: their float pixels are held twice, as they are read and stacked."""
+    frames, height, width = config.clip_size
+    return max(1, min(_BATCH, _MEMORY // (2 * 4 * 3 * frames * height * width)))
+
+
+def _label(batch: Sequence[Row], clips: ClipFolder, judge: Judge, stage: StageFolder) -> list[dict[str, Any]]:
+    """The labels of a batch of clips, with the votes; `stage` is told of the clips without any."""
+    rows, video = clips.readable(batch, stage.skip)
+    if video is None:
+        return []
+    prompts, clip_ids = [row["prompt"] for row in rows], [row["clip_id"] for row in rows]
+    labels: list[dict[str, Any]] = []
+    for clip_id, answer in zip(clip_ids, judge.judge(video, prompts, clip_ids, clips.geometry), strict=True):
+        if isinstance(answer, Refusal):
+            stage.skip(clip_id, answer.reason, answer.again)
+            continue
+        own = [row | {"votes": None} for row in label_rows(clip_id, answer, judge.name)]
+        own[0]["votes"] = vote_rows(clip_id, answer)
+        labels += own
+    return labels
