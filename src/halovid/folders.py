@@ -239,9 +239,8 @@ def _finish(stage: StageFolder, name: str, config: dict[str, Any], inputs: dict[
         shutil.rmtree(stage.path / "parts", ignore_errors=True)
     if stage.skipped:
         first = "; ".join(f"{entry['item']}: {entry['reason']}" for entry in stage.skipped[:3])
-        console.print(
-            f"[yellow]{name}: {len(stage.skipped)} skipped ({first}); all in {stage.path}/manifest.json[/yellow]"
-        )
+        told = f"{name}: {len(stage.skipped)} skipped ({first}); all in {stage.path}/manifest.json"
+        console.print(told, style="yellow", markup=False)  # reasons may hold anybody's words
 
 
 def versions() -> dict[str, str]:

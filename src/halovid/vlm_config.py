@@ -36,7 +36,7 @@ class ModelConfig(Section):
     @classmethod
     def _holds_no_secret(cls, url: str) -> str:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:  # a wrong port raises
             raise ValueError("base_url must look like https://host/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("base_url must hold no user, password, query or fragment: keys come from the environment")
