@@ -52,7 +52,8 @@ class Asker:
                 return known
             self._answers.make()
             try:
-                return await self._attempt(question, self._endpoints[model], body, key, vote)
+                async with self._slots:  # also while it waits for another attempt: a server in trouble is asked less
+                    return await self._attempt(question, self._endpoints[model], body, key, vote)
             except Trouble as error:
                 self._note_failure(error)
                 raise Unanswered(f"{error} ({self._config.attempts} attempts)") from None
@@ -99,27 +100,27 @@ class Asker:
     async def _call(self, question: Question[Any], endpoint: Endpoint, body: dict[str, Any]) -> tuple[Reply, Cost]:
         """One call and what it cost."""
         model = endpoint.model
-        sent = question.text_tokens() + question.picture_tokens(model)
-        most = price_call(model, sent, self._config.max_output_tokens)
-        async with self._slots:
-            await endpoint.ready(most.tokens)
-            if self.stopped:
-                raise Stopped(str(self.stopped), self.stopped.fatal)
-            try:
-                await self.budget.reserve(most)
-            except BudgetSpent as error:
-                raise Stopped(str(error)) from None
-            cost = Cost(calls=1)
-            try:
-                reply = await endpoint.call(body)
-                cost = price_call(model, *(reply.usage or (sent, question.answer_tokens())))
-                self._failed_in_row = 0
-                return reply, cost
-            except Trouble as error:
-                cost = most if error.paid else cost
-                raise
-            finally:
-                await self.budget.settle(most, cost)
+        pictures, longest = question.picture_tokens(model), self._config.max_output_tokens
+        most = price_call(model, question.text_bytes() + pictures, longest)  # a token has at least a byte
+        await endpoint.ready(question.text_tokens() + pictures + question.answer_tokens())
+        if self.stopped:
+            raise Stopped(str(self.stopped), self.stopped.fatal)
+        try:
+            await self.budget.reserve(most)
+        except BudgetSpent as error:
+            raise Stopped(str(error)) from None
+        cost = Cost(calls=1)
+        try:
+            reply = await endpoint.call(body)
+            estimate = (question.text_tokens() + pictures, question.answer_tokens())
+            cost = price_call(model, *(reply.usage or estimate))
+            self._failed_in_row = 0
+            return reply, cost
+        except Trouble as error:
+            cost = most if error.paid else cost
+            raise
+        finally:
+            await self.budget.settle(most, cost)
 
     def _wait(self, state: RetryCallState) -> float:
         """Seconds before the next attempt: as the server asks, else twice as long each time, at random."""

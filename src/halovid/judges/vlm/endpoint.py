@@ -10,9 +10,11 @@ import asyncio
 import contextlib
 import email.utils
 import os
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import httpx2
@@ -167,7 +169,7 @@ class Endpoint:
     def _clean(self, text: str) -> str:
         """A server's text without the key, and without lone surrogates, which no file can hold."""
         text = text.encode("utf-8", "replace").decode("utf-8")
-        return text.replace(self._key, "[key]") if self._key else text
+        return _spellings(self._key).sub("[key]", text) if self._key else text
 
     def _shown(self, text: str) -> str:
         """The beginning of a server's text, on one line."""
@@ -238,6 +240,12 @@ def _find_key(model: ModelConfig) -> str:
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise InputError(f"the environment variable {model.key_variable} holds characters that no key has")
     return key
+
+
+@cache
+def _spellings(key: str) -> re.Pattern[str]:
+    """Finds a key in a text, also where JSON has escaped any of its characters."""
+    return re.compile("".join(rf"(?:\\?{re.escape(char)}|\\u(?i:{ord(char):04x}))" for char in key))
 
 
 def _usage(raw: Any) -> tuple[int, int] | None:

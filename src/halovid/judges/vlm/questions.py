@@ -48,10 +48,14 @@ class Question(Generic[T]):
         """The strict schema of the answer."""
         return {"type": "json_schema", "json_schema": {"name": "ratings", "strict": True, "schema": self.schema}}
 
-    def text_tokens(self) -> int:
-        """Estimated tokens of all text, the schema included."""
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of all text, the schema included."""
         texts = (self.rules, self.text, json.dumps(self.schema), *(picture.caption for picture in self.pictures))
-        return math.ceil(sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) / _BYTES_PER_TOKEN)
+        return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+
+    def text_tokens(self) -> int:
+        """Estimated tokens of all text."""
+        return math.ceil(self.text_bytes() / _BYTES_PER_TOKEN)
 
     def picture_tokens(self, model: ModelConfig) -> int:
         """Estimated tokens of all pictures, in the way of this model."""

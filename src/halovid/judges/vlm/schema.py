@@ -174,9 +174,12 @@ def _ratings_model(aspects: Sequence[str]) -> type[BaseModel]:
 
 
 def _ratings(found: Any, aspects: Sequence[str]) -> dict[str, Rating]:
-    """Aspect -> rating, with reasons of bounded length."""
-    ratings = {aspect: getattr(found, aspect) for aspect in aspects}
-    return {name: rating.model_copy(update={"reason": rating.reason[:MAX_REASON]}) for name, rating in ratings.items()}
+    """Aspect -> rating, with reasons that any file can hold: of bounded length, without half characters."""
+    ratings: dict[str, Rating] = {aspect: getattr(found, aspect) for aspect in aspects}
+    reasons = {
+        aspect: rating.reason[:MAX_REASON].encode("utf-8", "replace").decode() for aspect, rating in ratings.items()
+    }
+    return {aspect: rating.model_copy(update={"reason": reasons[aspect]}) for aspect, rating in ratings.items()}
 
 
 def _read(model: type[BaseModel], text: str) -> BaseModel:
