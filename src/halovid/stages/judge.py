@@ -1,6 +1,6 @@
 """judge: candidate clips -> labels of clips and patches.
 
-    halovid judge RECIPE.yaml RUN
+    halovid judge RECIPE.yaml RUN [--dry-run]
 
 Reads RUN/generate; writes RUN/judge/labels.parquet, and votes.parquet when the judge explains itself. Clips that failed
 for a reason that may pass (a server's fault, a spent budget) are tried again by the next run of the stage.
@@ -8,18 +8,21 @@ for a reason that may pass (a server's fault, a spent budget) are tried again by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from rich.console import Console
+from torch import Tensor
 
 from halovid.clips import ClipFolder, Row
 from halovid.config import RunConfig
+from halovid.errors import InputError
 from halovid.folders import StageFolder, open_stage
 from halovid.judges import make_judge
 from halovid.judges.base import Judge, Refusal, label_rows, vote_rows
-from halovid.runtime import set_threads
+from halovid.runtime import Advance, progress, set_threads
 from halovid.tables import LABELS, VOTES, rows_to_table
 
 _BATCH = 32
@@ -44,6 +47,37 @@ def run(config: RunConfig, run_dir: Path) -> None:
         votes = [vote for votes in judged.column("votes").to_pylist() for vote in votes or ()]
         if votes:
             stage.write("votes.parquet", rows_to_table(votes, VOTES))
+
+
+def dry_run(config: RunConfig, run_dir: Path) -> None:
+    """Prints what the judge would be asked and what it would cost; nothing is asked and nothing is written.
+
+    Raises:
+        InputError: the clips are not there, or the judge is none that costs anything.
+    """
+    if config.judge.judge != "openai":
+        raise InputError(f"judge.judge is {config.judge.judge!r}, which costs nothing: --dry-run is for 'openai'")
+    make_judge(config.judge, config.grid, config.seed)  # says what is missing before any clip is read
+    from halovid.judges.vlm.plan import plan_calls, plan_table
+
+    set_threads(config.threads)
+    clips = ClipFolder(run_dir / "generate", config.clip_size)
+    unreadable: list[str] = []
+    with progress("count", len(clips.rows)) as advance:
+        readable = _one_by_one(clips, unreadable, advance)
+        plans = plan_calls(config.judge.vlm, config.grid, clips.geometry, readable)
+    output = Console()
+    output.print(plan_table(plans, config.judge.vlm))
+    output.print(f"{len(clips.rows) - len(unreadable)} clips, {len(unreadable)} others can't be read")
+
+
+def _one_by_one(clips: ClipFolder, unreadable: list[str], advance: Advance) -> Iterator[tuple[Tensor, str]]:
+    """Each readable clip with its prompt."""
+    for row in clips.rows:
+        _, video = clips.readable([row], lambda clip_id, _: unreadable.append(clip_id))
+        if video is not None:
+            yield video[0], row["prompt"]
+        advance()
 
 
 def _batch_size(config: RunConfig) -> int:

@@ -156,7 +156,7 @@ class Endpoint:
             return Stopped(f"{where} redirects, which is not followed; set base_url to the final address", fatal=True)
         if error.code == "insufficient_quota":
             return Stopped(f"{where} says that the quota of the account is spent")
-        reason = f"HTTP {code}: {self._shown(error.message)}"
+        reason = f"HTTP {code}: {self._shown(_words(error))}"
         if code not in _PASSING and code < 500:
             return Unanswered(reason)
         wait = _retry_after(error.response.headers)
@@ -221,6 +221,12 @@ async def _bound_body(response: httpx2.Response) -> None:
         raise httpx2.ReadError("the reply is compressed, which was not asked for")
     if isinstance(response.stream, httpx2.AsyncByteStream):
         response.stream = _BoundedStream(response.stream)
+
+
+def _words(error: openai.APIStatusError) -> str:
+    """What the server says of an error: the message of the usual form, else the body."""
+    message = error.body.get("message") if isinstance(error.body, dict) else None
+    return message if isinstance(message, str) else error.response.text
 
 
 def _find_key(model: ModelConfig) -> str:

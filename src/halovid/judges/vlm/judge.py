@@ -38,11 +38,12 @@ class VlmJudge:
 
     def __init__(self, config: VlmConfig, grid: PatchGrid) -> None:
         self.name = _name(config)
-        self.asker = Asker(config, AnswerFolder(config.answers or default_folder()))
+        self.asker = Asker(config, open_answers(config))
         self._config, self._grid = config, grid
         self._voters = [(model, vote) for model in config.models for vote in range(model.votes)]
-        self._runner = asyncio.Runner()  # one loop for all batches: rate limits outlast a batch
-        weakref.finalize(self, self._runner.close)
+        loop = asyncio.new_event_loop()  # one for all batches: rate limits outlast a batch
+        self._runner = asyncio.Runner(loop_factory=lambda: loop)
+        weakref.finalize(self, loop.close)
 
     def judge(
         self, video: Tensor, prompts: list[str], clip_ids: list[str], geometry: LatentGeometry
@@ -131,6 +132,11 @@ class VlmJudge:
             Vote(aspect, place, f"{model.model}#{vote}", float(rating.score), rating.kind, rating.reason)
             for (model, vote), rating in zip(self._voters, ratings, strict=True)
         ]
+
+
+def open_answers(config: VlmConfig) -> AnswerFolder:
+    """The answers on disk that a config names."""
+    return AnswerFolder(config.answers or default_folder())
 
 
 def _name(config: VlmConfig) -> str:

@@ -18,15 +18,15 @@ from halovid.judges.vlm.show import Picture, numbered_frames, spread_evenly, tub
 from halovid.runtime import batches
 from halovid.vlm_config import ModelConfig, VlmConfig
 
-T = TypeVar("T")
-_BYTES_PER_TOKEN = 4  # of English text and of JSON; an estimate
-_TOKENS_PER_RATING = 30  # of a reason, a kind and a score; an estimate
+T_co = TypeVar("T_co", covariant=True)
+BYTES_PER_TOKEN = 4  # of English text and of JSON; an estimate
+TOKENS_PER_RATING = 30  # of a reason, a kind and a score; an estimate
 _TILE, _TILE_TOKENS, _BASE_TOKENS = 512, 170, 85  # how OpenAI counts pictures of high detail for its 4o models
 _LARGEST, _SHORTEST = 2048, 768  # the sides to which it reduces them before
 
 
 @dataclass(frozen=True)
-class Question(Generic[T]):
+class Question(Generic[T_co]):
     """A question that one call answers. `read` turns the text of an answer into its value or raises ValueError."""
 
     rules: str
@@ -34,7 +34,7 @@ class Question(Generic[T]):
     pictures: tuple[Picture, ...]
     schema: dict[str, Any]
     ratings: int
-    read: Callable[[str], T]
+    read: Callable[[str], T_co]
 
     def messages(self) -> list[dict[str, Any]]:
         """The conversation that asks it: the rules, then text and pictures with their captions."""
@@ -55,7 +55,7 @@ class Question(Generic[T]):
 
     def text_tokens(self) -> int:
         """Estimated tokens of all text."""
-        return math.ceil(self.text_bytes() / _BYTES_PER_TOKEN)
+        return math.ceil(self.text_bytes() / BYTES_PER_TOKEN)
 
     def picture_tokens(self, model: ModelConfig) -> int:
         """Estimated tokens of all pictures, in the way of this model."""
@@ -63,7 +63,7 @@ class Question(Generic[T]):
 
     def answer_tokens(self) -> int:
         """Estimated tokens of the answer."""
-        return self.ratings * _TOKENS_PER_RATING
+        return self.ratings * TOKENS_PER_RATING
 
 
 def count_picture_tokens(width: int, height: int, patch: int | None) -> int:
