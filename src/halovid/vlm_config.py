@@ -71,7 +71,7 @@ class VlmConfig(ModelConfig):
     max_output_tokens: int = Field(4096, ge=64)
     attempts: int = Field(4, ge=1, description="calls for one answer, when it is missing or wrong")
     first_wait: float = Field(1.0, ge=0, description="seconds before the second attempt; doubles with each")
-    longest_wait: float = Field(60.0, ge=0, description="seconds; a server that asks for more fails the question")
+    longest_wait: float = Field(60.0, ge=0, description="seconds; a server that asks for more is not asked again")
     timeout: float = Field(120.0, gt=0, description="seconds for a call")
     concurrency: int = Field(8, ge=1, description="calls at the same time")
     requests_per_minute: float | None = Field(None, gt=0, description="for each model")

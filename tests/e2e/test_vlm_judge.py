@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import Outcome, manifest, run_here, snapshot
+from conftest import Kill, Outcome, Plan, manifest, run_here, snapshot, start_apart
 from halovid.config import RewardConfig
 from halovid.judges.base import HIGHEST
 from halovid.tables import LABELS, VOTES, read_table
@@ -37,10 +38,10 @@ def run_dir(finished_run: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture
-def judge(server: Server, run_dir: Path, tiny_recipe: Path, tmp_path: Path) -> Judge:
-    """Runs the stage against the server; settings are those of judge.vlm."""
+def command(server: Server, run_dir: Path, tiny_recipe: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """The command line that runs the stage against the server; settings are those of judge.vlm."""
 
-    def run(*flags: str, **settings: Any) -> Outcome:
+    def line(**settings: Any) -> list[str]:
         defaults = {
             "base_url": server.base_url,
             "answers": str(tmp_path / "answers"),
@@ -49,9 +50,15 @@ def judge(server: Server, run_dir: Path, tiny_recipe: Path, tmp_path: Path) -> J
         }
         vlm = defaults | {"attempts": 2, "input_price": 2.5, "output_price": 10.0} | settings
         overrides = [text for name, value in vlm.items() for text in ("--set", f"judge.vlm.{name}={json.dumps(value)}")]
-        return run_here("judge", tiny_recipe, run_dir, "--set", "judge.judge=openai", *overrides, *flags)
+        return ["judge", str(tiny_recipe), str(run_dir), "--set", "judge.judge=openai", *overrides]
 
-    return run
+    return line
+
+
+@pytest.fixture
+def judge(command: Callable[..., list[str]]) -> Judge:
+    """Runs the stage against the server."""
+    return lambda *flags, **settings: run_here(*command(**settings), *flags)
 
 
 def labels(run_dir: Path) -> list[dict[str, Any]]:
@@ -139,6 +146,20 @@ def test_a_spent_budget_stops_cleanly_and_a_raised_one_goes_on(judge: Judge, ser
     assert all("judge.vlm.budget.calls is 7" in entry["reason"] for entry in skipped)
     outcome = judge(budget={"calls": CLIPS * PER_CLIP - 7})
     assert outcome.code == 0
+    assert len(server.requests) == CLIPS * PER_CLIP
+    assert len(labels(run_dir)) == CLIPS * 5
+
+
+def test_nothing_that_was_answered_before_a_kill_is_asked_again(
+    command: Callable[..., list[str]], server: Server, run_dir: Path, tmp_path: Path
+) -> None:
+    argv = command(concurrency=1, key_variable=None)
+    process = start_apart(Plan(tuple(argv), tmp_path / "log", Kill("answers/*", "after")))
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    assert len(server.requests) == 1
+    outcome = run_here(*argv)
+    assert outcome.code == 0, outcome.stderr
     assert len(server.requests) == CLIPS * PER_CLIP
     assert len(labels(run_dir)) == CLIPS * 5
 

@@ -161,7 +161,7 @@ class Endpoint:
             return Unanswered(reason)
         wait = _retry_after(error.response.headers)
         if wait is not None and wait > self._config.longest_wait:
-            return Unanswered(f"{reason}; the server asks to wait {wait:.0f} s, longer than judge.vlm.longest_wait")
+            return Stopped(f"{reason}; the server asks to wait {wait:.0f} s, longer than judge.vlm.longest_wait")
         if code == 429 and wait is not None:
             self._resume_at = max(self._resume_at, asyncio.get_running_loop().time() + wait)
         return Trouble(reason, wait)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -103,9 +102,9 @@ def test_calls_are_spread_over_the_minute(server: Server, tmp_path: Path) -> Non
         answer_well(handler, body)
 
     server.always = note
+    started = time.monotonic()
     Asked(server, tmp_path, TEXTS[:5], requests_per_minute=600)
-    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert sum(gaps) >= 0.35 and min(gaps) > 0.05
+    assert times[-1] - started >= 0.4, "the first at once, then one every tenth of a second"
 
 
 def test_tokens_are_limited_and_a_large_question_gets_through(server: Server, tmp_path: Path) -> None:
