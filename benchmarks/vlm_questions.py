@@ -2,8 +2,8 @@
 
 python benchmarks/vlm_questions.py [--frames 49] [--height 480] [--width 832] [--grid 13 6 8]
 
-Token counts are estimates that depend on sizes alone; bytes are those of a synthetic clip (a scene of the embedded world,
-enlarged, with film grain), real clips differ.
+Token counts are estimates that depend on sizes alone; bytes are those of a synthetic clip (a scene of the embedded
+world, enlarged, with film grain), real clips differ.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,6 +98,12 @@ def test_the_name_tells_what_was_asked_and_not_how_long_it_may_take() -> None:
         {"attempts": 1},
     ):
         assert name(**settings) == name()
+
+
+def test_the_recipe_has_a_price_and_a_limit() -> None:
+    judge = load_config(Path(__file__).parents[2] / "recipes" / "wan2.1-1.3b-gpt4o.yaml").judge
+    assert judge.judge == "openai"
+    assert judge.vlm.input_price and judge.vlm.output_price and judge.vlm.budget.money
 
 
 def test_the_folder_of_answers_is_taken_from_beside_the_recipe(tmp_path: Any) -> None:

@@ -67,13 +67,14 @@ def numbered_frames(
 
 def tubes(video: Tensor, frames: Sequence[int], grid: PatchGrid, numbers: dict[int, Cell]) -> list[Picture]:
     """Patches enlarged, with a margin: a row for each, its number on the left, time from left to right."""
+    images = {frame: _image(video, frame) for frame in frames}
     sheets = batches(list(numbers), _ROWS_PER_SHEET)
-    return [_sheet(video, frames, grid, {number: numbers[number] for number in sheet}) for sheet in sheets]
+    return [_sheet(images, grid, {number: numbers[number] for number in sheet}) for sheet in sheets]
 
 
-def _sheet(video: Tensor, frames: Sequence[int], grid: PatchGrid, numbers: dict[int, Cell]) -> Picture:
+def _sheet(frames: dict[int, Image.Image], grid: PatchGrid, numbers: dict[int, Cell]) -> Picture:
     """One picture of some tubes."""
-    rows = [[_enlarged(video, frame, grid, cell) for frame in frames] for cell in numbers.values()]
+    rows = [[_enlarged(image, grid, cell) for image in frames.values()] for cell in numbers.values()]
     width, height = (max(crop.size[axis] for row in rows for crop in row) for axis in (0, 1))
     sheet = Image.new("RGB", (_LABEL_WIDTH + len(frames) * (width + _GAP), len(rows) * (height + _GAP)), "grey")
     draw = ImageDraw.Draw(sheet)
@@ -128,9 +129,8 @@ def _draw_grid(image: Image.Image, grid: PatchGrid, numbers: dict[int, Cell]) ->
         _write(draw, (left + 3, top + 2), number, max(10, min(24, round(height / 5))))
 
 
-def _enlarged(video: Tensor, frame: int, grid: PatchGrid, cell: Cell) -> Image.Image:
+def _enlarged(image: Image.Image, grid: PatchGrid, cell: Cell) -> Image.Image:
     """A patch of a frame with its margin, a thin frame around the patch itself."""
-    image = _image(video, frame)
     outer, inner = _bounds(image.size, grid, cell, _MARGIN), _bounds(image.size, grid, cell)
     crop = _resized(image.crop(outer), _TUBE_SIDE)
     scale = crop.width / (outer[2] - outer[0])
