@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,14 @@ def test_the_name_tells_what_was_asked_and_not_how_long_it_may_take() -> None:
         {"attempts": 1},
     ):
         assert name(**settings) == name()
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [module for module in sys.modules if module.startswith("halovid.judges.vlm")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(InputError, match=r"needs the package 'openai': pip install 'halovid\[vlm\]'"):
+        name()
 
 
 def test_the_recipe_has_a_price_and_a_limit() -> None:

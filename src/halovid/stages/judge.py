@@ -58,7 +58,7 @@ def dry_run(config: RunConfig, run_dir: Path) -> None:
     if config.judge.judge != "openai":
         raise InputError(f"judge.judge is {config.judge.judge!r}, which costs nothing: --dry-run is for 'openai'")
     make_judge(config.judge, config.grid, config.seed)  # says what is missing before any clip is read
-    from halovid.judges.vlm.plan import plan_calls, plan_table
+    from halovid.judges.vlm.plan import plan_calls, plan_notes, plan_table
 
     set_threads(config.threads)
     clips = ClipFolder(run_dir / "generate", config.clip_size)
@@ -68,6 +68,7 @@ def dry_run(config: RunConfig, run_dir: Path) -> None:
         plans = plan_calls(config.judge.vlm, config.grid, clips.geometry, readable)
     output = Console()
     output.print(plan_table(plans, config.judge.vlm))
+    output.print(plan_notes(plans, config.judge.vlm), highlight=False)
     output.print(f"{len(clips.rows) - len(unreadable)} clips, {len(unreadable)} others can't be read")
 
 

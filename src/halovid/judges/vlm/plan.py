@@ -77,14 +77,13 @@ def _count(plan: ModelPlan, asked: list[Question[object]], config: VlmConfig, an
 
 
 def plan_table(plans: list[ModelPlan], config: VlmConfig) -> Table:
-    """What the terminal shows of a plan, with how the numbers come about."""
+    """What the terminal shows of a plan: a column for each model."""
     table = Table(title=f"calls of the judge, {config.strategy}, show={config.show}")
     table.add_column("model")
     for plan in plans:
         table.add_column(escape(plan.model.model), justify="right", overflow="fold")
     for name in ("calls", "answered on disk", "text tokens", "image tokens", "output tokens", "image bytes", "cost"):
         table.add_row(name, *(_cell(plan, name) for plan in plans))
-    table.caption = _how(plans, config)
     return table
 
 
@@ -103,8 +102,8 @@ def _cell(plan: ModelPlan, name: str) -> str:
     return f"{counts[name]:,}"
 
 
-def _how(plans: list[ModelPlan], config: VlmConfig) -> str:
-    """Where the numbers come from, and what they leave out."""
+def plan_notes(plans: list[ModelPlan], config: VlmConfig) -> str:
+    """Where the numbers of a plan come from, and what they leave out."""
     rules = {
         "OpenAI's 512-pixel tiles" if plan.model.image_patch is None else f"squares of {plan.model.image_patch} pixels"
         for plan in plans
