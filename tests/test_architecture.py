@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "files", "grid", "noising", "losses", "pairing", "metrics", "video_metrics", "optimizers"),
     # what stages share on disk and on screen
     ("checkpoint", "tables", "video", "runtime", "folders", "page"),
-    ("config",),
+    ("sections", "vlm_config", "config"),
     ("world",),
     # machinery: what stages are made of
     ("generators", "judges", "rewards", "prompts", "clips", "policy", "best_of", "restoring", "measures", "monitor"),

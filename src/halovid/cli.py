@@ -67,6 +67,22 @@ def _add_stage_command(name: str) -> None:
     app.command(name, help=STAGE_HELP[name])(command)
 
 
+def _judge(
+    recipe: Recipe,
+    run_dir: RunDir,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="print calls, tokens and cost of the judge 'openai'; ask and write nothing"),
+    ] = False,
+) -> None:
+    config = load_config(recipe, tuple(overrides or ()))
+    if dry_run:
+        importlib.import_module("halovid.stages.judge").dry_run(config, run_dir)
+    else:
+        run_stage("judge", config, run_dir)
+
+
 STAGE_HELP = {
     "generate": "Sample candidate clips of every prompt.",
     "judge": "Have a judge label the clips and their patches.",
@@ -80,7 +96,10 @@ STAGE_HELP = {
     "report": "Write the HTML report.",
 }
 for _name in STAGES:
-    _add_stage_command(_name)
+    if _name == "judge":
+        app.command(_name, help=STAGE_HELP[_name])(_judge)
+    else:
+        _add_stage_command(_name)
 
 
 @app.command()

@@ -5,37 +5,20 @@ from __future__ import annotations
 import copy
 import difflib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from halovid.errors import InputError
 from halovid.grid import PatchGrid
 from halovid.losses import GranDPOOptions
 from halovid.noising import SigmaSampling, WeightScheme
+from halovid.sections import ASPECTS, Aspect, Section, section_fields
+from halovid.vlm_config import VlmConfig
 
-Aspect = Literal["visual_quality", "temporal_consistency", "dynamic_degree", "text_alignment", "factual_consistency"]
 Split = Literal["train", "heldout"]
-
-
-S = TypeVar("S", bound="Section")
-
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, and a misspelt key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_out_empty_sections(cls, raw: Any) -> Any:
-        """A section whose entries are all commented out is null in YAML: it counts as left out."""
-        if not isinstance(raw, dict):
-            return raw
-        known = cls.model_fields
-        empty = {key for key in known if raw.get(key, 0) is None and _fields(known[key].annotation)}
-        return {key: value for key, value in raw.items() if key not in empty}
+S = TypeVar("S", bound=Section)
 
 
 class PromptsConfig(Section):
@@ -72,7 +55,8 @@ class GenerateConfig(Section):
 class JudgeConfig(Section):
     """Who labels the candidates."""
 
-    judge: Literal["inspector", "simulated", "table"] = "simulated"
+    judge: Literal["inspector", "simulated", "table", "openai"] = "simulated"
+    vlm: VlmConfig = Field(default_factory=VlmConfig, description="openai: the models and how they are asked")
     labels: Path | None = Field(None, description="table: Parquet or JSON Lines file of labels that exist already")
     error_rate: float = Field(0.1, ge=0, le=1, description="simulated: share of ratings replaced by a random one")
     noise: float = Field(0.5, ge=0, description="simulated: standard deviation added before rounding to 1..5")
@@ -87,10 +71,7 @@ class RewardConfig(Section):
     heads: int = Field(4, ge=1)
     downscale: int = Field(1, ge=1, description="whole factor by which clips are reduced before the network sees them")
     patch_size: int = Field(8, ge=1, description="reduced pixels per token side")
-    aspects: tuple[Aspect, ...] = Field(
-        ("visual_quality", "temporal_consistency", "dynamic_degree", "text_alignment", "factual_consistency"),
-        min_length=1,
-    )
+    aspects: tuple[Aspect, ...] = Field(ASPECTS, min_length=1)
     patch_aspects: tuple[Aspect, ...] = Field(("visual_quality", "temporal_consistency"), min_length=1)
     video_steps: int = Field(80, ge=0)
     patch_steps: int = Field(260, ge=0)
@@ -263,12 +244,26 @@ class RunConfig(Section):
             raise ValueError(f"pair.grid {self.margin_grid.shape} must not be finer than grid {self.grid.shape}")
         return self
 
+    @model_validator(mode="after")
+    def _judged_aspects(self) -> RunConfig:
+        vlm, reward = self.judge.vlm, self.reward
+        missing = (set(reward.aspects) - set(vlm.aspects)) | (set(reward.patch_aspects) - set(vlm.patch_aspects))
+        if self.judge.judge == "openai" and missing:
+            raise ValueError(f"the reward model learns {sorted(missing)}, which judge.vlm is not asked for: add them")
+        return self
+
     def part(self, *sections: str) -> dict[str, Any]:
         """The named sections as JSON values: what a stage's result depends on."""
         return self.model_dump(mode="json", include=set(sections))
 
 
-_FILES = (("generate", "prompts", "file"), ("evaluate", "prompts", "file"), ("judge", "labels"))
+_SECRETIVE = ("base_url", "key_variable")  # where a key may stand by mistake: their values are not repeated
+_FILES = (
+    ("generate", "prompts", "file"),
+    ("evaluate", "prompts", "file"),
+    ("judge", "labels"),
+    ("judge", "vlm", "answers"),
+)
 
 
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
@@ -374,19 +369,13 @@ def _explain(root: type[Section], problem: Any) -> str:
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"unknown key {place!r}: {hint}allowed here: {', '.join(known)}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{place or 'recipe'}: got {problem['input']!r}. {message}"
+    got = "a value that is not shown" if place.endswith(_SECRETIVE) else repr(problem["input"])
+    return f"{place or 'recipe'}: got {got}. {message}"
 
 
 def _known_keys(root: type[Section], path: tuple[str | int, ...]) -> list[str]:
     """The keys allowed in the section at `path`."""
     section: Any = root
     for part in path:
-        section = _fields(section)[part]
-    return list(_fields(section))
-
-
-def _fields(section: Any) -> dict[Any, Any]:
-    """Field name -> type of a pydantic model or dataclass."""
-    if isinstance(section, type) and issubclass(section, BaseModel):
-        return {name: field.annotation for name, field in section.model_fields.items()}
-    return dict(getattr(section, "__annotations__", {}))
+        section = get_args(section)[0] if isinstance(part, int) else section_fields(section)[part]
+    return list(section_fields(section))

@@ -1,7 +1,7 @@
 """Stage folders: where a stage writes, when it is complete, and how it continues after a kill.
 
-RUN/<stage>/manifest.json   written last: the stage is complete
-RUN/<stage>/parts/*.parquet finished batches of a stage that was interrupted
+RUN/<stage>/manifest.json   written last: the stage is complete, but for what it lists to be tried again
+RUN/<stage>/parts/*.parquet finished batches of a stage that was interrupted or has something to try again
 RUN/superseded/<stage>-*    results of other settings or inputs; they come back when these do
 RUN/.lock                   held while a stage writes: one process per run folder
 """
@@ -44,11 +44,14 @@ class StageFolder:
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path = path
         self.fingerprint = fingerprint
-        self.skipped: list[dict[str, str]] = []
+        self.skipped: list[dict[str, Any]] = []
 
-    def skip(self, item: str, reason: str) -> None:
-        """Notes an item that could not be done; it is listed in the manifest and at the end."""
-        self.skipped.append({"item": item, "reason": reason})
+    def skip(self, item: str, reason: str, again: bool = False) -> None:
+        """Notes an item that could not be done; it is listed in the manifest and at the end.
+
+        With `again` a later run of the stage tries it once more: another outcome is possible.
+        """
+        self.skipped.append({"item": item, "reason": reason} | ({"again": True} if again else {}))
 
     def map_batches(
         self,
@@ -60,12 +63,17 @@ class StageFolder:
     ) -> pa.Table:
         """The rows that `work` makes of all items, batch by batch; finished batches survive a kill.
 
+        A batch that an earlier run left with something to try again is done anew.
+
         Inside `work`, `skip` notes the items that fail. Items and size must be the same when it continues, which
         the fingerprint ensures.
         """
         parts, tables = self.path / "parts", []
         groups = batches(items, size)
         paths = [parts / f"{description.replace(' ', '-')}-{i:06d}.parquet" for i in range(len(groups))]
+        for path in paths:
+            if path.exists() and _to_try_again(_part_skipped(_read_part(path))):
+                path.unlink()
         done = sum(len(group) for group, path in zip(groups, paths, strict=True) if path.exists())
         with progress(description, len(items), done) as advance:
             for group, path in zip(groups, paths, strict=True):
@@ -77,7 +85,7 @@ class StageFolder:
                     write_table(path, table.replace_schema_metadata({**schema.metadata, _SKIPPED: note}))
                     advance(len(group))
                 table = _read_part(path)
-                self.skipped += json.loads(table.schema.metadata[_SKIPPED])
+                self.skipped += _part_skipped(table)
                 tables.append(table.replace_schema_metadata(schema.metadata))
         return pa.concat_tables(tables) if tables else schema.empty_table()
 
@@ -94,11 +102,24 @@ def _read_part(path: Path) -> pa.Table:
         raise InputError(f"{path} is damaged ({error}); delete it and run the stage again") from error
 
 
+def _part_skipped(table: pa.Table) -> list[dict[str, Any]]:
+    """What the work on a batch left out."""
+    skipped: list[dict[str, Any]] = json.loads(table.schema.metadata[_SKIPPED])
+    return skipped
+
+
+def _to_try_again(skipped: list[dict[str, Any]]) -> int:
+    """How many of the items left out may come out otherwise another time."""
+    return sum("again" in entry for entry in skipped)
+
+
 @contextmanager
 def open_stage(
     run_dir: Path, name: str, config: dict[str, Any], inputs: Sequence[str] = ()
 ) -> Iterator[StageFolder | None]:
     """The folder to work in, or None when the stage is complete for this config and these inputs.
+
+    A stage that is complete but for items to try again is opened once more; its result stays valid until then.
 
     On leaving without an error the manifest is written and the stage is complete. What an earlier run with
     another config left is moved to RUN/superseded, never deleted, and comes back when that config does.
@@ -115,11 +136,14 @@ def open_stage(
         fingerprint = hash_value({"stage": name, "config": config, "inputs": upstream})
         folder = run_dir / name
         _prepare(folder, fingerprint)
-        if is_complete(folder, fingerprint):
+        failed = _to_try_again((read_manifest(folder) or {}).get("skipped", []))
+        if is_complete(folder, fingerprint) and not failed:
             shutil.rmtree(folder / "parts", ignore_errors=True)  # left when a kill came right after the manifest
             console.print(f"[dim]{name}: complete, skipped[/dim]")
             yield None
             return
+        if failed:
+            console.print(f"{name}: {failed} items that failed earlier are tried again")
         stage = StageFolder(folder, fingerprint)
         yield stage
         _finish(stage, name, config, upstream)
@@ -199,7 +223,8 @@ def _set_aside(folder: Path) -> Path:
 
 def _finish(stage: StageFolder, name: str, config: dict[str, Any], inputs: dict[str, str]) -> None:
     """Writes the manifest, which makes the stage complete, and tells what was skipped."""
-    results = (path for pattern in _RESULTS for path in stage.path.glob(pattern))
+    results = {path for pattern in _RESULTS for path in stage.path.glob(pattern)}
+    results.discard(stage.path / "manifest.json")  # of the run before, when something was tried again
     manifest = {
         "stage": name,
         "fingerprint": stage.fingerprint,
@@ -210,12 +235,12 @@ def _finish(stage: StageFolder, name: str, config: dict[str, Any], inputs: dict[
         "versions": versions(),
     }
     write_json(stage.path / "manifest.json", manifest)
-    shutil.rmtree(stage.path / "parts", ignore_errors=True)  # only now: without a manifest they are all that there is
+    if not _to_try_again(stage.skipped):  # only now: without a manifest the parts are all that there is
+        shutil.rmtree(stage.path / "parts", ignore_errors=True)
     if stage.skipped:
         first = "; ".join(f"{entry['item']}: {entry['reason']}" for entry in stage.skipped[:3])
-        console.print(
-            f"[yellow]{name}: {len(stage.skipped)} skipped ({first}); all in {stage.path}/manifest.json[/yellow]"
-        )
+        told = f"{name}: {len(stage.skipped)} skipped ({first}); all in {stage.path}/manifest.json"
+        console.print(told, style="yellow", markup=False)  # reasons may hold anybody's words
 
 
 def versions() -> dict[str, str]:

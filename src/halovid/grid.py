@@ -87,6 +87,15 @@ def membership(num_cells: int, num_parts: int) -> Tensor:
     return (high - low).clamp(min=0) * num_cells
 
 
+def time_membership(num_frames: int, num_parts: int, geometry: LatentGeometry) -> Tensor:
+    """Share of each frame that lies in each of `num_parts` equal parts of a clip's latent frames: [parts, F].
+
+    Columns sum to one.
+    """
+    frames = geometry.frame_membership(num_frames)
+    return membership(len(frames), num_parts) @ frames
+
+
 def pool_cells(cells: Tensor, grid: PatchGrid) -> Tensor:
     """The mean of each patch.
 
@@ -118,8 +127,7 @@ def pool_pixels(pixels: Tensor, grid: PatchGrid, geometry: LatentGeometry) -> Te
 
 def spread_to_frames(patches: Tensor, num_frames: int, geometry: LatentGeometry) -> Tensor:
     """The value that each frame shows of its patches: [..., t, h, w] -> [..., F, h, w]."""
-    frames = geometry.frame_membership(num_frames)
-    in_time = membership(len(frames), patches.shape[-3]) @ frames
+    in_time = time_membership(num_frames, patches.shape[-3], geometry)
     return torch.einsum("...thw,tf->...fhw", patches, in_time.to(patches))
 
 

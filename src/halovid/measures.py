@@ -17,7 +17,7 @@ from halovid import metrics, video_metrics
 from halovid.clips import ClipFolder, Row
 from halovid.config import RunConfig
 from halovid.folders import StageFolder
-from halovid.grid import PatchGrid
+from halovid.grid import LatentGeometry, PatchGrid
 from halovid.judges import make_judge
 from halovid.judges.base import Judge, Judgement, Refusal
 from halovid.tables import MEASURES as MEASURES_TABLE
@@ -99,11 +99,12 @@ def measure_plain(video: Tensor, clips: Sequence[Row], grid: PatchGrid) -> Value
     }
 
 
-def measure_judge(judge: Judge) -> Instrument:
+def measure_judge(judge: Judge, geometry: LatentGeometry) -> Instrument:
     """The instrument that asks a judge: mean rating of the patches, [B]; NaN for a clip that it refuses."""
 
     def measure(video: Tensor, clips: Sequence[Row], grid: PatchGrid) -> Values:
-        answers = judge.judge(video, [clip["prompt"] for clip in clips], [clip["clip_id"] for clip in clips])
+        prompts, names = ([clip[column] for clip in clips] for column in ("prompt", "clip_id"))
+        answers = judge.judge(video, prompts, names, geometry)
         return {"judge: patch rating": torch.tensor([_mean_rating(answer) for answer in answers])}
 
     return measure
@@ -118,7 +119,7 @@ def _mean_rating(answer: Judgement | Refusal) -> float:
 Instrument = Callable[[Tensor, Sequence[Row], PatchGrid], Values]
 
 
-def instruments(config: RunConfig) -> list[Instrument]:
+def instruments(config: RunConfig, geometry: LatentGeometry) -> list[Instrument]:
     """What measures the clips."""
     chosen: list[Instrument] = [measure_plain]
     if config.evaluate.truth == "inspector":
@@ -126,13 +127,13 @@ def instruments(config: RunConfig) -> list[Instrument]:
     if config.evaluate.critic == "world":
         chosen.append(measure_critic)
     if config.evaluate.judge:
-        chosen.append(measure_judge(make_judge(config.judge, config.grid, config.seed)))
+        chosen.append(measure_judge(make_judge(config.judge, config.grid, config.seed), geometry))
     return chosen
 
 
 def measure_clips(stage: StageFolder, clips: ClipFolder, model: str, config: RunConfig) -> pa.Table:
     """All measures of a model's clips, rows of tables.MEASURES; clips that can't be read are listed as skipped."""
-    used = instruments(config)
+    used = instruments(config, clips.geometry)
 
     def measure(batch: Sequence[Row]) -> list[Row]:
         rows, video = clips.readable(batch, stage.skip)

@@ -79,7 +79,7 @@ def test_a_mistake_ends_the_real_command_in_one_line(finished_run: Copy, tiny_re
     [
         ("generate.candidates=many", ("generate.candidates", "'many'", "integer")),
         ("generate.candidates=0", ("generate.candidates", "got 0", "greater than or equal to 1")),
-        ("judge.judge=oracle", ("judge.judge", "'oracle'", "'inspector', 'simulated' or 'table'")),
+        ("judge.judge=oracle", ("judge.judge", "'oracle'", "'inspector', 'simulated', 'table' or 'openai'")),
         ("generator=5", ("generator", "got 5", "dictionary")),
         ("align.lora.rnak=4", ("'align.lora.rnak'", "did you mean 'rank'?", "allowed here: rank, alpha, targets")),
         ("grid.depth=4", ("'grid.depth'", "allowed here: t, h, w")),

@@ -186,6 +186,70 @@ def test_a_continued_table_is_the_uninterrupted_one(tmp_path: Path) -> None:
     assert a is not None and a["outputs"].keys() == {"items.parquet"}
 
 
+def run_flaky(run_dir: Path, done: list[int], down: set[int], stop_at: int | None = None) -> bool:
+    """A stage of items 0..7 in batches of 2; items of `down` fail for now, 5 for ever. Whether it was opened."""
+    with open_stage(run_dir, "flaky", CONFIG) as stage:
+        if stage is None:
+            return False
+
+        def batch(items: Sequence[int]) -> list[dict[str, int]]:
+            if stop_at in items:
+                raise RuntimeError("stopped")
+            done.extend(items)
+            for item in items:
+                if item == 5:
+                    stage.skip("item 5", "never works")
+                elif item in down:
+                    stage.skip(f"item {item}", "is down", again=True)
+            return [{"item": item} for item in items if item not in down | {5}]
+
+        stage.write("items.parquet", stage.map_batches("flaky", range(8), 2, batch, SCHEMA))
+        return True
+
+
+def items(run_dir: Path) -> list[int]:
+    return read_table(run_dir / "flaky" / "items.parquet", SCHEMA).column("item").to_pylist()
+
+
+def test_only_what_failed_for_now_is_tried_again_until_it_is_done(tmp_path: Path) -> None:
+    done: list[int] = []
+    assert run_flaky(tmp_path, done, {2, 7})
+    assert items(tmp_path) == [0, 1, 3, 4, 6]
+    skipped = {entry["item"]: entry.get("again") for entry in read_manifest(tmp_path / "flaky")["skipped"]}
+    assert skipped == {"item 2": True, "item 5": None, "item 7": True}
+    done.clear()
+    assert run_flaky(tmp_path, done, {7})
+    assert done == [2, 3, 6, 7], "batches without a failure that may pass are kept"
+    assert items(tmp_path) == [0, 1, 2, 3, 4, 6]
+    assert run_flaky(tmp_path, done, set())
+    assert items(tmp_path) == [0, 1, 2, 3, 4, 6, 7]
+    assert not (tmp_path / "flaky" / "parts").exists()
+    assert not run_flaky(tmp_path, done, set()), "what never works does not keep the stage open"
+
+
+def test_a_result_with_failures_is_valid_until_a_better_one_is_there(tmp_path: Path) -> None:
+    run_flaky(tmp_path, [], {2})
+    before = read_manifest(tmp_path / "flaky")
+    with pytest.raises(RuntimeError):
+        run_flaky(tmp_path, [], set(), stop_at=3)
+    assert read_manifest(tmp_path / "flaky") == before
+    assert work(tmp_path, name="next", inputs=["flaky"])
+    run_flaky(tmp_path, [], {2})
+    assert not work(tmp_path, name="next", inputs=["flaky"]), "the same failures again change nothing downstream"
+    run_flaky(tmp_path, [], set())
+    assert work(tmp_path, name="next", inputs=["flaky"])
+
+
+def test_failures_before_a_kill_are_tried_again_too(tmp_path: Path) -> None:
+    done: list[int] = []
+    with pytest.raises(RuntimeError):
+        run_flaky(tmp_path, done, {0}, stop_at=6)
+    done.clear()
+    run_flaky(tmp_path, done, set())
+    assert done == [0, 1, 6, 7]
+    assert items(tmp_path) == [0, 1, 2, 3, 4, 6, 7]
+
+
 def test_no_items_give_an_empty_table_of_the_schema(tmp_path: Path) -> None:
     with open_stage(tmp_path, "square", CONFIG) as stage:
         assert stage is not None

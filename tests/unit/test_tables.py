@@ -20,6 +20,7 @@ from halovid.errors import InputError
 SCHEMAS = (
     tables.CLIPS,
     tables.LABELS,
+    tables.VOTES,
     tables.REWARDS,
     tables.PAIRS,
     tables.AGREEMENT,

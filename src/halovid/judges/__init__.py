@@ -23,10 +23,21 @@ def _table(config: JudgeConfig, grid: PatchGrid, seed: int) -> Judge:
     return TableJudge(config.labels, grid)
 
 
+def _openai(config: JudgeConfig, grid: PatchGrid, seed: int) -> Judge:
+    try:
+        from halovid.judges.vlm.judge import VlmJudge
+    except ImportError as error:
+        raise InputError(
+            f"judge.judge is 'openai', which needs the package {error.name!r}: pip install 'halovid[vlm]'"
+        ) from error
+    return VlmJudge(config.vlm, grid)
+
+
 JUDGES: dict[str, Callable[[JudgeConfig, PatchGrid, int], Judge]] = {
     "inspector": lambda config, grid, seed: InspectorJudge(grid),
     "simulated": _simulated,
     "table": _table,
+    "openai": _openai,
 }
 
 

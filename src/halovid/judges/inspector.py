@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from halovid.grid import PatchGrid
+from halovid.grid import LatentGeometry, PatchGrid
 from halovid.judges.base import DEFECT_RATING, HIGHEST, LOWEST, Judgement, Refusal
 from halovid.world.captions import parse_caption
 from halovid.world.inspector import DEFECT_THRESHOLD, Inspection, inspect
@@ -21,7 +21,9 @@ class InspectorJudge:
     def __init__(self, grid: PatchGrid) -> None:
         self._grid = grid
 
-    def judge(self, video: Tensor, prompts: list[str], clip_ids: list[str]) -> list[Judgement | Refusal]:
+    def judge(
+        self, video: Tensor, prompts: list[str], clip_ids: list[str], geometry: LatentGeometry
+    ) -> list[Judgement | Refusal]:
         """The true ratings of each clip; a prompt that is no caption of the world gives a refusal."""
         if video.shape[2:] != (NUM_FRAMES, FRAME_SIZE, FRAME_SIZE):
             reason = f"the inspector measures clips of {NUM_FRAMES} frames of {FRAME_SIZE} x {FRAME_SIZE} pixels only"

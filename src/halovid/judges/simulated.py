@@ -7,6 +7,7 @@ import hashlib
 import torch
 from torch import Tensor
 
+from halovid.grid import LatentGeometry
 from halovid.judges.base import HIGHEST, LOWEST, Judge, Judgement, Refusal
 
 
@@ -20,9 +21,11 @@ class SimulatedJudge:
         self.name = f"simulated-1({truth.name}, error_rate={error_rate}, noise={noise}, seed={seed})"
         self._truth, self._error_rate, self._noise, self._seed = truth, error_rate, noise, seed
 
-    def judge(self, video: Tensor, prompts: list[str], clip_ids: list[str]) -> list[Judgement | Refusal]:
+    def judge(
+        self, video: Tensor, prompts: list[str], clip_ids: list[str], geometry: LatentGeometry
+    ) -> list[Judgement | Refusal]:
         """The fallible ratings of each clip; refusals pass through."""
-        answers = self._truth.judge(video, prompts, clip_ids)
+        answers = self._truth.judge(video, prompts, clip_ids, geometry)
         return [
             answer if isinstance(answer, Refusal) else self._blur(answer, clip_id)
             for answer, clip_id in zip(answers, clip_ids, strict=True)

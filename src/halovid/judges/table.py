@@ -14,7 +14,7 @@ from torch import Tensor
 
 from halovid.errors import InputError
 from halovid.files import hash_file
-from halovid.grid import PatchGrid
+from halovid.grid import LatentGeometry, PatchGrid
 from halovid.judges.base import HIGHEST, LOWEST, Judgement, Refusal
 from halovid.tables import LABELS
 
@@ -48,7 +48,9 @@ class TableJudge:
             if row["patch_scores"] is not None:
                 answer.patches[row["aspect"]] = torch.tensor(row["patch_scores"]).view(grid.shape)
 
-    def judge(self, video: Tensor, prompts: list[str], clip_ids: list[str]) -> list[Judgement | Refusal]:
+    def judge(
+        self, video: Tensor, prompts: list[str], clip_ids: list[str], geometry: LatentGeometry
+    ) -> list[Judgement | Refusal]:
         """The labels of each clip; a clip without any gives a refusal."""
         return [self._answers.get(clip_id, Refusal(f"{self._path} has no label of it")) for clip_id in clip_ids]
 

@@ -100,7 +100,8 @@ def _true_labels(clips: ClipFolder, some: Sequence[Row], config: RunConfig) -> l
     for batch in batches(some, _BATCH):
         rows, video = clips.readable(batch, lambda *_: None)  # the unreadable ones were listed while measuring
         if video is not None:
-            answers = judge.judge(video, [row["prompt"] for row in rows], [row["clip_id"] for row in rows])
+            prompts, names = [row["prompt"] for row in rows], [row["clip_id"] for row in rows]
+            answers = judge.judge(video, prompts, names, clips.geometry)
             for row, answer in zip(rows, answers, strict=True):
                 labels += label_rows(row["clip_id"], answer, judge.name) if isinstance(answer, Judgement) else []
     return labels

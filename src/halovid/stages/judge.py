@@ -1,24 +1,34 @@
 """judge: candidate clips -> labels of clips and patches.
 
-    halovid judge RECIPE.yaml RUN
+    halovid judge RECIPE.yaml RUN [--dry-run]
 
-Reads RUN/generate; writes RUN/judge/labels.parquet.
+Reads RUN/generate; writes RUN/judge/labels.parquet, and votes.parquet when the judge explains itself. Clips that failed
+for a reason that may pass (a server's fault, a spent budget) are tried again by the next run of the stage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from torch import Tensor
 
 from halovid.clips import ClipFolder, Row
 from halovid.config import RunConfig
-from halovid.folders import open_stage
+from halovid.errors import InputError
+from halovid.folders import StageFolder, open_stage
 from halovid.judges import make_judge
-from halovid.judges.base import Refusal, label_rows
-from halovid.runtime import set_threads
-from halovid.tables import LABELS
+from halovid.judges.base import Judge, Refusal, label_rows, vote_rows
+from halovid.runtime import Advance, progress, set_threads
+from halovid.tables import LABELS, VOTES, rows_to_table
 
 _BATCH = 32
+_MEMORY = 2**31  # bytes of pixels held at once: large clips come in smaller batches
+# what is kept of a batch: its labels, and the votes on the clip beside the first label of it
+_JUDGED = LABELS.append(pa.field("votes", pa.list_(pa.struct(list(VOTES)))))
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
@@ -30,18 +40,65 @@ def run(config: RunConfig, run_dir: Path) -> None:
             return
         set_threads(config.threads)
         clips = ClipFolder(run_dir / "generate", config.clip_size)
+        judged = stage.map_batches(
+            "judge", clips.rows, _batch_size(config), lambda batch: _label(batch, clips, judge, stage), _JUDGED
+        )
+        stage.write("labels.parquet", judged.drop_columns("votes").cast(LABELS))
+        votes = [vote for votes in judged.column("votes").to_pylist() for vote in votes or ()]
+        if votes:
+            stage.write("votes.parquet", rows_to_table(votes, VOTES))
 
-        def label(batch: Sequence[Row]) -> list[Row]:
-            rows, video = clips.readable(batch, stage.skip)
-            if video is None:
-                return []
-            answers = judge.judge(video, [row["prompt"] for row in rows], [row["clip_id"] for row in rows])
-            labels = []
-            for row, answer in zip(rows, answers, strict=True):
-                if isinstance(answer, Refusal):
-                    stage.skip(row["clip_id"], answer.reason)
-                else:
-                    labels += label_rows(row["clip_id"], answer, judge.name)
-            return labels
 
-        stage.write("labels.parquet", stage.map_batches("judge", clips.rows, _BATCH, label, LABELS))
+def dry_run(config: RunConfig, run_dir: Path) -> None:
+    """Prints what the judge would be asked and what it would cost; nothing is asked and nothing is written.
+
+    Raises:
+        InputError: the clips are not there, or the judge is none that costs anything.
+    """
+    if config.judge.judge != "openai":
+        raise InputError(f"judge.judge is {config.judge.judge!r}, which costs nothing: --dry-run is for 'openai'")
+    make_judge(config.judge, config.grid, config.seed)  # says what is missing before any clip is read
+    from halovid.judges.vlm.plan import plan_calls, plan_notes, plan_table
+
+    set_threads(config.threads)
+    clips = ClipFolder(run_dir / "generate", config.clip_size)
+    unreadable: list[str] = []
+    with progress("count", len(clips.rows)) as advance:
+        readable = _one_by_one(clips, unreadable, advance)
+        plans = plan_calls(config.judge.vlm, config.grid, clips.geometry, readable)
+    output = Console()
+    output.print(plan_table(plans, config.judge.vlm))
+    output.print(plan_notes(plans, config.judge.vlm), highlight=False)
+    output.print(f"{len(clips.rows) - len(unreadable)} clips, {len(unreadable)} others can't be read")
+
+
+def _one_by_one(clips: ClipFolder, unreadable: list[str], advance: Advance) -> Iterator[tuple[Tensor, str]]:
+    """Each readable clip with its prompt."""
+    for row in clips.rows:
+        _, video = clips.readable([row], lambda clip_id, _: unreadable.append(clip_id))
+        if video is not None:
+            yield video[0], row["prompt"]
+        advance()
+
+
+def _batch_size(config: RunConfig) -> int:
+    """Clips judged at once: their float pixels are held twice, as they are read and stacked."""
+    frames, height, width = config.clip_size
+    return max(1, min(_BATCH, _MEMORY // (2 * 4 * 3 * frames * height * width)))
+
+
+def _label(batch: Sequence[Row], clips: ClipFolder, judge: Judge, stage: StageFolder) -> list[dict[str, Any]]:
+    """The labels of a batch of clips, with the votes; `stage` is told of the clips without any."""
+    rows, video = clips.readable(batch, stage.skip)
+    if video is None:
+        return []
+    prompts, clip_ids = [row["prompt"] for row in rows], [row["clip_id"] for row in rows]
+    labels: list[dict[str, Any]] = []
+    for clip_id, answer in zip(clip_ids, judge.judge(video, prompts, clip_ids, clips.geometry), strict=True):
+        if isinstance(answer, Refusal):
+            stage.skip(clip_id, answer.reason, answer.again)
+            continue
+        own = [row | {"votes": None} for row in label_rows(clip_id, answer, judge.name)]
+        own[0]["votes"] = vote_rows(clip_id, answer)
+        labels += own
+    return labels

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import halovid.judges.inspector
 from halovid.config import JudgeConfig
-from halovid.grid import PatchGrid
+from halovid.grid import LatentGeometry, PatchGrid
 from halovid.judges import InspectorJudge, SimulatedJudge, make_judge
 from halovid.judges.base import DEFECT_RATING, HIGHEST, LOWEST, Judgement, Refusal, label_rows
 from halovid.tables import LABELS, rows_to_table
@@ -23,6 +23,7 @@ from halovid.world.render import render_scene
 from halovid.world.scenes import sample_scene
 
 GRID = PatchGrid(2, 3, 5)
+GEOMETRY = LatentGeometry(4, 8, causal_first_frame=True)
 PATCH_ASPECTS = {"visual_quality", "temporal_consistency"}
 ASPECTS = PATCH_ASPECTS | {"dynamic_degree", "text_alignment", "factual_consistency"}
 
@@ -35,7 +36,9 @@ class Oracle:
     def __init__(self, rating: float, shape: tuple[int, int, int] = (2, 3, 5)) -> None:
         self._rating, self._shape = rating, shape
 
-    def judge(self, video: Tensor, prompts: list[str], clip_ids: list[str]) -> list[Judgement | Refusal]:
+    def judge(
+        self, video: Tensor, prompts: list[str], clip_ids: list[str], geometry: LatentGeometry
+    ) -> list[Judgement | Refusal]:
         answer = Judgement({"a": self._rating, "b": self._rating}, {"a": torch.full(self._shape, self._rating)})
         return [Refusal("because") if prompt == "no" else answer for prompt in prompts]
 
@@ -47,7 +50,7 @@ def judged(answer: Judgement | Refusal) -> Judgement:
 
 def ask(rating: float, error_rate: float, noise: float, clip_id: str = "c", seed: int = 0, size: int = 1) -> Judgement:
     judge = SimulatedJudge(Oracle(rating, (2 * size, 3 * size, 5 * size)), error_rate, noise, seed)
-    return judged(judge.judge(torch.zeros(1, 3, 1, 1, 1), ["yes"], [clip_id])[0])
+    return judged(judge.judge(torch.zeros(1, 3, 1, 1, 1), ["yes"], [clip_id], GEOMETRY)[0])
 
 
 def same(first: Judgement, second: Judgement) -> bool:
@@ -68,7 +71,7 @@ def clips() -> tuple[Tensor, list[str]]:
 
 @pytest.fixture(scope="module")
 def answers(clips: tuple[Tensor, list[str]]) -> list[Judgement | Refusal]:
-    return InspectorJudge(GRID).judge(*clips, ["a", "b", "c"])
+    return InspectorJudge(GRID).judge(*clips, ["a", "b", "c"], GEOMETRY)
 
 
 def test_a_foreign_prompt_is_refused_and_the_others_are_judged(answers: list[Judgement | Refusal]) -> None:
@@ -78,7 +81,7 @@ def test_a_foreign_prompt_is_refused_and_the_others_are_judged(answers: list[Jud
 
 
 def test_nothing_but_foreign_prompts_gives_nothing_but_refusals(clips: tuple[Tensor, list[str]]) -> None:
-    found = InspectorJudge(GRID).judge(clips[0], ["", "dog", "cat"], ["a", "b", "c"])
+    found = InspectorJudge(GRID).judge(clips[0], ["", "dog", "cat"], ["a", "b", "c"], GEOMETRY)
     assert all(isinstance(answer, Refusal) and answer.reason for answer in found)
     assert len(found) == 3
 
@@ -103,7 +106,7 @@ def test_a_clean_clip_is_rated_better_than_a_corrupted_one(answers: list[Judgeme
 
 
 def test_each_clip_is_judged_by_itself(clips: tuple[Tensor, list[str]], answers: list[Judgement | Refusal]) -> None:
-    alone = InspectorJudge(GRID).judge(clips[0][2:], clips[1][2:], ["c"])[0]
+    alone = InspectorJudge(GRID).judge(clips[0][2:], clips[1][2:], ["c"], GEOMETRY)[0]
     for aspect, ratings in judged(alone).patches.items():
         torch.testing.assert_close(ratings, judged(answers[2]).patches[aspect], rtol=0, atol=0.02)
 
@@ -125,7 +128,7 @@ def inspection(defects: list[float]) -> Inspection:
 
 def rate(found: Inspection, monkeypatch: pytest.MonkeyPatch, caption: str) -> Judgement:
     monkeypatch.setattr(halovid.judges.inspector, "inspect", lambda *_: found)
-    return judged(InspectorJudge(GRID).judge(torch.zeros(1, 3, 13, 64, 64), [caption], ["c"])[0])
+    return judged(InspectorJudge(GRID).judge(torch.zeros(1, 3, 13, 64, 64), [caption], ["c"], GEOMETRY)[0])
 
 
 def test_the_defect_rating_is_the_rating_at_the_defect_threshold(
@@ -177,7 +180,7 @@ def test_a_simulated_judge_answers_a_clip_always_alike() -> None:
 
     judge = SimulatedJudge(Oracle(3.2, (8, 12, 20)), 0.3, 0.7, seed=0)
     video = torch.zeros(3, 3, 1, 1, 1)
-    found = judge.judge(video, ["yes", "no", "yes"], ["x", "y", "c"])
+    found = judge.judge(video, ["yes", "no", "yes"], ["x", "y", "c"], GEOMETRY)
     assert same(judged(found[2]), first)  # in whatever company
     assert found[1] == Refusal("because")
 

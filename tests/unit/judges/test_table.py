@@ -13,12 +13,13 @@ import torch
 
 from halovid.config import JudgeConfig
 from halovid.errors import InputError
-from halovid.grid import PatchGrid
+from halovid.grid import LatentGeometry, PatchGrid
 from halovid.judges import make_judge
 from halovid.judges.base import Judgement, Refusal
 from halovid.judges.table import TableJudge
 
 GRID = PatchGrid(1, 2, 2)
+GEOMETRY = LatentGeometry(4, 8, causal_first_frame=True)
 PICTURES = torch.zeros(2, 3, 1, 4, 4)
 ROW: dict[str, Any] = {"clip_id": "a", "aspect": "visual_quality", "score": 3.0, "patch_scores": [1.0, 2.0, 4.5, 5.0]}
 
@@ -36,7 +37,7 @@ def test_the_labels_of_a_clip_are_its_rows(tmp_path: Path, kind: str) -> None:
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
         write(path, *rows)
-    known, unknown = TableJudge(path, GRID).judge(PICTURES, ["p", "p"], ["a", "b"])
+    known, unknown = TableJudge(path, GRID).judge(PICTURES, ["p", "p"], ["a", "b"], GEOMETRY)
     assert isinstance(known, Judgement) and isinstance(unknown, Refusal)
     assert known.clip == {"visual_quality": 3.0, "text_alignment": 5.0}
     assert known.patches.keys() == {"visual_quality"}
@@ -46,7 +47,7 @@ def test_the_labels_of_a_clip_are_its_rows(tmp_path: Path, kind: str) -> None:
 
 def test_patch_scores_may_be_left_out_of_the_file(tmp_path: Path) -> None:
     path = write(tmp_path / "labels.jsonl", {"clip_id": "a", "aspect": "visual_quality", "score": 2})
-    (answer,) = TableJudge(path, GRID).judge(PICTURES[:1], ["p"], ["a"])
+    (answer,) = TableJudge(path, GRID).judge(PICTURES[:1], ["p"], ["a"], GEOMETRY)
     assert answer == Judgement({"visual_quality": 2.0}, {})
 
 

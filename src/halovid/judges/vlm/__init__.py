@@ -1,0 +1,1 @@
+"""The judge that asks vision-language models through OpenAI-compatible endpoints."""

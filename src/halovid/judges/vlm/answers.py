@@ -1,0 +1,82 @@
+"""Answers on disk, by the hash of what was asked: no question is paid for twice.
+
+FOLDER/ab/abcdef....json    the question in words (pictures by their hash), the answer, what it cost, what was rejected
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from halovid.errors import InputError
+from halovid.files import hash_value, write_json
+
+
+def default_folder() -> Path:
+    """Where answers are kept when the config names no place: in the user's cache folder."""
+    return Path(platformdirs.user_cache_dir("halovid", appauthor=False)) / "answers"
+
+
+class AnswerFolder:
+    """Keeps answers. Keys of endpoints are no part of a question and never come here."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        # one at a time for each question: two equal clips must not be paid for twice
+        self.asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def make(self) -> None:
+        """Makes the folder.
+
+        Raises:
+            InputError: it can't be written; found out before the first answer is paid for.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"can't make the folder judge.vlm.answers {self._folder}: {error.strerror}") from error
+        if not os.access(self._folder, os.W_OK | os.X_OK):
+            raise InputError(f"can't write the folder judge.vlm.answers {self._folder}; choose another one")
+
+    def load(self, key: str) -> str | None:
+        """The text of an answer, or None when there is none that can be read."""
+        try:
+            answer = json.loads(self._path(key).read_text(encoding="utf-8"))["answer"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return answer if isinstance(answer, str) else None
+
+    def save(self, key: str, record: dict[str, Any]) -> None:
+        """Keeps what came back for a question: `answer` is the text, or null when it could not be used."""
+        write_json(self._path(key), record)
+
+    def _path(self, key: str) -> Path:
+        return self._folder / key[:2] / f"{key}.json"
+
+
+def question_key(base_url: str, body: dict[str, Any], vote: int) -> str:
+    """The identity of a question: whom, what in full, and for which time."""
+    return hash_value({"base_url": base_url, "body": body, "vote": vote})
+
+
+def readable_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with each picture replaced by its SHA-256."""
+    return [message | {"content": _readable(message["content"])} for message in messages]
+
+
+def _readable(content: Any) -> Any:
+    if isinstance(content, str):
+        return content
+    return [
+        {"type": "image", "sha256": hashlib.sha256(part["image_url"]["url"].encode()).hexdigest()}
+        if part["type"] == "image_url"
+        else part
+        for part in content
+    ]

@@ -1,0 +1,82 @@
+"""Calls, tokens and money: what is spent, and a limit that holds."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from halovid.vlm_config import BudgetConfig, ModelConfig
+
+_MILLION = 1_000_000
+
+
+class BudgetSpent(Exception):
+    """The next call could go beyond the budget; the message names the limit."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Calls, tokens of both directions, and money in the currency of the prices."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    money: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.calls + other.calls,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.money + other.money,
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Input and output."""
+        return self.input_tokens + self.output_tokens
+
+
+def price_call(model: ModelConfig, input_tokens: int, output_tokens: int) -> Cost:
+    """What one call costs; without prices its money is 0."""
+    money = input_tokens * (model.input_price or 0) + output_tokens * (model.output_price or 0)
+    return Cost(1, input_tokens, output_tokens, money / _MILLION)
+
+
+class Budget:
+    """Counts what is spent. A call reserves the most it may cost and settles for what it did."""
+
+    def __init__(self, limits: BudgetConfig) -> None:
+        self.spent = Cost()
+        self._limits, self._reserved = limits, Cost()
+        self._changed = asyncio.Condition()
+
+    async def reserve(self, most: Cost) -> None:
+        """Sets aside the most that a call may cost; waits for calls under way when it fits only after they settle.
+
+        Raises:
+            BudgetSpent: it does not fit.
+        """
+        async with self._changed:
+            while self._passed(self.spent + self._reserved + most):
+                limit = self._passed(self.spent + most)
+                if limit:
+                    raise BudgetSpent(f"the budget is spent: judge.vlm.budget.{limit}")
+                await self._changed.wait()
+            self._reserved += most
+
+    async def settle(self, most: Cost, actual: Cost) -> None:
+        """Turns a reservation into what the call did cost."""
+        async with self._changed:
+            self._reserved += Cost(-most.calls, -most.input_tokens, -most.output_tokens, -most.money)
+            if not self._reserved.calls:
+                self._reserved = Cost()  # sums of fractions leave a rest, for which nobody would ever settle
+            self.spent += actual
+            self._changed.notify_all()
+
+    def _passed(self, total: Cost) -> str | None:
+        """The first limit that a cost passes, with its value."""
+        for name, limit in self._limits:
+            if limit is not None and getattr(total, name) > limit:
+                return f"{name} is {limit}"
+        return None

@@ -1,0 +1,276 @@
+"""One call to an OpenAI-compatible endpoint: what comes back, or in plain words why nothing does.
+
+Nothing that a server sends is trusted: bodies are bounded, times are bounded, redirects are not followed, and the key
+is taken out of every text before anybody sees it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import email.utils
+import os
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import httpx2
+import openai
+from aiolimiter import AsyncLimiter
+from pydantic import BaseModel, ValidationError
+
+from halovid.errors import InputError
+from halovid.vlm_config import ModelConfig, VlmConfig
+
+_MAX_BODY = 8_000_000  # bytes of a reply; an answer has a few thousand
+_MAX_MESSAGE = 200  # characters of a server's own words that are repeated
+_PASSING = (408, 409, 425, 429)  # and all from 500: another attempt may succeed
+
+
+class Trouble(Exception):
+    """The call failed, another may not. `wait`: seconds the server asks for. `paid`: it may have cost something."""
+
+    def __init__(self, reason: str, wait: float | None = None, paid: bool = False) -> None:
+        super().__init__(reason)
+        self.wait, self.paid = wait, paid
+
+
+class Unanswered(Exception):
+    """A question stays without an answer in this run; the message says why."""
+
+
+class Stopped(Unanswered):
+    """Nothing more can be asked in this run. `fatal`: a setting must be mended first."""
+
+    def __init__(self, reason: str, fatal: bool = False) -> None:
+        super().__init__(reason)
+        self.fatal = fatal
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A model's text, or what is said instead of one; tokens as counted by the server, if it did."""
+
+    text: str
+    problem: str | None
+    usage: tuple[int, int] | None
+
+
+class Endpoint:
+    """Calls one model, within its rate limits."""
+
+    def __init__(self, config: VlmConfig, model: ModelConfig) -> None:
+        self.model = model
+        self._config, self._key = config, ""
+        self._client: openai.AsyncOpenAI | None = None
+        self._resume_at = 0.0
+        per_minute = config.requests_per_minute
+        self._calls = AsyncLimiter(1, 60 / per_minute) if per_minute else None  # evenly spaced: no burst
+        self._tokens = AsyncLimiter(config.tokens_per_minute) if config.tokens_per_minute else None
+
+    async def ready(self, tokens: int) -> None:
+        """Returns when a call of so many tokens may go out: rate limits, and pauses that the server asked for."""
+        if self._calls:
+            await self._calls.acquire()
+        if self._tokens:
+            await self._tokens.acquire(min(tokens, self._tokens.max_rate))
+        while (left := self._resume_at - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(left)
+
+    async def call(self, body: dict[str, Any]) -> Reply:
+        """The reply to a chat completion request.
+
+        Raises:
+            Trouble: the server failed, or sent something that is no reply.
+            Unanswered: the server will not answer this question.
+            Stopped: it will answer none.
+            InputError: the key is missing.
+        """
+        create: Any = self._open().chat.completions.with_raw_response.create
+        try:
+            async with asyncio.timeout(self._config.timeout):
+                raw = await create(**body)
+            return self._read(raw.content)
+        except (TimeoutError, openai.APITimeoutError):
+            raise Trouble(f"no answer within {self._config.timeout:g} s", paid=True) from None
+        except openai.APIStatusError as error:
+            raise self._explain(error) from None
+        except openai.APIConnectionError as error:
+            cause = error.__cause__ or error
+            reason = f"the connection failed ({type(cause).__name__}: {self._shown(str(cause))})"
+            raise Trouble(reason, paid=not isinstance(cause, httpx2.ConnectError)) from None
+
+    async def close(self) -> None:
+        """Closes the connections; the next call opens new ones."""
+        if self._client is not None:
+            client, self._client = self._client, None
+            await client.close()
+
+    def _open(self) -> openai.AsyncOpenAI:
+        if self._client is None:
+            self._key = _find_key(self.model)
+            transport = openai.DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [_bound_body]})
+            self._client = openai.AsyncOpenAI(
+                api_key=self._key or "none",
+                base_url=self.model.base_url,
+                max_retries=0,
+                timeout=self._config.timeout,
+                http_client=transport,
+                default_headers={"Accept-Encoding": "identity"},  # what is compressed can't be bounded
+            )
+        return self._client
+
+    def _read(self, content: bytes) -> Reply:
+        try:
+            body = _Body.model_validate_json(content)
+        except ValidationError:
+            raise Trouble("the reply is no chat completion", paid=True) from None
+        choice = body.choices[0] if body.choices else None
+        if choice is None:
+            raise Trouble("the reply holds no choice", paid=True)
+        text = self._clean(choice.message.content or "")
+        problem = None
+        if choice.message.refusal:
+            problem = f"the model refused: {self._shown(choice.message.refusal)}"
+        elif choice.finish_reason == "content_filter":
+            problem = "the answer was stopped by a content filter"
+        elif choice.finish_reason == "length":
+            problem = "the answer was cut off: it is longer than judge.vlm.max_output_tokens; use shorter reasons"
+        elif not text.strip():
+            problem = "the answer was empty"
+        return Reply(text, problem, _usage(body.usage))
+
+    def _explain(self, error: openai.APIStatusError) -> Exception:
+        """What a status other than 2xx means."""
+        code, model = error.status_code, self.model
+        where = f"{model.base_url} (HTTP {code})"
+        if code in (401, 403):  # the server's own words are not repeated: they may hold a part of the key
+            key = f"the key in {model.key_variable}" if model.key_variable else "calls without a key"
+            return Stopped(f"{where} refuses {key} for model {model.model!r}; check the key and its rights", fatal=True)
+        if code == 404:
+            return Stopped(f"{where} has no model {model.model!r}; check judge.vlm.model and base_url", fatal=True)
+        if 300 <= code < 400:
+            return Stopped(f"{where} redirects, which is not followed; set base_url to the final address", fatal=True)
+        if error.code == "insufficient_quota":
+            return Stopped(f"{where} says that the quota of the account is spent")
+        reason = f"HTTP {code}: {self._shown(_words(error))}"
+        if code not in _PASSING and code < 500:
+            return Unanswered(reason)
+        wait = _retry_after(error.response.headers)
+        if wait is not None and wait > self._config.longest_wait:
+            return Stopped(f"{reason}; the server asks to wait {wait:.0f} s, longer than judge.vlm.longest_wait")
+        if code == 429 and wait is not None:
+            self._resume_at = max(self._resume_at, asyncio.get_running_loop().time() + wait)
+        return Trouble(reason, wait)
+
+    def _clean(self, text: str) -> str:
+        """A server's text without the key, and without lone surrogates, which no file can hold."""
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        return _spellings(self._key).sub("[key]", text) if self._key else text
+
+    def _shown(self, text: str) -> str:
+        """The beginning of a server's text, on one line."""
+        return " ".join(self._clean(text).split())[:_MAX_MESSAGE]
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Body(BaseModel):
+    """What is read of a chat completion."""
+
+    choices: list[_Choice]
+    usage: Any = None
+
+
+class _BodyTooLarge(httpx2.ReadError):
+    """The reply is larger than any answer could be."""
+
+
+class _BoundedStream(httpx2.AsyncByteStream):
+    """A body that ends with an error when it grows too large."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in self._stream:
+            size += len(chunk)
+            if size > _MAX_BODY:
+                raise _BodyTooLarge(f"the reply is larger than {_MAX_BODY} bytes")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def _bound_body(response: httpx2.Response) -> None:
+    """Called before a body is read."""
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise httpx2.ReadError("the reply is compressed, which was not asked for")
+    if isinstance(response.stream, httpx2.AsyncByteStream):
+        response.stream = _BoundedStream(response.stream)
+
+
+def _words(error: openai.APIStatusError) -> str:
+    """What the server says of an error: the message of the usual form, else the body."""
+    message = error.body.get("message") if isinstance(error.body, dict) else None
+    return message if isinstance(message, str) else error.response.text
+
+
+def _find_key(model: ModelConfig) -> str:
+    """The key of an endpoint, "" when it takes none.
+
+    Raises:
+        InputError: the variable is not set, or holds something that can't be a key.
+    """
+    if model.key_variable is None:
+        return ""
+    key = os.environ.get(model.key_variable, "").strip()
+    if not key:
+        raise InputError(
+            f"the environment variable {model.key_variable} is not set: it must hold the key for {model.base_url}; "
+            f"set judge.vlm.key_variable to null for an endpoint without a key"
+        )
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise InputError(f"the environment variable {model.key_variable} holds characters that no key has")
+    return key
+
+
+@cache
+def _spellings(key: str) -> re.Pattern[str]:
+    """Finds a key in a text, also where JSON has escaped any of its characters."""
+    return re.compile("".join(rf"(?:\\?{re.escape(char)}|\\u(?i:{ord(char):04x}))" for char in key))
+
+
+def _usage(raw: Any) -> tuple[int, int] | None:
+    """Input and output tokens, when the server tells them in a believable way."""
+    if not isinstance(raw, dict):
+        return None
+    sent, answered = raw.get("prompt_tokens"), raw.get("completion_tokens")
+    if type(sent) is not int or type(answered) is not int or min(sent, answered) < 0:
+        return None
+    return sent, answered
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Seconds to wait by a reply's headers: milliseconds, seconds or a date."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        with contextlib.suppress(ValueError):
+            wait = float(headers.get(name, "")) * unit
+            return wait if 0 <= wait < float("inf") else None
+    with contextlib.suppress(ValueError, TypeError):
+        date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
+        return max(0.0, (date.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+    return None

@@ -1,0 +1,159 @@
+"""Vision-language models as a judge: alone or as a panel, patch by patch, from coarse to fine, or by boxes."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Awaitable, Iterable, Sequence
+from statistics import fmean
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from halovid.errors import InputError
+from halovid.files import hash_value
+from halovid.grid import LatentGeometry, PatchGrid
+from halovid.judges.base import Judgement, Refusal, Vote
+from halovid.judges.vlm.answers import AnswerFolder, default_folder
+from halovid.judges.vlm.boxes import covered_patches, touched_times
+from halovid.judges.vlm.client import Asker
+from halovid.judges.vlm.endpoint import Unanswered
+from halovid.judges.vlm.questions import ClipQuestions
+from halovid.judges.vlm.rubric import rubric_version
+from halovid.judges.vlm.schema import FAULTLESS, ClipAnswer, Defect, Rating
+from halovid.vlm_config import ModelConfig, VlmConfig
+
+T = TypeVar("T")
+PatchRatings = dict[tuple[int, str], Rating]  # (place in [t, h, w], flattened; aspect) -> rating
+# what decides how a question sounds and who answers it; all else (prices, limits, waits) leaves labels as they are
+_ASKED = (
+    *("aspects", "patch_aspects", "strategy", "show", "clip_frames", "patch_frames", "frame_side"),
+    *("patches_per_call", "temperature", "max_output_tokens"),
+)
+
+
+class VlmJudge:
+    """Rates clips by the answers of models, of which votes are the opinions and means the ratings."""
+
+    def __init__(self, config: VlmConfig, grid: PatchGrid) -> None:
+        self.name = _name(config)
+        self.asker = Asker(config, open_answers(config))
+        self._config, self._grid = config, grid
+        self._voters = [(model, vote) for model in config.models for vote in range(model.votes)]
+        loop = asyncio.new_event_loop()  # one for all batches: rate limits outlast a batch
+        self._runner = asyncio.Runner(loop_factory=lambda: loop)
+        weakref.finalize(self, loop.close)
+
+    def judge(
+        self, video: Tensor, prompts: list[str], clip_ids: list[str], geometry: LatentGeometry
+    ) -> list[Judgement | Refusal]:
+        """The ratings of each clip; a clip with an unanswered question gives a refusal, to be tried again.
+
+        Raises:
+            InputError: no question can be answered until a setting is mended, as with a wrong key.
+        """
+        return self._runner.run(self._judge(video, prompts, geometry))
+
+    async def _judge(self, video: Tensor, prompts: list[str], geometry: LatentGeometry) -> list[Judgement | Refusal]:
+        try:
+            answers = await _all(
+                self._judge_clip(own, prompt, geometry) for own, prompt in zip(video, prompts, strict=True)
+            )
+        finally:
+            await self.asker.close()
+        if self.asker.stopped and self.asker.stopped.fatal:
+            raise InputError(str(self.asker.stopped))
+        return answers
+
+    async def _judge_clip(self, video: Tensor, prompt: str, geometry: LatentGeometry) -> Judgement | Refusal:
+        questions = ClipQuestions(self._config, self._grid, geometry, video, prompt)
+        try:
+            about_clip = await asyncio.to_thread(questions.about_clip)
+            clip = await _all(self.asker.ask(about_clip, *voter) for voter in self._voters)
+            if self._config.strategy == "boxes":
+                patches = [self._from_boxes(answer.defects, video.shape[1], geometry) for answer in clip]
+            else:
+                times = self._times(clip, video.shape[1], geometry)
+                patches = await _all(self._look_closer(questions, times, *voter) for voter in self._voters)
+        except Unanswered as error:
+            return Refusal(str(error), again=True)
+        return self._judgement(clip, patches)
+
+    def _times(self, clip: Sequence[ClipAnswer], num_frames: int, geometry: LatentGeometry) -> list[int]:
+        """The places in time whose patches are asked for: the same for all voters."""
+        if self._config.strategy == "patches":
+            return list(range(self._grid.t))
+        windows = [(window.first_frame, window.last_frame) for answer in clip for window in answer.windows]
+        return touched_times(windows, self._grid, num_frames, geometry)
+
+    async def _look_closer(
+        self, questions: ClipQuestions, times: list[int], model: ModelConfig, vote: int
+    ) -> PatchRatings:
+        """A voter's ratings of all patches at some times."""
+        asked = [pair for time in times for pair in await asyncio.to_thread(questions.about_patches, time)]
+        answers = await _all(self.asker.ask(question, model, vote) for _, question in asked)
+        return {
+            (place, aspect): rating
+            for (places, _), answer in zip(asked, answers, strict=True)
+            for place, ratings in zip(places, answer.values(), strict=True)
+            for aspect, rating in ratings.items()
+        }
+
+    def _from_boxes(self, defects: Iterable[Defect], num_frames: int, geometry: LatentGeometry) -> PatchRatings:
+        """The ratings that a voter's boxes give to the patches they cover; the worst, where several do."""
+        ratings: PatchRatings = {}
+        for defect in defects:
+            covered = covered_patches(defect.box, self._grid, num_frames, geometry).flatten()
+            for place in torch.nonzero(covered).flatten().tolist():
+                known = ratings.get((place, defect.aspect), FAULTLESS)
+                ratings[place, defect.aspect] = min(known, defect.rating, key=lambda rating: rating.score)
+        return ratings
+
+    def _judgement(self, clip: Sequence[ClipAnswer], patches: Sequence[PatchRatings]) -> Judgement:
+        """The means of the votes; patches that no voter spoke of are faultless."""
+        config = self._config
+        votes: list[Vote] = []
+        faultless = torch.full((self._grid.num_patches,), float(FAULTLESS.score))
+        scores: dict[str, Tensor] = {aspect: faultless.clone() for aspect in config.patch_aspects}
+        whole: dict[str, list[Rating]] = {name: [answer.ratings[name] for answer in clip] for name in config.aspects}
+        for aspect, ratings in whole.items():
+            votes += self._votes(aspect, None, ratings)
+        for place, aspect in sorted(set().union(*patches)):
+            ratings = [own.get((place, aspect), FAULTLESS) for own in patches]
+            scores[aspect][place] = fmean(rating.score for rating in ratings)
+            votes += self._votes(aspect, place, ratings)
+        means = {aspect: fmean(rating.score for rating in ratings) for aspect, ratings in whole.items()}
+        return Judgement(means, {aspect: own.view(self._grid.shape) for aspect, own in scores.items()}, tuple(votes))
+
+    def _votes(self, aspect: str, place: int | None, ratings: Iterable[Rating]) -> list[Vote]:
+        """One vote for each voter's rating."""
+        return [
+            Vote(aspect, place, f"{model.model}#{vote}", float(rating.score), rating.kind, rating.reason)
+            for (model, vote), rating in zip(self._voters, ratings, strict=True)
+        ]
+
+
+def open_answers(config: VlmConfig) -> AnswerFolder:
+    """The answers on disk that a config names."""
+    return AnswerFolder(config.answers or default_folder())
+
+
+def _name(config: VlmConfig) -> str:
+    """Judge, version and settings: the models and strategy in words, the rubric and all settings by their hash."""
+    asked = config.model_dump(mode="json", include=set(_ASKED))
+    asked["models"] = [[model.base_url, model.model, model.votes] for model in config.models]
+    models = "+".join(f"{model.model}x{model.votes}" if model.votes > 1 else model.model for model in config.models)
+    return (
+        f"openai-1({models}, {config.strategy}, show={config.show}, "
+        f"rubric={rubric_version()}, settings={hash_value(asked)[:12]})"
+    )
+
+
+async def _all(work: Iterable[Awaitable[T]]) -> list[T]:
+    """All results. When some fail, the others are waited for (what they cost is not lost), then one is raised."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]

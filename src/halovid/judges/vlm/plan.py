@@ -1,0 +1,115 @@
+"""What judging would cost: the questions themselves, less those answered on disk, with estimated tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from halovid.grid import LatentGeometry, PatchGrid
+from halovid.judges.vlm.answers import AnswerFolder, question_key
+from halovid.judges.vlm.budget import price_call
+from halovid.judges.vlm.client import known_answer, request_body
+from halovid.judges.vlm.judge import open_answers
+from halovid.judges.vlm.questions import BYTES_PER_TOKEN, TOKENS_PER_RATING, ClipQuestions, Question
+from halovid.vlm_config import ModelConfig, VlmConfig
+
+
+@dataclass
+class ModelPlan:
+    """What one model would be asked. Bytes are those of the pictures sent."""
+
+    model: ModelConfig
+    answered: int = 0
+    calls: int = 0
+    text_tokens: int = 0
+    picture_tokens: int = 0
+    output_tokens: int = 0
+    picture_bytes: int = 0
+
+    @property
+    def money(self) -> float | None:
+        """The price of all calls, None when the config tells no prices."""
+        if self.model.input_price is None or self.model.output_price is None:
+            return None
+        return price_call(self.model, self.text_tokens + self.picture_tokens, self.output_tokens).money
+
+    def add(self, question: Question[object], answered: bool) -> None:
+        """Counts a question."""
+        if answered:
+            self.answered += 1
+            return
+        self.calls += 1
+        self.text_tokens += question.text_tokens()
+        self.picture_tokens += question.picture_tokens(self.model)
+        self.output_tokens += question.answer_tokens()
+        self.picture_bytes += sum(len(picture.data) for picture in question.pictures)
+
+
+def plan_calls(
+    config: VlmConfig, grid: PatchGrid, geometry: LatentGeometry, clips: Iterable[tuple[Tensor, str]]
+) -> list[ModelPlan]:
+    """The calls to each model for clips ([3, F, H, W] in [-1, 1]) and their prompts, if all first attempts succeed.
+
+    From coarse to fine it is the most that can be asked: every time of every clip looked at closely.
+    """
+    answers = open_answers(config)
+    plans = [ModelPlan(model) for model in config.models]
+    for video, prompt in clips:
+        questions = ClipQuestions(config, grid, geometry, video, prompt)
+        asked: list[Question[object]] = [questions.about_clip()]
+        if config.strategy != "boxes":
+            asked += [question for time in range(grid.t) for _, question in questions.about_patches(time)]
+        for plan in plans:
+            _count(plan, asked, config, answers)
+    return plans
+
+
+def _count(plan: ModelPlan, asked: list[Question[object]], config: VlmConfig, answers: AnswerFolder) -> None:
+    for question in asked:
+        body = request_body(question, plan.model, config)
+        for vote in range(plan.model.votes):
+            key = question_key(plan.model.base_url, body, vote)
+            plan.add(question, known_answer(question, answers, key) is not None)
+
+
+def plan_table(plans: list[ModelPlan], config: VlmConfig) -> Table:
+    """What the terminal shows of a plan: a column for each model."""
+    table = Table(title=f"calls of the judge, {config.strategy}, show={config.show}")
+    table.add_column("model")
+    for plan in plans:
+        table.add_column(escape(plan.model.model), justify="right", overflow="fold")
+    for name in ("calls", "answered on disk", "text tokens", "image tokens", "output tokens", "image bytes", "cost"):
+        table.add_row(name, *(_cell(plan, name) for plan in plans))
+    return table
+
+
+def _cell(plan: ModelPlan, name: str) -> str:
+    """A number of a plan as the table shows it."""
+    if name == "cost":
+        return "no price in the recipe" if plan.money is None else f"{plan.money:.2f}"
+    counts = {
+        "calls": plan.calls,
+        "answered on disk": plan.answered,
+        "text tokens": plan.text_tokens,
+        "image tokens": plan.picture_tokens,
+        "output tokens": plan.output_tokens,
+        "image bytes": plan.picture_bytes,
+    }
+    return f"{counts[name]:,}"
+
+
+def plan_notes(plans: list[ModelPlan], config: VlmConfig) -> str:
+    """Where the numbers of a plan come from, and what they leave out."""
+    rules = {
+        "OpenAI's 512-pixel tiles" if plan.model.image_patch is None else f"squares of {plan.model.image_patch} pixels"
+        for plan in plans
+    }
+    most = "At most: only suspicious times are looked at closely. " if config.strategy == "coarse_to_fine" else ""
+    return (
+        f"{most}Estimates: text at {BYTES_PER_TOKEN} bytes a token, images by {' or '.join(sorted(rules))}, "
+        f"{TOKENS_PER_RATING} output tokens a rating. Repeated calls after faults come on top."
+    )

@@ -1,0 +1,143 @@
+"""Questions about a clip: what a model is shown, told and asked, and what its answer may look like."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from halovid.grid import LatentGeometry, PatchGrid, time_membership
+from halovid.judges.vlm.rubric import render_question, render_rubric
+from halovid.judges.vlm.schema import ClipAnswer, ClipForm, PatchAnswer, PatchForm, strict_schema
+from halovid.judges.vlm.show import Picture, numbered_frames, spread_evenly, tubes, whole_frames
+from halovid.runtime import batches
+from halovid.vlm_config import ModelConfig, VlmConfig
+
+T_co = TypeVar("T_co", covariant=True)
+BYTES_PER_TOKEN = 4  # of English text and of JSON; an estimate
+TOKENS_PER_RATING = 30  # of a reason, a kind and a score; an estimate
+_TILE, _TILE_TOKENS, _BASE_TOKENS = 512, 170, 85  # how OpenAI counts pictures of high detail for its 4o models
+_LARGEST, _SHORTEST = 2048, 768  # the sides to which it reduces them before
+
+
+@dataclass(frozen=True)
+class Question(Generic[T_co]):
+    """A question that one call answers. `read` turns the text of an answer into its value or raises ValueError."""
+
+    rules: str
+    text: str
+    pictures: tuple[Picture, ...]
+    schema: dict[str, Any]
+    ratings: int
+    read: Callable[[str], T_co]
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The conversation that asks it: the rules, then text and pictures with their captions."""
+        content: list[dict[str, Any]] = [{"type": "text", "text": self.text}]
+        for picture in self.pictures:
+            content.append({"type": "text", "text": picture.caption})
+            content.append({"type": "image_url", "image_url": {"url": picture.url, "detail": "high"}})
+        return [{"role": "system", "content": self.rules}, {"role": "user", "content": content}]
+
+    def response_format(self) -> dict[str, Any]:
+        """The strict schema of the answer."""
+        return {"type": "json_schema", "json_schema": {"name": "ratings", "strict": True, "schema": self.schema}}
+
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of all text, the schema included."""
+        texts = (self.rules, self.text, json.dumps(self.schema), *(picture.caption for picture in self.pictures))
+        return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+
+    def text_tokens(self) -> int:
+        """Estimated tokens of all text."""
+        return math.ceil(self.text_bytes() / BYTES_PER_TOKEN)
+
+    def picture_tokens(self, model: ModelConfig) -> int:
+        """Estimated tokens of all pictures, in the way of this model."""
+        return sum(count_picture_tokens(picture.width, picture.height, model.image_patch) for picture in self.pictures)
+
+    def answer_tokens(self) -> int:
+        """Estimated tokens of the answer."""
+        return self.ratings * TOKENS_PER_RATING
+
+
+def count_picture_tokens(width: int, height: int, patch: int | None) -> int:
+    """Tokens of a picture: one for each square of `patch` pixels, or by OpenAI's rule of tiles when that is None.
+
+    Source: https://platform.openai.com/docs/guides/images-vision (calculating costs, 4o family).
+    """
+    if patch is not None:
+        return math.ceil(width / patch) * math.ceil(height / patch)
+    scale = min(1.0, _LARGEST / max(width, height))
+    scale = min(scale, _SHORTEST / min(width, height))
+    return _BASE_TOKENS + _TILE_TOKENS * math.ceil(width * scale / _TILE) * math.ceil(height * scale / _TILE)
+
+
+class ClipQuestions:
+    """All questions about one clip ([3, F, H, W] in [-1, 1]) of a prompt."""
+
+    def __init__(
+        self, config: VlmConfig, grid: PatchGrid, geometry: LatentGeometry, video: Tensor, prompt: str
+    ) -> None:
+        self._config, self._grid, self._video, self._prompt = config, grid, video, prompt
+        in_time = time_membership(video.shape[1], grid.t, geometry)
+        self._frames = [torch.nonzero(row).flatten().tolist() for row in in_time]
+
+    def about_clip(self) -> Question[ClipAnswer]:
+        """The question about the clip as a whole, and about where to look closer, if the strategy has it."""
+        config, num_frames = self._config, self._video.shape[1]
+        shown = spread_evenly(range(num_frames), config.clip_frames)
+        form = ClipForm(config.aspects, num_frames, config.strategy, config.patch_aspects)
+        text = render_question(
+            "clip",
+            self._prompt,
+            shown=shown,
+            num_frames=num_frames,
+            strategy=config.strategy,
+            patch_aspects=config.patch_aspects,
+        )
+        aspects = tuple(dict.fromkeys((*config.aspects, *config.patch_aspects)))
+        pictures = tuple(whole_frames(self._video, shown, config.frame_side))
+        ratings = len(config.aspects) if config.strategy == "patches" else len(config.aspects) + 4
+        return Question(render_rubric(aspects), text, pictures, strict_schema(form.model), ratings, form.read)
+
+    def about_patches(self, time: int) -> list[tuple[list[int], Question[PatchAnswer]]]:
+        """The questions about all patches of one place in time, each with the places [t, h, w], flattened, it is about.
+
+        Patches are numbered from 1, row by row, alike at each time.
+        """
+        cells = self._grid.h * self._grid.w
+        groups = batches(range(cells), self._config.patches_per_call)
+        return [([time * cells + cell for cell in group], self._about(time, group)) for group in groups]
+
+    def _about(self, time: int, cells: Sequence[int]) -> Question[PatchAnswer]:
+        config, grid, frames = self._config, self._grid, self._frames[time]
+        numbers = {cell + 1: divmod(cell, grid.w) for cell in cells}
+        shown = spread_evenly(frames, config.patch_frames)
+        side = config.frame_side
+        if config.show == "grid":
+            pictures = numbered_frames(self._video, shown, side, grid, numbers)
+        else:
+            middle = spread_evenly(frames, 1)
+            pictures = numbered_frames(self._video, middle, side, grid, numbers)
+            pictures += tubes(self._video, shown, grid, numbers)
+        text = render_question(
+            "patches",
+            self._prompt,
+            first=frames[0],
+            last=frames[-1],
+            num_frames=self._video.shape[1],
+            show=config.show,
+            rows=grid.h,
+            columns=grid.w,
+            numbers=list(numbers),
+        )
+        form = PatchForm(config.patch_aspects, list(numbers))
+        ratings = len(numbers) * len(config.patch_aspects)
+        rules = render_rubric(config.patch_aspects)
+        return Question(rules, text, tuple(pictures), strict_schema(form.model), ratings, form.read)
