@@ -155,6 +155,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
+def is_imported(folder: Path) -> bool:
+    """True when a stage was not run but made from data that existed already, see `halovid.exchange`."""
+    manifest = read_manifest(folder)
+    return manifest is not None and "imported" in manifest.get("config", {})
+
+
 def _output_hash(run_dir: Path, stage: str) -> str:
     """Identity of what an upstream stage wrote: its outputs, and the settings that its clips were made with."""
     manifest = read_manifest(run_dir / stage)

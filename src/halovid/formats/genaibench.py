@@ -68,13 +68,16 @@ def _read_vote(found: Collection, root: Path, row: dict[str, Any]) -> None:
         raise SourceProblem(f"it lacks {', '.join(missing)}")
     if row["vote_type"] not in _SIGNS:
         raise SourceProblem(f"vote_type is {row['vote_type']!r}; allowed are {', '.join(_SIGNS)}")
-    names = []
-    for side in ("left_video", "right_video"):
-        path = _find(root, row[side])
-        clip = SourceClip(relative_name(root, path), str(row["prompt"]).strip(), (path,))
-        found.add(clip)
-        names.append(clip.name)
-    _prefer(found, *names, _SIGNS[row["vote_type"]], read_margin(row))
+    left, right = (_add(found, root, row, column) for column in ("left_video", "right_video"))
+    _prefer(found, left, right, _SIGNS[row["vote_type"]], read_margin(row))
+
+
+def _add(found: Collection, root: Path, row: dict[str, Any], column: str) -> str:
+    """Adds the clip of a column; its name."""
+    path = _find(root, row[column])
+    clip = SourceClip(relative_name(root, path), str(row["prompt"]).strip(), (path,))
+    found.add(clip)
+    return clip.name
 
 
 def _find(root: Path, video: Any) -> Path:

@@ -3,7 +3,7 @@
 FOLDER/metadata.json   a list of {"basic": {"clip_path", "clip_duration"}, "misc": {"frame_caption": [prompt]}}
 FOLDER/pair.json       a list of {"video1": chosen, "video2": rejected, "frame_caption": prompt, "score"}
 
-Source: https://github.com/CIntellifusion/VideoDPO (its video data set). That loader leaves out clips shorter than a second
+Source: https://github.com/CIntellifusion/VideoDPO (its data sets). The loader leaves out clips shorter than a second
 before it numbers them, and so do we: such clips are kept without a number, and are written last. `score` weighs the
 pairs there and tells nothing of the margin, for which we write a `margin` of our own.
 """

@@ -63,6 +63,8 @@ def read_clip(root: Path, row: dict[str, Any]) -> SourceClip:
     if prompt is None:
         told = _PROMPT.search(asked)
         prompt = told[1] if told else None
+    if not isinstance(prompt, str):
+        raise SourceProblem("it has no prompt")
     told_ratings = dict(_RATING.findall(answered))
     ratings = {}
     for theirs, ours in ASPECTS.items():
@@ -70,7 +72,7 @@ def read_clip(root: Path, row: dict[str, Any]) -> SourceClip:
         if value not in (None, ""):
             ratings[ours] = to_ours(read_number(value, theirs, LOWEST, HIGHEST))
     files, fps = _find_files(root, name, row.get("images"))
-    return SourceClip(name, prompt.strip() if isinstance(prompt, str) else prompt, files, fps, ratings)
+    return SourceClip(name, prompt.strip(), files, fps, ratings)
 
 
 def _conversation(row: dict[str, Any]) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from halovid.config import RunConfig
 from halovid.errors import InputError, TrainingError
 from halovid.files import write_text
 from halovid.folders import StageFolder, open_stage
-from halovid.generators import load_generator, model_identity
+from halovid.generators import Generator, load_generator, model_identity
 from halovid.losses import Margins, PairErrors, gran_dpo_loss, squared_error_map
 from halovid.noising import sample_sigma, timestep_weight
 from halovid.policy import Policy
@@ -41,6 +41,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         device = resolve_device(config.device)
         generator = load_generator(config.generator, device, resolve_dtype(config.dtype, device))
         pairs = PairData(run_dir, config, device)
+        pairs.encode_latents(generator, stage.path / "parts" / "latents")
         torch.manual_seed(config.seed)  # the adapter's first weights
         try:
             policy = Policy(generator, config.align)
@@ -71,6 +72,11 @@ class PairData:
 
     def __len__(self) -> int:
         return len(self._pairs)
+
+    def encode_latents(self, generator: Generator, folder: Path) -> None:
+        """Makes the latents of imported clips, which come without any, in `folder`."""
+        used = {pair[side] for pair in self._pairs for side in ("chosen", "rejected")}
+        self._clips.encode_latents([row for row in self._clips.rows if row["clip_id"] in used], generator, folder)
 
     @property
     def prompts(self) -> list[Row]:
