@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -31,7 +32,7 @@ def resolve_inside(root: Path, text: Any) -> Path:
     Raises:
         SourceProblem: it is no file name, leads out of the folder by itself or by a link, or there is no such file.
     """
-    if not isinstance(text, str) or not text.strip() or not text.isprintable():
+    if not isinstance(text, str) or not text.strip() or any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
         raise SourceProblem(f"{_shorten(text)} is no file name")
     if PurePosixPath(text).is_absolute() or PureWindowsPath(text).drive or "\\" in text:
         raise SourceProblem(f"{_shorten(text)} is no path relative to the folder, with / between its parts")
@@ -41,7 +42,7 @@ def resolve_inside(root: Path, text: Any) -> Path:
         path = (root / text).resolve()
         is_file = path.is_file()
     except (OSError, RuntimeError) as error:
-        raise SourceProblem(f"{_shorten(text)} can't be followed ({error})") from error
+        raise SourceProblem(f"{_shorten(text)} can't be followed ({getattr(error, 'strerror', error)})") from error
     if not path.is_relative_to(root.resolve()):
         raise SourceProblem(f"{_shorten(text)} is a link that leads out of the folder")
     if not is_file:
