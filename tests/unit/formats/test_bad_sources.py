@@ -89,7 +89,8 @@ def test_paths_stay_inside_the_folder(source: Path, outside: Path, text: Any, re
 
 def test_names_in_any_script_and_joined_emoji_are_names(source: Path, put: Put) -> None:
     for name in ("\U0001f468\u200d\U0001f469\u200d\U0001f467.mp4", "\u72d0\u72f8.mp4", "fu\u0308chse.mp4", "a b.mp4"):
-        assert resolve_inside(source, name) == put(source / name).resolve()
+        path = put(source / name)
+        assert resolve_inside(source, name) == path.resolve()
 
 
 def test_a_link_inside_the_folder_is_the_file_it_leads_to(source: Path, put: Put) -> None:
@@ -264,7 +265,7 @@ def test_a_huge_csv_is_read_row_by_row(source: Path, put: Put) -> None:
     put(source / "a.mp4")
     with (source / "prompts.csv").open("w") as file:
         file.write("video,prompt\na.mp4,a fox\n")
-        file.writelines(f"missing-{number}.mp4,prompt {number}\n" for number in range(100_000))
+        file.writelines(f"missing-{number}.mp4,prompt {number}\n" for number in range(20_000))
     found = FORMATS["folder"].read(source)
     assert list(found.clips) == ["a.mp4"]
-    assert len(found.skipped) == 100_000
+    assert len(found.skipped) == 20_000

@@ -100,8 +100,9 @@ def rows(run: Path, name: str) -> dict[str, Any]:
         frozenset(row["clip_id"] for row in clips if row["prompt_id"] == own and row["clip_id"] in held["clips"])
         for own in {row["prompt_id"] for row in clips}
     } - {frozenset()}
-    if name == "videofeedback" and (run / "judge").exists():
-        labels = read_table(run / "judge/labels.parquet", LABELS).to_pylist()
+    if name == "videofeedback":
+        path = run / "judge/labels.parquet"  # which an import without any rating does not make
+        labels = read_table(path, LABELS).to_pylist() if path.exists() else []
         held["ratings"] = {(row["clip_id"], row["aspect"]): pytest.approx(row["score"], abs=2e-6) for row in labels}
     return held
 
@@ -175,7 +176,9 @@ def test_videofeedback_as_published_with_frames_and_with_conversations_alone(tmp
     asked = (
         'Suppose you rate.\nFor this video, the text prompt is "a "red" fox, runs",\nall the frames are as follows: \n'
     )
-    answer = "visual quality: 3\ntemporal consistency: 1\ndynamic degree: 2\ntext-to-video alignment: 4\nfactual consistency: 4"
+    answer = "\n".join(
+        f"{aspect}: {score}" for aspect, score in zip(videofeedback.ASPECTS, (3, 1, 2, 4, 4), strict=True)
+    )
     (source / "data_annotated.json").write_text(
         json.dumps(
             [
@@ -241,10 +244,8 @@ def test_rewardbench_as_published(put: Put, tmp_path: Path) -> None:
         (7, "itself"),
     ):
         assert part in reasons[f"row {number}"], reasons
-    with (source / "train.csv").open("a") as file:  # Overall decides where it is there
-        file.write("")
     overall = [header + ",Overall", lines[0] + ",A"]
-    (source / "train.csv").write_text("\n".join(overall) + "\n")
+    (source / "train.csv").write_text("\n".join(overall) + "\n")  # Overall decides where it is there
     import_run("rewardbench", source, tmp_path / "run2", None)
     assert read_table(tmp_path / "run2/pair/pairs.parquet", PAIRS).to_pylist()[0]["chosen"] == "0"
 
