@@ -62,7 +62,7 @@ def run(recipe: Recipe, run_dir: RunDir, overrides: Overrides = None) -> None:
     """
     config = load_config(recipe, tuple(overrides or ()))
     for name in STAGES:
-        if is_imported(run_dir / name):
+        if is_imported(run_dir, name):
             console.print(f"[dim]{name}: imported, kept[/dim]")
         else:
             run_stage(name, config, run_dir)

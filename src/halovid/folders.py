@@ -155,10 +155,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def is_imported(folder: Path) -> bool:
-    """True when a stage was not run but made from data that existed already, see `halovid.exchange`."""
-    manifest = read_manifest(folder)
-    return manifest is not None and "imported" in manifest.get("config", {})
+def is_imported(run_dir: Path, stage: str) -> bool:
+    """True when a stage was not run but made from the same data as the run's clips, see `halovid.exchange`."""
+    sources = [(read_manifest(run_dir / name) or {}).get("config", {}).get("imported") for name in ("generate", stage)]
+    return sources[0] is not None and sources[0] == sources[1]
 
 
 def _output_hash(run_dir: Path, stage: str) -> str:

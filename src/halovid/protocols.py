@@ -49,7 +49,8 @@ def spearman_by_aspect(scores: ArrayLike, ratings: ArrayLike) -> list[float | No
 
 
 def _percent(correlation: float) -> float | None:
-    return None if np.isnan(correlation) else round(float(correlation) * 100, _DIGITS)
+    """In percent; rounded as numpy does, which differs from Python on halves, since the published script does so."""
+    return None if np.isnan(correlation) else float(np.round(correlation * 100, _DIGITS))
 
 
 def prefers_rightly(left: float, right: float, left_preference: float, right_preference: float) -> bool:
@@ -58,10 +59,10 @@ def prefers_rightly(left: float, right: float, left_preference: float, right_pre
     Scores that are equal are wrong unless people call it a tie.
     """
     if left_preference > right_preference:
-        return left > right
+        return bool(left > right)
     if left_preference < right_preference:
-        return left < right
-    return abs(left - right) < TIE
+        return bool(left < right)
+    return bool(abs(left - right) < TIE)
 
 
 def genai_bench_accuracy(
@@ -162,4 +163,5 @@ def _mean_prefers(left: np.ndarray, right: np.ndarray, votes: np.ndarray) -> boo
 
 
 def _share(right: Sequence[bool]) -> float:
+    """Rounded as Python does, like the published scripts."""
     return round(sum(right) / len(right), _DIGITS)

@@ -18,6 +18,7 @@ import yaml
 from conftest import Kill, Plan, manifest, run_here, snapshot, start_apart
 from halovid.cli import FORMAT_NAMES
 from halovid.clips import ClipFolder
+from halovid.folders import is_imported
 from halovid.formats import FORMATS
 from halovid.rewards.network import load_reward
 from halovid.tables import CLIPS, LABELS, PAIRS, read_table
@@ -151,6 +152,16 @@ def test_an_import_without_a_recipe_says_what_later_stages_need(
     assert run_here("reward", recipe(), run).code == 0
     outcome = run_here("import", "folder", clips, run, "--recipe", recipe())
     assert "generate: complete, skipped" in outcome.stderr
+
+
+def test_ratings_of_an_earlier_import_are_not_kept_for_other_clips(
+    clips: Path, recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert run_here("import", "videofeedback", clips / "ratings.json", run, "--recipe", recipe()).code == 0
+    assert is_imported(run, "generate") and is_imported(run, "judge") and not is_imported(run, "pair")
+    assert run_here("import", "folder", clips, run, "--recipe", recipe()).code == 0
+    assert is_imported(run, "generate") and not is_imported(run, "judge")
 
 
 def test_an_import_that_was_killed_continues_to_the_same_result(clips: Path, tmp_path: Path) -> None:

@@ -111,6 +111,12 @@ def test_vbench_counts_an_aspect_only_where_the_mean_is_right() -> None:
     assert protocols.vbench_accuracy(left, right, votes, exclude_ties=True).num_pairs == 2
 
 
+def test_halves_of_the_last_digit_are_rounded_as_the_published_scripts_do() -> None:
+    # 111 of 480 pairs are right: 0.23125, which Python rounds up and numpy down
+    left, right = [[2.0]] * 480, [[1.0]] * 111 + [[3.0]] * 369
+    assert protocols.genai_bench_accuracy(left, right, [(1, 0)] * 480).mean == 0.2313
+
+
 @given(st.lists(st.tuples(st.tuples(*[QUARTERS] * 5), st.tuples(*[QUARTERS] * 5), VOTES), min_size=1, max_size=10))
 def test_swapping_the_sides_changes_nothing(pairs: list) -> None:
     left, right, votes = zip(*pairs, strict=True)

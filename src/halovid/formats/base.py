@@ -95,9 +95,14 @@ class Collection:
         stems = {name: PurePosixPath(name).stem for name in self.clips}
         counts = Counter(stem.casefold() for stem in stems.values())
         return {
-            name: stem if _PLAIN_NAME.fullmatch(stem) and counts[stem.casefold()] == 1 else _hashed(name)
+            name: stem if is_plain_name(stem) and counts[stem.casefold()] == 1 else _hashed(name)
             for name, stem in stems.items()
         }
+
+
+def is_plain_name(text: str) -> bool:
+    """Whether a text names a file of its own anywhere: ASCII letters, digits, dot, dash and underscore, at most 80."""
+    return _PLAIN_NAME.fullmatch(text) is not None
 
 
 def _hashed(name: str) -> str:
@@ -143,6 +148,8 @@ def copy_clips(run: RunData, target: Path, skipped: list[tuple[str, str]]) -> It
         try:
             file = run.file(row)
             info = probe_video(file)
+            if not is_plain_name(row["clip_id"]):
+                raise SourceProblem("its id is no plain name, and would name a file")
         except (SourceProblem, InputError) as error:
             skipped.append((row["clip_id"], str(error)))
             continue

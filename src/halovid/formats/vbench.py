@@ -16,7 +16,7 @@ from pathlib import Path
 
 from halovid.errors import InputError
 from halovid.files import write_json
-from halovid.formats.base import Collection, RunData, SourceClip, copy_file
+from halovid.formats.base import Collection, RunData, SourceClip, copy_file, is_plain_name
 from halovid.formats.sources import SourceProblem, list_videos, relative_name, resolve_inside
 from halovid.video import probe_video
 
@@ -59,6 +59,8 @@ def write(run: RunData, target: Path) -> list[tuple[str, str]]:
         try:
             source = run.file(row)
             probe_video(source)
+            if not is_plain_name(row["prompt_id"]):
+                raise SourceProblem("its prompt's id is no plain name, and might name a file")
         except (SourceProblem, InputError) as error:
             skipped.append((row["clip_id"], str(error)))
             continue

@@ -58,6 +58,7 @@ def runs(draw: st.DrawFn) -> dict[str, Any]:
         name: draw(st.dictionaries(st.sampled_from(ASPECTS), st.sampled_from([1, 1.5, 7 / 3, 3.2, 11 / 3, 5])))
         for name, _, _ in clips
     }
+    ratings[clips[0][0]].setdefault(ASPECTS[0], 2.0)  # at least one, or there is nothing to export
     return {"clips": clips, "pairs": pairs, "ratings": ratings}
 
 
@@ -362,6 +363,41 @@ def test_an_export_never_writes_into_a_folder_that_holds_something(put: Put, tmp
     (tmp_path / "out" / "thesis.txt").unlink()
     export_run("folder", tmp_path / "run", tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mp4", "prompts.csv"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_run_with_names_that_are_paths_is_not_followed(put: Put, tmp_path: Path, name: str) -> None:
+    clips = [("../../up", "../p0", "a/b"), ("good", "p1", "p"), ("/tmp/halovid-up", "/tmp/p2", "c/d")]
+    pairs = [("p1", "good", "../../up", 1.0)]
+    write_run(tmp_path / "deep/run", {"clips": [("good", "p1", "p")], "pairs": [], "ratings": {"good": {}}}, put)
+    rows = [
+        {
+            "clip_id": name,
+            "prompt_id": own,
+            "prompt": prompt,
+            "seed": 1,
+            "video": "clips/good.mp4",
+            "latents": None,
+            "fps": 8.0,
+        }
+        for name, own, prompt in clips
+    ]
+    secret = put(tmp_path / "secret.mp4", 1)
+    rows.append(rows[1] | {"clip_id": "link", "video": "../../../secret.mp4"})
+    write_table(tmp_path / "deep/run/generate/clips.parquet", rows_to_table(rows, CLIPS))
+    table = [dict(zip(("prompt_id", "chosen", "rejected", "clip_margin"), pair, strict=True)) for pair in pairs]
+    write_table(
+        tmp_path / "deep/run/pair/pairs.parquet",
+        rows_to_table([row | {"patch_margins": [0.0]} for row in table], PAIRS),
+    )
+    before = set(tmp_path.rglob("*"))
+    export_run(name, tmp_path / "deep/run", tmp_path / "deep/out")
+    made = set(tmp_path.rglob("*")) - before
+    assert all(path.is_relative_to(tmp_path / "deep/out") for path in made)
+    videos = [path for path in made if path.suffix == ".mp4"]
+    assert [hash_file(path) for path in videos] == [hash_file(tmp_path / "deep/run/generate/clips/good.mp4")]
+    assert hash_file(secret) not in map(hash_file, videos)
+    assert not Path("/tmp/halovid-up.mp4").exists()
 
 
 def test_unknown_formats_are_named_with_the_known_ones(tmp_path: Path) -> None:
