@@ -9,6 +9,7 @@ unless a prompt demands it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from halovid.errors import InputError
 from halovid.files import write_json
-from halovid.formats.base import Collection, RunData, SourceClip, copy_file, is_plain_name
+from halovid.formats.base import Collection, RunData, SourceClip, copy_file
 from halovid.formats.sources import SourceProblem, list_videos, relative_name, resolve_inside
 from halovid.video import probe_video
 
@@ -56,23 +57,18 @@ def write(run: RunData, target: Path) -> list[tuple[str, str]]:
     counts: Counter[str] = Counter()
     prompts = {}
     for row in run.clips:
+        prompt = row["prompt"]
         try:
             source = run.file(row)
             probe_video(source)
-            if not is_plain_name(row["prompt_id"]):
-                raise SourceProblem("its prompt's id is no plain name, and might name a file")
         except (SourceProblem, InputError) as error:
             skipped.append((row["clip_id"], str(error)))
             continue
-        index = counts[row["prompt"]]
-        counts[row["prompt"]] += 1
-        name = f"{row['prompt']}-{index}.mp4"
-        if not _is_file_name(name):
-            name = f"{row['prompt_id']}-{index}.mp4"
-            prompts[name] = row["prompt"]
-        if (target / name).exists():  # a prompt that is called like another's id, or a file system without case
-            skipped.append((row["clip_id"], f"a clip named {name!r} is there already"))
-            continue
+        name = f"{prompt}-{counts[prompt]}.mp4"
+        if not _is_file_name(name) or (target / name).exists():  # it may, where file names have no case
+            name = f"prompt-{hashlib.sha256(prompt.encode()).hexdigest()[:16]}-{counts[prompt]}.mp4"
+            prompts[name] = prompt
+        counts[prompt] += 1
         copy_file(source, target / name)
     if prompts:
         write_json(target / PROMPTS, prompts)

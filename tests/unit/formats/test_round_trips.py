@@ -394,8 +394,9 @@ def test_a_run_with_names_that_are_paths_is_not_followed(put: Put, tmp_path: Pat
     export_run(name, tmp_path / "deep/run", tmp_path / "deep/out")
     made = set(tmp_path.rglob("*")) - before
     assert all(path.is_relative_to(tmp_path / "deep/out") for path in made)
-    videos = [path for path in made if path.suffix == ".mp4"]
-    assert [hash_file(path) for path in videos] == [hash_file(tmp_path / "deep/run/generate/clips/good.mp4")]
+    videos = {path for path in made if path.suffix == ".mp4"}
+    assert {hash_file(path) for path in videos} == {hash_file(tmp_path / "deep/run/generate/clips/good.mp4")}
+    assert name == "vbench" or len(videos) == 1  # whose names are made of prompts
     assert hash_file(secret) not in map(hash_file, videos)
     assert not Path("/tmp/halovid-up.mp4").exists()
 
