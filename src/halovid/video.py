@@ -18,6 +18,11 @@ from torch import Tensor
 from halovid.errors import InputError
 from halovid.files import atomic_path
 
+# a file that says it is a playlist could name others, or hosts: only formats that hold their frames are read
+_ALONE = {
+    "format_whitelist": "mov,matroska,avi,gif,image2,jpeg_pipe,png_pipe,webp_pipe,bmp_pipe",
+    "protocol_whitelist": "file",
+}
 _SMALLEST_SIDE = 256  # smaller clips are enlarged by whole factors: H.264 halves the colour resolution
 
 
@@ -124,7 +129,7 @@ def _resize(frame: Tensor, size: tuple[int, int] | None) -> Tensor:
 def _decoding(path: Path) -> Iterator[av.container.InputContainer]:
     """An open video; InputError for whatever is wrong with the file."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path.absolute()), options=_ALONE) as container:
             yield container
     except (OSError, av.FFmpegError, IndexError, ValueError) as error:
         if isinstance(error, InputError):
