@@ -126,7 +126,7 @@ def _csv_rows(path: Path, required: tuple[str, ...], skip: Skip) -> Iterator[tup
                 raise InputError(f"{path} has two columns of one name; its header is {', '.join(names)}")
             for number, row in enumerate(reader, 1):
                 if None in row or None in row.values():
-                    skip(f"row {number}", f"it has not the {len(names)} cells of the header")
+                    skip(f"row {number}", f"it does not have the {len(names)} cells of the header")
                 else:
                     yield f"row {number}", row
         except csv.Error as error:

@@ -164,7 +164,7 @@ BROKEN_CSV = {
     "two columns of one name": (b"video,prompt,prompt\na.mp4,b,c\n", "two columns of one name"),
     "huge cell": (b'video,prompt\na.mp4,"' + b"x" * 1_100_000 + b'"\n', "is broken CSV near line"),
     "only a header": (b"video,prompt\n", "holds no usable clip"),
-    "ragged": (b"video,prompt\na.mp4\na.mp4,b,c\n", "holds no usable clip.*not the 2 cells"),
+    "ragged": (b"video,prompt\na.mp4\na.mp4,b,c\n", "holds no usable clip.*does not have the 2 cells"),
 }
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +26,7 @@ from halovid.files import hash_file
 from halovid.folders import read_manifest
 from halovid.formats import FORMATS, videofeedback
 from halovid.tables import CLIPS, LABELS, PAIRS, read_table, rows_to_table, write_table
+from halovid.video import write_video
 
 Put = Callable[..., Path]
 PAIRED = ("rewardbench", "genaibench", "videodpo")
@@ -326,11 +328,7 @@ def test_videodpo_numbers_clips_as_its_loader_does(put: Put, tmp_path: Path) -> 
 
 
 def test_videodpo_leaves_out_pairs_of_clips_that_its_loader_drops(put: Put, tmp_path: Path) -> None:
-    # the pool's clips last 1.125, 1.3, 1.25 and 1 s: cut the first to 0.5 s by writing another
-    import torch
-
-    from halovid.video import write_video
-
+    # the shared clips last a second and more: the first is written again with half a second
     run = {"clips": [(name, "p0", "a fox") for name in "abcd"], "pairs": [], "ratings": {}}
     run["pairs"] = [("p0", "a", "b", 1.0), ("p0", "c", "d", 2.0)]
     write_run(tmp_path / "run", run, put)
