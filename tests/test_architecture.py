@@ -15,14 +15,17 @@ MAX_FUNCTION, MAX_FILE = 80, 400
 # From low to high. A name stands for the module or package and all that is in it, unless a longer name is listed.
 LAYERS: tuple[tuple[str, ...], ...] = (
     # facts: errors, files, mathematics on tensors and arrays
-    ("errors", "files", "grid", "noising", "losses", "pairing", "metrics", "video_metrics", "optimizers"),
+    ("errors", "files", "grid", "noising", "losses", "pairing", "metrics", "video_metrics", "optimizers", "protocols"),
     # what stages share on disk and on screen
     ("checkpoint", "tables", "video", "runtime", "folders", "page"),
     ("sections", "vlm_config", "config"),
     ("world",),
     # machinery: what stages are made of
-    ("generators", "judges", "rewards", "prompts", "clips", "policy", "best_of", "restoring", "measures", "monitor"),
-    ("stages", "world.training"),
+    (
+        *("generators", "judges", "rewards", "prompts", "clips", "policy", "best_of", "restoring", "measures"),
+        *("monitor", "formats"),
+    ),
+    ("stages", "world.training", "exchange", "score_folder"),
     ("summary", "study"),
     ("cli", "__main__"),
 )

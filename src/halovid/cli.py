@@ -15,10 +15,13 @@ from typing import Annotated, NoReturn
 import typer
 from safetensors import SafetensorError
 
-from halovid.config import load_config
+from halovid.config import RunConfig, load_config
 from halovid.errors import InputError, TrainingError
+from halovid.folders import is_imported
 from halovid.runtime import console
 from halovid.stages import STAGES, run_stage
+
+FORMAT_NAMES = ("folder", "videofeedback", "rewardbench", "genaibench", "vbench", "videodpo")  # formats.FORMATS
 
 app = typer.Typer(
     help="Align text-to-video diffusion models with local rewards: find defects patch by patch, train away from "
@@ -30,6 +33,7 @@ app = typer.Typer(
 
 Recipe = Annotated[Path, typer.Argument(help="the recipe, a YAML file; see recipes/")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="the folder that holds all results of this run")]
+FormatName = Annotated[str, typer.Argument(metavar="FORMAT", help="one of: " + ", ".join(FORMAT_NAMES))]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="change a setting of the recipe: --set align.steps=800 (repeatable)")
 ]
@@ -48,11 +52,14 @@ def interruptible() -> Iterator[None]:
 def run(recipe: Recipe, run_dir: RunDir, overrides: Overrides = None) -> None:
     """Run all stages in order: generate, judge, reward, score, pair, align, baseline, evaluate, report.
 
-    Stages that are complete are skipped, an interrupted one continues where it stopped.
+    Stages that are complete are skipped, an interrupted one continues where it stopped; imported ones are kept.
     """
     config = load_config(recipe, tuple(overrides or ()))
     with interruptible():
         for name in STAGES:
+            if is_imported(run_dir, name):
+                console.print(f"[dim]{name}: imported, kept[/dim]")
+                continue
             run_stage(name, config, run_dir)
     importlib.import_module("halovid.summary").print_summary(run_dir)
 
@@ -83,11 +90,70 @@ def _judge(
         run_stage("judge", config, run_dir)
 
 
+@app.command("import")
+def import_data(
+    data_format: FormatName,
+    source: Annotated[Path, typer.Argument(help="the folder or table to read")],
+    run_dir: RunDir,
+    recipe: Annotated[Path | None, typer.Option(help="the recipe that later stages use: encodes the prompts")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Make a run of clips, ratings and preferences that exist already; docs/data.md tells the formats."""
+    config = _optional_config(recipe, overrides)
+    with interruptible():
+        importlib.import_module("halovid.exchange").import_run(data_format, source, run_dir, config)
+
+
+@app.command("export")
+def export_data(
+    data_format: FormatName, run_dir: RunDir, target: Annotated[Path, typer.Argument(help="a new folder")]
+) -> None:
+    """Write a run's clips, ratings and preferences in a format of others."""
+    with interruptible():
+        importlib.import_module("halovid.exchange").export_run(data_format, run_dir, target)
+
+
+@app.command("score", help="Reward every clip and every patch: of a run, or of any folder with --clips and --reward.")
+def score(
+    recipe: Annotated[Path | None, typer.Argument(help="the recipe, a YAML file; see recipes/")] = None,
+    run_dir: Annotated[Path | None, typer.Argument(metavar="RUN", help="the folder of this run")] = None,
+    overrides: Overrides = None,
+    clips: Annotated[Path | None, typer.Option(help="a folder of clips, to score without a run")] = None,
+    reward: Annotated[
+        Path | None, typer.Option(help="with --clips: a reward model's folder, or a run with one")
+    ] = None,
+    trained: Annotated[
+        Path | None, typer.Option("--recipe", help="with --clips: the recipe of a reward model that left its run")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="with --clips: the table to write, .csv or .parquet")] = Path(
+        "scores.csv"
+    ),
+    heatmaps: Annotated[Path | None, typer.Option(help="with --clips: a folder for clips with bad patches red")] = None,
+) -> None:
+    """Scores a run by its recipe, or a folder by a reward model."""
+    if clips is None:
+        if recipe is None or run_dir is None:
+            raise InputError("name a RECIPE and a RUN, or a folder with --clips and a reward model with --reward")
+        run_stage("score", load_config(recipe, tuple(overrides or ())), run_dir)
+        return
+    if recipe is not None or reward is None:
+        raise InputError("--clips scores a folder: it needs --reward MODEL, and no RECIPE and RUN")
+    config = _optional_config(trained, overrides)
+    with interruptible():
+        importlib.import_module("halovid.score_folder").score_folder(clips, reward, output, config, heatmaps)
+
+
+def _optional_config(recipe: Path | None, overrides: list[str] | None) -> RunConfig | None:
+    """The configuration of a recipe that may be left out."""
+    if recipe is None and overrides:
+        raise InputError("--set changes a recipe; name one with --recipe")
+    return None if recipe is None else load_config(recipe, tuple(overrides or ()))
+
+
 STAGE_HELP = {
     "generate": "Sample candidate clips of every prompt.",
     "judge": "Have a judge label the clips and their patches.",
     "reward": "Train the reward model: on clip labels, then on patch labels.",
-    "score": "Reward every clip and every patch.",
     "restore": "Make pairs without a judge: good clips against the same with regions made anew.",
     "pair": "Build preference pairs with the margin of the clips and of every patch.",
     "align": "Train the generator on the pairs with Gran-DPO.",
@@ -98,7 +164,7 @@ STAGE_HELP = {
 for _name in STAGES:
     if _name == "judge":
         app.command(_name, help=STAGE_HELP[_name])(_judge)
-    else:
+    elif _name != "score":  # which can do without a run
         _add_stage_command(_name)
 
 

@@ -1,10 +1,13 @@
-"""Clips on disk: sampled once, read by every later stage.
+"""Clips on disk: sampled or imported once, read by every later stage.
 
 FOLDER/clips.parquet                 one row per clip (tables.CLIPS)
 FOLDER/clips/ID.mp4                  the clip as people see it
 FOLDER/latents/ID.safetensors        its exact latents
 FOLDER/prompts/ID.safetensors        the text condition of its prompt
 FOLDER/geometry.json                 how the generator's autoencoder divides a clip
+
+An imported clip has no seed and no latents (null in the table), and its own length, size and frame rate: `ClipFolder`
+shows it in the size that is asked for, and `encode_latents` makes latents of it.
 """
 
 from __future__ import annotations
@@ -26,9 +29,10 @@ from halovid.config import GeneratorConfig
 from halovid.errors import InputError
 from halovid.files import atomic_path, write_json
 from halovid.folders import StageFolder
-from halovid.generators import Sampler
+from halovid.generators import Generator, Sampler
 from halovid.grid import LatentGeometry
 from halovid.prompts import Prompt
+from halovid.runtime import progress
 from halovid.tables import CLIPS, read_table
 from halovid.video import read_video, write_video
 
@@ -52,7 +56,7 @@ def sample_clips(
 ) -> pa.Table:
     """Samples `per_prompt` clips of every prompt into the stage's folder, continuing after a kill; their table."""
     folder = stage.path
-    start_folder(folder, sampler, prompts)
+    save_conditions(folder, sampler, prompts)
 
     def sample(batch: Sequence[tuple[Prompt, int]]) -> list[Row]:
         seeds = [clip_seed(seed, prompt.prompt_id, index) for prompt, index in batch]
@@ -65,7 +69,7 @@ def sample_clips(
     return stage.map_batches(description, jobs, config.batch_size, sample, CLIPS)
 
 
-def start_folder(folder: Path, sampler: Sampler, prompts: Sequence[Prompt]) -> None:
+def save_conditions(folder: Path, sampler: Sampler, prompts: Sequence[Prompt]) -> None:
     """Writes what a clip folder holds beside its clips: the geometry and the text condition of each prompt."""
     write_json(folder / "geometry.json", dataclasses.asdict(sampler.geometry))
     for prompt in prompts:
@@ -103,7 +107,11 @@ def write_clips(
 
 
 class ClipFolder:
-    """Reads what `sample_clips` wrote; clips come as `size` says: frames, height, width."""
+    """Reads a clip folder; clips come as `size` says: frames, height, width.
+
+    Of a generated clip the frames are as many as the recipe says; an imported one is shown from its first frame to
+    its last, and stretched where its sides are in another proportion, so that every patch of it is seen.
+    """
 
     def __init__(self, folder: Path, size: tuple[int, int, int]) -> None:
         self.folder, self._size = folder, size
@@ -116,8 +124,10 @@ class ClipFolder:
             ) from error
 
     def video(self, row: Row) -> Tensor:
-        """[3, F, H, W] in [-1, 1]; InputError when the file can't be read or has another number of frames."""
+        """[3, F, H, W] in [-1, 1]; InputError when the file can't be read, or was generated with other frames."""
         path = self.folder / row["video"]
+        if row["latents"] is None:
+            return read_video(path, self._size[1:], self._size[0])
         video = read_video(path, self._size[1:])
         if video.shape[1] != self._size[0]:
             raise InputError(f"{path} has {video.shape[1]} frames, the recipe's clips have {self._size[0]}")
@@ -134,13 +144,37 @@ class ClipFolder:
                 skip(row["clip_id"], str(error))
         return kept, torch.stack(videos) if videos else None
 
+    def encode_latents(self, rows: Sequence[Row], generator: Generator, folder: Path) -> None:
+        """Makes the latents of those rows that have none, in `folder`; `latents` then finds them.
+
+        Raises:
+            InputError: a clip can't be read, or the generator takes no clips of this size.
+        """
+        missing = [row for row in rows if row["latents"] is None]
+        if not missing:
+            return
+        with progress("encode clips", len(missing)) as advance:
+            for row in missing:
+                path = (folder / f"{row['clip_id']}.safetensors").absolute()
+                if not path.exists():
+                    _save_tensor(path, "latents", generator.encode_video(self.video(row)[None])[0].float())
+                row["latents"] = str(path)
+                advance()
+
     def latents(self, row: Row) -> Tensor:
         """[C, T, h, w]."""
+        if row["latents"] is None:
+            raise InputError(f"the clip {row['clip_id']!r} was imported and has no latents; encode them first")
         return _load_tensor(self.folder / row["latents"], "latents")
 
     def prompt_embeds(self, prompt_id: str) -> Tensor:
         """[L, D]."""
-        return _load_tensor(_condition_path(self.folder, prompt_id), "prompt_embeds")
+        path = _condition_path(self.folder, prompt_id)
+        if not path.parent.exists() and (self.folder / "sources.parquet").exists():
+            raise InputError(
+                f"the prompts of the clips imported into {self.folder} are not encoded; import them again with --recipe"
+            )
+        return _load_tensor(path, "prompt_embeds")
 
 
 def _condition_path(folder: Path, prompt_id: str) -> Path:

@@ -179,6 +179,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
+def is_imported(run_dir: Path, stage: str) -> bool:
+    """True when a stage was not run but made from the same data as the run's clips, see `halovid.exchange`."""
+    sources = [(read_manifest(run_dir / name) or {}).get("config", {}).get("imported") for name in ("generate", stage)]
+    return sources[0] is not None and sources[0] == sources[1]
+
+
 def _output_hash(run_dir: Path, stage: str) -> str:
     """Identity of what an upstream stage wrote: its outputs, and the settings that its clips were made with."""
     manifest = read_manifest(run_dir / stage)

@@ -39,7 +39,7 @@ def load_prompts(config: PromptsConfig) -> tuple[list[Prompt], list[tuple[str, s
     texts = _read_texts(config.file)[: config.count]
     prompts, refused = [], []
     for index, text in enumerate(texts):
-        problem = _problem(text)
+        problem = prompt_problem(text)
         if problem:
             refused.append((f"prompt {index}", problem))
         else:
@@ -79,7 +79,7 @@ def _read_texts(path: Path) -> list[Any]:
     return [line for line in content.split("\n") if line.strip()]
 
 
-def _problem(text: Any) -> str | None:
+def prompt_problem(text: Any) -> str | None:
     """Why a prompt can't be used, or None."""
     if text is None or text == "":
         return "empty"

@@ -104,8 +104,8 @@ def run_study(path: Path, out: Path) -> pa.Table:
     tried: list[dict[str, Any]] = []
     for name, method in study.methods.items():
         rows = list(_tune(name, method, study, recipe, out / "run"))
-        tried += rows
-        write_table(out / "tuning.parquet", rows_to_table([_told(row) for row in tried], TUNING))
+        tried += [row | {"change": _dotted(row["change"])} for row in rows]
+        write_table(out / "tuning.parquet", rows_to_table(tried, TUNING))
         best = max(rows, key=lambda row: row["value"])
         chosen[name] = {"change": best["change"], "step": best["step"]}
         write_json(out / "chosen.json", chosen)
@@ -203,8 +203,3 @@ def _dotted(change: Changes, prefix: str = "") -> str:
         for key, value in change.items()
     ]
     return " ".join(parts)
-
-
-def _told(row: Changes) -> dict[str, Any]:
-    """A row of tables.TUNING."""
-    return row | {"change": _dotted(row["change"])}

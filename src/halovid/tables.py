@@ -31,6 +31,7 @@ def _schema(name: str, **columns: pa.DataType) -> pa.Schema:
 CLIPS = _schema(
     "clips", clip_id=_TEXT, prompt_id=_TEXT, prompt=_TEXT, seed=_INT, video=_TEXT, latents=_TEXT, fps=_FLOAT
 )
+SOURCES = _schema("sources", clip_id=_TEXT, source=_TEXT)
 LABELS = _schema("labels", clip_id=_TEXT, aspect=_TEXT, score=_FLOAT, patch_scores=_PATCHES, judge=_TEXT)
 VOTES = _schema("votes", clip_id=_TEXT, aspect=_TEXT, patch=_INT, voter=_TEXT, score=_FLOAT, kind=_TEXT, reason=_TEXT)
 REWARDS = _schema("rewards", clip_id=_TEXT, prompt_id=_TEXT, reward=_FLOAT, patch_rewards=_PATCHES)

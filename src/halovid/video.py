@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +18,11 @@ from torch import Tensor
 from halovid.errors import InputError
 from halovid.files import atomic_path
 
+# a file that says it is a playlist could name others, or hosts: only formats that hold their frames are read
+_ALONE = {
+    "format_whitelist": "mov,matroska,avi,gif,image2,jpeg_pipe,png_pipe,webp_pipe,bmp_pipe",
+    "protocol_whitelist": "file",
+}
 _SMALLEST_SIDE = 256  # smaller clips are enlarged by whole factors: H.264 halves the colour resolution
 
 
@@ -37,23 +45,93 @@ def write_video(path: Path, video: Tensor, fps: float) -> None:
         container.mux(stream.encode())
 
 
-def read_video(path: Path, size: tuple[int, int] | None = None) -> Tensor:
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video file holds: frames that can be decoded, their size in pixels, and frames per second."""
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+
+
+def probe_video(path: Path) -> VideoInfo:
+    """Facts of a video file, found by decoding all of it; no frame is kept.
+
+    Raises:
+        InputError: the file is missing, can't be decoded or ends early.
+    """
+    count = height = width = 0
+    with _decoding(path) as container:
+        stream = container.streams.video[0]
+        told, fps = stream.frames, float(stream.average_rate or 0)
+        for frame in container.decode(stream):
+            count, height, width = count + 1, frame.height, frame.width
+    if not count:
+        raise InputError(f"{path} holds no frame")
+    if count < told:
+        raise InputError(f"{path} is not whole: it tells of {told} frames and holds {count}")
+    if not fps > 0:
+        raise InputError(f"{path} tells no frame rate")
+    return VideoInfo(count, height, width, fps)
+
+
+def read_video(path: Path, size: tuple[int, int] | None = None, num_frames: int | None = None) -> Tensor:
     """The frames of a video file: [3, F, H, W] in [-1, 1].
 
     Args:
-        size: (H, W) to reduce to by averaging; None keeps the file's own size.
+        size: (H, W) to reduce to by averaging, or to enlarge to; None keeps the file's own size.
+        num_frames: how many frames, spaced evenly from the first to the last; None takes all.
 
     Raises:
         InputError: the file is missing or can't be decoded.
     """
-    try:
-        with av.open(str(path)) as container:
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    except (OSError, av.FFmpegError, IndexError) as error:
-        raise InputError(f"{path} is not a readable video ({error})") from error
-    if not frames:
+    wanted = None if num_frames is None else even_frames(_count_frames(path), num_frames)
+    kept: dict[int, Tensor] = {}
+    with _decoding(path) as container:
+        for index, frame in enumerate(container.decode(video=0)):
+            if wanted is None or index in wanted:
+                kept[index] = _resize(torch.from_numpy(frame.to_ndarray(format="rgb24")), size)
+    if not kept:
         raise InputError(f"{path} holds no frame")
-    pixels = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float()
-    if size is not None and size != tuple(pixels.shape[-2:]):
-        pixels = F.interpolate(pixels, size=size, mode="area")
+    last = max(kept)  # fewer frames than packets: the last one stands for those that are missing
+    order = sorted(kept) if wanted is None else [min(index, last) for index in wanted]
+    try:
+        pixels = torch.stack([kept[index] for index in order])
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"{path} holds frames of several sizes, or not all that it tells of") from error
     return pixels.transpose(0, 1) / 127.5 - 1
+
+
+def even_frames(count: int, wanted: int) -> list[int]:
+    """Which of `count` frames are shown as `wanted` ones, evenly from first to last; repeated where they are few."""
+    return np.linspace(0, max(count - 1, 0), wanted).round().astype(int).tolist()
+
+
+def _count_frames(path: Path) -> int:
+    """The frames of a video, counted without decoding them."""
+    with _decoding(path) as container:
+        return sum(1 for packet in container.demux(video=0) if packet.size)
+
+
+def _resize(frame: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """[H, W, 3] bytes -> [3, H, W] floats of the wanted size."""
+    pixels = frame.permute(2, 0, 1).float()
+    if size is None or size == tuple(pixels.shape[-2:]):
+        return pixels
+    smaller = size[0] <= pixels.shape[-2] and size[1] <= pixels.shape[-1]
+    if smaller:
+        return F.interpolate(pixels[None], size=size, mode="area")[0]
+    return F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[av.container.InputContainer]:
+    """An open video; InputError for whatever is wrong with the file."""
+    try:
+        with av.open(str(path.absolute()), options=_ALONE) as container:
+            yield container
+    except (OSError, av.FFmpegError, IndexError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is not a readable video ({error})") from error

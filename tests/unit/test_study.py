@@ -68,7 +68,10 @@ def test_every_combination_is_tuned_on_validation_prompts_with_a_seed_of_its_own
         assert cell.config.align.steps == 10 and cell.config.align.snapshots == (5, 10)
         assert cell.config.evaluate.step == cell.step
     rows = read_table(tmp_path / "out" / "tuning.parquet", TUNING).to_pylist()
-    assert rows[0]["change"] == "align.learning_rate=0.0001 align.loss.beta_video=10"
+    assert (
+        next(row["change"] for row in rows if row["method"] == "clip")
+        == "align.learning_rate=0.0001 align.loss.beta_video=10"
+    )
 
 
 def test_cells_have_the_best_settings_and_every_seed_under_every_setting(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halovid.errors import InputError
-from halovid.video import read_video, write_video
+from halovid.video import VideoInfo, even_frames, probe_video, read_video, write_video
 
 
 def smooth_clip(frames: int = 5, height: int = 64, width: int = 64, seed: int = 0) -> Tensor:
@@ -119,3 +119,54 @@ def test_sound_alone_is_an_input_error(tmp_path: Path) -> None:
         container.mux(stream.encode())
     with pytest.raises(InputError, match=r"a\.wav is not a readable video"):
         read_video(tmp_path / "a.wav")
+
+
+def test_a_playlist_that_is_called_a_video_leads_nowhere(tmp_path: Path) -> None:
+    write_video(tmp_path / "secret.mp4", smooth_clip(), fps=8)
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile secret.mp4\n")
+    with av.open(str(tmp_path / "list.mp4")) as container:  # the library alone would follow it
+        assert next(container.decode(video=0)) is not None
+    for read in (read_video, probe_video):
+        with pytest.raises(InputError, match="not a readable video"):
+            read(tmp_path / "list.mp4")
+
+
+def test_a_video_is_probed_without_its_frames(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", smooth_clip(7, 256, 272), fps=12.5)
+    assert probe_video(tmp_path / "a.mp4") == VideoInfo(7, 256, 272, 12.5)
+
+
+def test_a_video_that_ends_early_is_told_apart(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "whole.mp4"), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.height = stream.width = 256
+        stream.pix_fmt = "yuv420p"
+        for frame in (smooth_clip(16, 256, 256).permute(1, 2, 3, 0) * 127 + 128).byte().numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    content = (tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) * 3 // 4])  # its index comes first and is whole
+    with pytest.raises(InputError, match=r"is not whole|not a readable video"):
+        probe_video(tmp_path / "cut.mp4")
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted", "expected"), [(5, 5, [0, 1, 2, 3, 4]), (9, 5, [0, 2, 4, 6, 8]), (7, 1, [0])]
+)
+def test_frames_are_chosen_evenly_from_first_to_last(count: int, wanted: int, expected: list[int]) -> None:
+    assert even_frames(count, wanted) == expected
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 5, 9, 16])
+def test_some_frames_are_those_of_the_whole_clip(wanted: int, tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", smooth_clip(9, 256, 256), fps=8)
+    whole = read_video(tmp_path / "a.mp4", (64, 64))
+    some = read_video(tmp_path / "a.mp4", (64, 64), wanted)
+    assert torch.equal(some, whole[:, even_frames(9, wanted)])
+
+
+def test_enlarged_clips_are_smooth(tmp_path: Path) -> None:
+    clip = smooth_clip(2, 256, 256)
+    write_video(tmp_path / "a.mp4", clip, fps=8)
+    large = F.interpolate(clip, size=(512, 384), mode="bilinear")
+    assert (read_video(tmp_path / "a.mp4", (512, 384)) - large).abs().mean() < 0.02

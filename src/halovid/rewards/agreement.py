@@ -27,7 +27,7 @@ def agreement_rows(
     rows = []
     for k, aspect in enumerate(network.spec.aspects):
         rows.append(_row("clip", scoring, aspect, clip[:, k], truth_clip[:, k], None))
-    for k, aspect in enumerate(network.spec.patch_aspects):
+    for k, aspect in enumerate(network.spec.patch_aspects if data.rated_by_patch else ()):
         rows.append(_row("patch", scoring, aspect, patches[:, k], truth_patches[:, k], threshold))
     own = [network.spec.aspects.index(aspect) for aspect in network.spec.patch_aspects]
     rows.append(_row("scales", scoring, "mean", patches.mean((1, 2, 3, 4)), clip[:, own].mean(1), None))

@@ -21,7 +21,7 @@ class LabelledClips:
     """n clips of m prompts with their labels.
 
     video: [n, 3, F, H, W] float16 in [-1, 1].  prompts: [m, L, D].  prompt_of: [n], row of `prompts`.
-    clip_ratings: [n, aspects].  patch_ratings: [n, patch aspects, t, h, w].
+    clip_ratings: [n, aspects].  patch_ratings: [n, patch aspects, t, h, w], all NaN when nobody rated patches.
     """
 
     video: Tensor
@@ -32,6 +32,11 @@ class LabelledClips:
 
     def __len__(self) -> int:
         return len(self.video)
+
+    @property
+    def rated_by_patch(self) -> bool:
+        """Whether there are ratings of patches."""
+        return not bool(self.patch_ratings.isnan().all())
 
     def subset(self, rows: Tensor) -> LabelledClips:
         """The clips of some rows (indices or a mask)."""
@@ -77,13 +82,16 @@ def load_labelled(
         own = [by_clip[row["clip_id"]] for row in rows]
         clip_ratings = np.array([[label[aspect]["score"] for aspect in aspects] for label in own], dtype=np.float32)
         flat = [[label[aspect]["patch_scores"] for aspect in patch_aspects] for label in own]
+        rated_by_patch = any(scores is not None for row in flat for scores in row)
+        if not rated_by_patch:  # labels of others, who rate clips only
+            flat = [[[np.nan] * grid.num_patches] * len(patch_aspects)] * len(own)
         patch_ratings = np.array(flat, dtype=np.float32).reshape(len(rows), len(patch_aspects), *grid.shape)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"the labels do not hold aspects {list(aspects)} for clips and {list(patch_aspects)} for the patches of "
             f"grid {grid.shape} ({error}); judge again or change `reward.aspects` and `grid`"
         ) from error
-    if not (np.isfinite(clip_ratings).all() and np.isfinite(patch_ratings).all()):
+    if not (np.isfinite(clip_ratings).all() and (np.isfinite(patch_ratings).all() or not rated_by_patch)):
         raise InputError("the labels hold ratings that are not finite; judge again")
     names = sorted({row["prompt_id"] for row in rows})
     return (

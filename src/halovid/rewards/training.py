@@ -58,6 +58,8 @@ def train_reward(network: RewardNetwork, data: LabelledClips, config: RewardConf
             if step % CHECKPOINT_EVERY == 0:
                 state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
                 save_checkpoint(checkpoint, state | {"step": step, "log": log})
+    if not config.patch_steps:  # without a second phase patches are rated as clips are
+        network.start_patch_head()
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
 
 

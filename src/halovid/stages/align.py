@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from halovid.checkpoint import load_checkpoint, save_checkpoint
-from halovid.clips import ClipFolder, Row
+from halovid.clips import ClipFolder, Row, clip_seed
 from halovid.config import RunConfig
 from halovid.errors import InputError, TrainingError
 from halovid.files import write_text
 from halovid.folders import StageFolder, open_stage
-from halovid.generators import load_generator, model_identity
+from halovid.generators import Generator, load_generator, model_identity
 from halovid.losses import Margins, PairErrors, gran_dpo_loss, squared_error_map
 from halovid.monitor import Monitor, Reading, parting
 from halovid.noising import sample_sigma, timestep_weight
@@ -35,14 +35,17 @@ from halovid.tables import PAIRS, read_table
 def run(config: RunConfig, run_dir: Path) -> None:
     """Trains the generator on the pairs."""
     depends = config.part("seed", "dtype", "grid", "generator", "align") | {"model": model_identity(config.generator)}
-    restored = ["restore"] if config.pair.source != "rewards" else []
-    with open_stage(run_dir, "align", depends, ["generate", "reward", "pair", *restored]) as stage:
+    reads = ["generate", "pair"]
+    reads += ["restore"] if config.pair.source != "rewards" else []
+    reads += ["reward"] if config.align.sample_prompts else []
+    with open_stage(run_dir, "align", depends, reads) as stage:
         if stage is None:
             return
         set_threads(config.threads)
         device = resolve_device(config.device)
         generator = load_generator(config.generator, device, resolve_dtype(config.dtype, device))
         pairs = PairData(run_dir, config, device)
+        pairs.encode_latents(generator, stage.path / "parts" / "latents")
         torch.manual_seed(config.align_seed)  # the adapter's first weights
         try:
             policy = Policy(generator, config.align)
@@ -77,6 +80,11 @@ class PairData:
 
     def __len__(self) -> int:
         return len(self._pairs)
+
+    def encode_latents(self, generator: Generator, folder: Path) -> None:
+        """Makes the latents of imported clips, which come without any, in `folder`."""
+        used = {pair[side] for pair in self._pairs for side in ("chosen", "rejected")}
+        self._clips.encode_latents([row for row in self._clips.rows if row["clip_id"] in used], generator, folder)
 
     @property
     def prompts(self) -> list[Row]:
@@ -235,9 +243,10 @@ def batch_indices(count: int, size: int, step: int, seed: int) -> list[int]:
 
 def make_monitor(pairs: PairData, config: RunConfig, run_dir: Path, folder: Path) -> Monitor | None:
     """The monitor of the first `align.sample_prompts` prompts; None when there are to be none."""
-    rows = pairs.prompts[: config.align.sample_prompts]
-    if not rows:
+    if not config.align.sample_prompts:
         return None
+    prompts = pairs.prompts[: config.align.sample_prompts]
+    rows = [row | {"seed": clip_seed(config.seed, row["prompt_id"], 0)} for row in prompts]
     device = resolve_device(config.device)
     network = load_reward(run_dir / "reward").to(device)
     return Monitor(folder, network, rows, pairs.prompt_embeds(rows), config)

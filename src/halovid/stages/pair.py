@@ -35,7 +35,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         if "restore" in sources:
             pairs.append(read_table(run_dir / "restore" / "pairs.parquet", PAIRS))
         table = pa.concat_tables(pairs)
-        stage.write("pairs.parquet", table.take(_kept(len(table), config)))
+        stage.write("pairs.parquet", table.take(kept_pairs(len(table), config)))
 
 
 def make_pairs(rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.Table:
@@ -82,7 +82,7 @@ def make_pairs(rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.T
     )
 
 
-def _kept(count: int, config: RunConfig) -> np.ndarray:
+def kept_pairs(count: int, config: RunConfig) -> np.ndarray:
     """Numbers of at most `pair.limit` of the pairs, a smaller limit's being a part of a larger one's."""
     return np.sort(np.random.default_rng([config.seed, 1]).permutation(count)[: config.pair.limit])
 

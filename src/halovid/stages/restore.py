@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halovid.clips import ClipFolder, Row, clip_seed, start_folder, write_clips
+from halovid.clips import ClipFolder, Row, clip_seed, save_conditions, write_clips
 from halovid.config import RunConfig
 from halovid.errors import InputError
 from halovid.folders import open_stage
@@ -48,7 +48,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         generator = load_generator(config.generator, device, resolve_dtype(config.dtype, device))
         candidates = ClipFolder(run_dir / "generate", config.clip_size)
         prompts = {row["prompt_id"]: Prompt(row["prompt_id"], row["prompt"]) for row in candidates.rows}
-        start_folder(stage.path, generator, list(prompts.values()))
+        save_conditions(stage.path, generator, list(prompts.values()))
         jobs = [(prompt, index) for prompt in prompts.values() for index in range(settings.per_prompt)]
 
         def make(batch: Sequence[tuple[Prompt, int]]) -> list[Row]:

@@ -38,6 +38,11 @@ def run(config: RunConfig, run_dir: Path) -> None:
         labels = read_table(run_dir / "judge" / "labels.parquet", LABELS)
         reward = config.reward
         data, rows = load_labelled(clips, labels, reward.aspects, reward.patch_aspects, config.grid, stage.skip)
+        if reward.patch_steps and not data.rated_by_patch:
+            raise InputError(
+                f"the labels rate no patch, and reward.patch_steps is {reward.patch_steps}: set it to 0 to learn from "
+                f"the ratings of clips alone, or have the patches judged"
+            )
         held_out = _held_out(rows, reward.held_out, config.seed)
         torch.manual_seed(config.seed)
         network = RewardNetwork(_spec(config, clips, data)).to(resolve_device(config.device))

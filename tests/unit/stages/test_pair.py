@@ -12,7 +12,7 @@ from halovid.config import PairConfig, RunConfig, make_config
 from halovid.errors import InputError
 from halovid.folders import StageFolder
 from halovid.grid import PatchGrid
-from halovid.stages.pair import make_pairs
+from halovid.stages.pair import kept_pairs, make_pairs
 from halovid.tables import REWARDS, patch_matrix, rows_to_table
 
 GRID = PatchGrid(2, 2, 2)
@@ -75,14 +75,12 @@ def many_rewards(count: int) -> pa.Table:
     return rows_to_table(rows, REWARDS)
 
 
-def test_fewer_pairs_are_a_part_of_more(tmp_path: Path) -> None:
-    def chosen(limit: int | None) -> list[str]:
-        config = RunConfig(grid=GRID, pair=PairConfig(limit=limit))
-        return make_pairs(many_rewards(9), config, StageFolder(tmp_path, "")).column("chosen").to_pylist()
+def test_fewer_pairs_are_a_part_of_more() -> None:
+    def kept(limit: int | None) -> list[int]:
+        return kept_pairs(9, RunConfig(pair=PairConfig(limit=limit))).tolist()
 
-    everything = chosen(None)
-    assert len(everything) == 9 and chosen(20) == everything
-    assert len(chosen(5)) == 5 and set(chosen(3)) < set(chosen(5)) < set(everything)
+    assert kept(None) == kept(20) == list(range(9))
+    assert len(kept(5)) == 5 and set(kept(3)) < set(kept(5)) < set(range(9))
 
 
 def test_weights_are_one_unless_rare_pairs_shall_count_more(tmp_path: Path) -> None:

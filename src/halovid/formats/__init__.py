@@ -1,0 +1,39 @@
+"""Data formats of others: one file per format, each with a `read` and a `write`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from halovid.errors import InputError
+from halovid.formats import folder, genaibench, rewardbench, vbench, videodpo, videofeedback
+from halovid.formats.base import Collection, RunData
+
+
+class Format(NamedTuple):
+    """How a format is read and written.
+
+    read: what a source holds; InputError when it is not of this format at all.
+    write: writes a run into an empty folder; gives (item, reason) of what had to be left out.
+    """
+
+    read: Callable[[Path], Collection]
+    write: Callable[[RunData, Path], list[tuple[str, str]]]
+
+
+FORMATS = {
+    "folder": Format(folder.read, folder.write),
+    "videofeedback": Format(videofeedback.read, videofeedback.write),
+    "rewardbench": Format(rewardbench.read, rewardbench.write),
+    "genaibench": Format(genaibench.read, genaibench.write),
+    "vbench": Format(vbench.read, vbench.write),
+    "videodpo": Format(videodpo.read, videodpo.write),
+}
+
+
+def get_format(name: str) -> Format:
+    """The format of a name; InputError when there is none."""
+    if name not in FORMATS:
+        raise InputError(f"unknown format {name!r}; known are {', '.join(FORMATS)}")
+    return FORMATS[name]

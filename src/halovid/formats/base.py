@@ -1,0 +1,186 @@
+"""What a format gives and takes: clips of a source with their prompts, ratings and preferences."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from halovid.errors import InputError
+from halovid.files import atomic_path
+from halovid.formats.sources import SourceProblem, resolve_inside
+from halovid.prompts import prompt_problem
+from halovid.video import probe_video
+
+Row = dict[str, Any]
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+@dataclass(frozen=True)
+class SourceClip:
+    """A clip as a source has it.
+
+    name: unique in its source. files: one video, or its frames in order. fps: of frames; None for a video, which
+    has its own. ratings: aspect -> 1..5, as far as the source has any.
+    """
+
+    name: str
+    prompt: str
+    files: tuple[Path, ...]
+    fps: float | None = None
+    ratings: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two clips of one prompt, by their names; margin > 0 says how much better the chosen one is."""
+
+    chosen: str
+    rejected: str
+    margin: float = 1.0
+
+
+@dataclass
+class Collection:
+    """All usable clips and preferences of a source, and (item, reason) of what is not usable."""
+
+    clips: dict[str, SourceClip] = field(default_factory=dict)
+    preferences: list[Preference] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    _pairs: set[frozenset[str]] = field(default_factory=set)
+
+    def skip(self, item: str, reason: str) -> None:
+        """Notes an item that can't be used."""
+        self.skipped.append((item, reason))
+
+    def add(self, clip: SourceClip) -> None:
+        """Takes a clip; the same one again changes nothing.
+
+        Raises:
+            SourceProblem: its prompt can't be used, or another clip has this name.
+        """
+        problem = prompt_problem(clip.prompt)
+        if problem:
+            raise SourceProblem(f"the prompt can't be used: {problem}")
+        if self.clips.setdefault(clip.name, clip) != clip:
+            raise SourceProblem(f"the clip {clip.name!r} is named twice, with another prompt, rating or file")
+
+    def prefer(self, chosen: str, rejected: str, margin: float = 1.0) -> None:
+        """Takes a preference between two clips that were added.
+
+        Raises:
+            SourceProblem: the clips are one, have two prompts or were paired before.
+        """
+        pair = frozenset((chosen, rejected))
+        if len(pair) < 2:
+            raise SourceProblem("a clip is compared with itself")
+        if pair in self._pairs:
+            raise SourceProblem("the pair is listed twice")
+        if self.clips[chosen].prompt != self.clips[rejected].prompt:
+            raise SourceProblem("the two clips have different prompts")
+        self._pairs.add(pair)
+        self.preferences.append(Preference(chosen, rejected, margin))
+
+    def clip_ids(self) -> dict[str, str]:
+        """Name -> clip id: the file's own name where that is plain and no other clip's, else a hash of the name.
+
+        Ids become file names, so they hold ASCII letters, digits, dot, dash and underscore only.
+        """
+        stems = {name: PurePosixPath(name).stem for name in self.clips}
+        counts = Counter(stem.casefold() for stem in stems.values())
+        return {
+            name: stem if is_plain_name(stem) and counts[stem.casefold()] == 1 else _hashed(name)
+            for name, stem in stems.items()
+        }
+
+
+def is_plain_name(text: str) -> bool:
+    """Whether a text names a file of its own anywhere: ASCII letters, digits, dot, dash and underscore, at most 80."""
+    return _PLAIN_NAME.fullmatch(text) is not None
+
+
+def _hashed(name: str) -> str:
+    return f"clip-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:16]}"
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run holds for an export: clips, the ratings of each (clip id -> aspect -> 1..5), preference pairs."""
+
+    folder: Path
+    clips: list[Row]
+    ratings: dict[str, dict[str, float]] | None
+    pairs: list[Row] | None
+
+    def need_ratings(self) -> dict[str, dict[str, float]]:
+        """The ratings; InputError when the run has none."""
+        if self.ratings is None:
+            raise InputError("this format holds ratings and the run has none; run `halovid judge` first")
+        return self.ratings
+
+    def need_pairs(self) -> list[Row]:
+        """The pairs; InputError when the run has none."""
+        if self.pairs is None:
+            raise InputError("this format holds preference pairs and the run has none; run `halovid pair` first")
+        return self.pairs
+
+    def file(self, row: Row) -> Path:
+        """The video of a clip.
+
+        Raises:
+            SourceProblem: it is missing or lies outside the run.
+        """
+        return resolve_inside(self.folder, row["video"])
+
+
+def copy_clips(run: RunData, target: Path, skipped: list[tuple[str, str]]) -> Iterator[Row]:
+    """Copies the videos to target/CLIP_ID.mp4, and gives the rows of those that can be read, one by one.
+
+    Each row also has `num_frames` and the file's own `fps`.
+    """
+    for row in run.clips:
+        try:
+            file = run.file(row)
+            info = probe_video(file)
+            if not is_plain_name(row["clip_id"]):
+                raise SourceProblem("its id is no plain name, and would name a file")
+        except (SourceProblem, InputError) as error:
+            skipped.append((row["clip_id"], str(error)))
+            continue
+        copy_file(file, target / f"{row['clip_id']}.mp4")
+        yield row | {"num_frames": info.num_frames, "fps": info.fps}
+
+
+def copy_paired(run: RunData, target: Path, skipped: list[tuple[str, str]]) -> dict[str, Row]:
+    """Copies the clips that a pair has, as `copy_clips` does: clip id -> row."""
+    paired = {pair[side] for pair in run.need_pairs() for side in ("chosen", "rejected")}
+    own = dataclasses.replace(run, clips=[row for row in run.clips if row["clip_id"] in paired])
+    return {row["clip_id"]: row for row in copy_clips(own, target, skipped)}
+
+
+def usable_pairs(run: RunData, clips: dict[str, Row], skipped: list[tuple[str, str]]) -> list[Row]:
+    """The pairs of which both clips were copied."""
+    usable = []
+    for pair in run.need_pairs():
+        if pair["chosen"] in clips and pair["rejected"] in clips:
+            usable.append(pair)
+        else:
+            skipped.append((f"pair {pair['chosen']}, {pair['rejected']}", "one of its clips can't be copied"))
+    return usable
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copies a file's bytes, atomically."""
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def swapped(pair: Row) -> bool:
+    """Whether the rejected clip is named first: a coin that is the same each time, so that no side is the better."""
+    return bool(hashlib.sha256(f"{pair['chosen']}/{pair['rejected']}".encode()).digest()[0] & 1)

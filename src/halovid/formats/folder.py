@@ -1,0 +1,58 @@
+"""A plain folder of clips with a table of prompts.
+
+FOLDER/NAME.mp4
+FOLDER/prompts.csv    columns: video (the file, relative to the folder), prompt
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from halovid.files import write_text
+from halovid.formats.base import Collection, RunData, SourceClip, copy_clips
+from halovid.formats.sources import (
+    VIDEO_SUFFIXES,
+    SourceProblem,
+    find_table,
+    read_rows,
+    relative_name,
+    resolve_inside,
+)
+
+TABLE = "prompts.csv"
+_COLUMNS = ("video", "prompt")
+
+
+def read(source: Path) -> Collection:
+    """The clips that the table names, with their prompts; clips of the folder that it leaves out are listed."""
+    found = Collection()
+    preferred = source / TABLE
+    root, table = find_table(preferred if preferred.is_file() else source, (".csv",))
+    for item, row in read_rows(table, _COLUMNS, found.skip):
+        try:
+            path = resolve_inside(root, row["video"])
+            name = relative_name(root, path)
+            if name in found.clips:
+                raise SourceProblem(f"the clip {name!r} has a row already")
+            found.add(SourceClip(name, row["prompt"].strip(), (path,)))
+        except SourceProblem as problem:
+            found.skip(item, str(problem))
+    for path in sorted(root.iterdir()):
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and path.name not in found.clips:
+            if not path.is_symlink():  # a link's target has a name of its own
+                found.skip(path.name, f"{table.name} gives it no usable prompt")
+    return found
+
+
+def write(run: RunData, target: Path) -> list[tuple[str, str]]:
+    """Clips and prompts.csv."""
+    skipped: list[tuple[str, str]] = []
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in copy_clips(run, target, skipped):
+        writer.writerow({"video": f"{row['clip_id']}.mp4", "prompt": row["prompt"]})
+    write_text(target / TABLE, text.getvalue())
+    return skipped

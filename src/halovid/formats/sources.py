@@ -1,0 +1,192 @@
+"""Files that others made: rows of tables, and paths that must stay inside their folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import unicodedata
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from halovid.errors import InputError
+
+VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif")
+_MAX_CELL = 1_000_000  # characters: a larger cell is an unclosed quote, not a prompt
+_MAX_JSON = 2 * 2**30  # bytes: JSON is held in memory several times over
+
+Skip = Callable[[str, str], None]
+
+
+class SourceProblem(ValueError):
+    """An item that can't be used; the message says why. It is listed as skipped, the others go on."""
+
+
+def resolve_inside(root: Path, text: Any) -> Path:
+    """The file that `text` names inside the folder `root`, links resolved.
+
+    Raises:
+        SourceProblem: it is no file name, leads out of the folder by itself or by a link, or there is no such file.
+    """
+    if not isinstance(text, str) or not text.strip() or any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
+        raise SourceProblem(f"{_shorten(text)} is no file name")
+    if PurePosixPath(text).is_absolute() or PureWindowsPath(text).drive or "\\" in text:
+        raise SourceProblem(f"{_shorten(text)} is no path relative to the folder, with / between its parts")
+    if ".." in PurePosixPath(text).parts:
+        raise SourceProblem(f"{_shorten(text)} leads out of the folder")
+    try:
+        path = (root / text).resolve()
+        is_file = path.is_file()
+    except (OSError, RuntimeError) as error:
+        raise SourceProblem(f"{_shorten(text)} can't be followed ({getattr(error, 'strerror', error)})") from error
+    if not path.is_relative_to(root.resolve()):
+        raise SourceProblem(f"{_shorten(text)} is a link that leads out of the folder")
+    if not is_file:
+        raise SourceProblem(f"{_shorten(text)} does not exist")
+    return path
+
+
+def relative_name(root: Path, path: Path) -> str:
+    """The name of a file that `resolve_inside` gave: one per file, however it was written."""
+    return path.relative_to(root.resolve()).as_posix()
+
+
+def find_table(source: Path, suffixes: tuple[str, ...]) -> tuple[Path, Path]:
+    """The folder of a data set and its table: `source` itself, or the only file of these kinds in it.
+
+    Raises:
+        InputError: there is no such file, or more than one.
+    """
+    kinds = " or ".join(suffixes)
+    if source.is_file():
+        if source.suffix.lower() not in suffixes:
+            raise InputError(f"{source} is no {kinds} file; name the table or the folder that holds it")
+        return source.parent, source
+    if not source.is_dir():
+        raise InputError(f"{source} does not exist; name the table or the folder that holds it")
+    found = sorted(path for path in source.iterdir() if path.suffix.lower() in suffixes and path.is_file())
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found[:5]) or "none"
+        raise InputError(f"{source} must hold exactly one {kinds} file, found {names}; name the file itself")
+    return source, found[0]
+
+
+def list_videos(folder: Path) -> list[str]:
+    """The names of the video files of a folder, sorted.
+
+    Raises:
+        InputError: it is no folder, or holds no video.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; name the one that holds the clips")
+    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
+    if not names:
+        raise InputError(f"{folder} holds no video file ({', '.join(VIDEO_SUFFIXES)})")
+    return names
+
+
+def read_rows(path: Path, required: tuple[str, ...], skip: Skip) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, row) of every row of a .csv, .json, .jsonl or .parquet table; `skip` is told of rows that are none.
+
+    Raises:
+        InputError: the table can't be read, or is known to lack a required column.
+    """
+    try:
+        if path.suffix.lower() == ".csv":
+            yield from _csv_rows(path, required, skip)
+        elif path.suffix.lower() == ".parquet":
+            table = pq.read_table(path)
+            _require(path, table.column_names, required)
+            yield from ((f"row {number}", row) for number, row in enumerate(table.to_pylist(), 1))
+        else:
+            yield from _json_rows(path, required, skip)
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error})") from error
+    except pa.ArrowException as error:
+        raise InputError(f"{path} is not a readable Parquet file ({error})") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({error})") from error
+
+
+def _csv_rows(path: Path, required: tuple[str, ...], skip: Skip) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a CSV file, read one at a time."""
+    csv.field_size_limit(_MAX_CELL)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            names = reader.fieldnames or []
+            _require(path, names, required)
+            if len(set(names)) < len(names):
+                raise InputError(f"{path} has two columns of one name; its header is {', '.join(names)}")
+            for number, row in enumerate(reader, 1):
+                if None in row or None in row.values():
+                    skip(f"row {number}", f"it does not have the {len(names)} cells of the header")
+                else:
+                    yield f"row {number}", row
+        except csv.Error as error:
+            raise InputError(f"{path} is broken CSV near line {reader.line_num}: {error}") from error
+
+
+def _json_rows(path: Path, required: tuple[str, ...], skip: Skip) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a JSON list of objects, or of one object a line."""
+    if path.stat().st_size > _MAX_JSON:
+        raise InputError(f"{path} is larger than {_MAX_JSON >> 30} GiB; give it as Parquet or CSV")
+    content = path.read_text(encoding="utf-8-sig")
+    if path.suffix.lower() == ".jsonl":
+        values: Any = [json.loads(line) for line in content.split("\n") if line.strip()]
+    else:
+        values = json.loads(content)
+    if not isinstance(values, list):
+        raise InputError(f"{path} must hold a list of objects, found {type(values).__name__}")
+    for number, row in enumerate(values, 1):
+        missing = [name for name in required if name not in row] if isinstance(row, dict) else None
+        if missing == []:
+            yield f"row {number}", row
+        else:
+            skip(f"row {number}", f"it lacks {', '.join(missing)}" if missing else "it is no object")
+
+
+def _require(path: Path, names: Any, required: tuple[str, ...]) -> None:
+    """InputError when a column is missing."""
+    missing = [name for name in required if name not in names]
+    if missing:
+        raise InputError(
+            f"{path} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; "
+            f"it has {', '.join(map(str, names)) or 'none'}"
+        )
+
+
+def read_number(value: Any, name: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """The number in a cell.
+
+    Raises:
+        SourceProblem: it is none, or not within low..high.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise SourceProblem(f"{name} is {_shorten(value)}, which is no number") from None
+    if not (math.isfinite(number) and low <= number <= high):
+        raise SourceProblem(f"{name} is {number:g}; it must lie in {low:g}..{high:g}")
+    return number
+
+
+def read_margin(row: dict[str, Any], default: float = 1.0) -> float:
+    """The `margin` column that our exports have beside a format's own; `default` where there is none."""
+    given = row.get("margin")
+    margin = default if given in (None, "") else read_number(given, "margin")
+    if margin <= 0:
+        raise SourceProblem(f"margin is {margin:g}; it must be above 0")
+    return margin
+
+
+def _shorten(value: Any) -> str:
+    """A value for a message, in one line and not too long."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -1,0 +1,80 @@
+"""VBench's folder layout: every clip is named after its prompt.
+
+FOLDER/PROMPT-I.mp4    the I-th clip of a prompt, I = 0, 1, ...
+FOLDER/prompts.json    {file name: prompt}, VBench's --prompt_file: only needed for prompts that can't be file names
+
+VBench's standard mode takes the kind of file from the first entry of the folder, so nothing else is written into it
+unless a prompt demands it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+from halovid.errors import InputError
+from halovid.files import write_json
+from halovid.formats.base import Collection, RunData, SourceClip, copy_file
+from halovid.formats.sources import SourceProblem, list_videos, relative_name, resolve_inside
+from halovid.video import probe_video
+
+PROMPTS = "prompts.json"
+_INDEX = re.compile(r"-\d+$")
+_MAX_NAME = 255  # bytes of a file name on the usual file systems
+
+
+def read(source: Path) -> Collection:
+    """The clips of a folder with the prompts that their names, or prompts.json, tell."""
+    found = Collection()
+    prompts = _named_prompts(source / PROMPTS)
+    for file in list_videos(source):
+        try:
+            path = resolve_inside(source, file)
+            prompt = prompts.get(file, _INDEX.sub("", Path(file).stem))
+            found.add(SourceClip(relative_name(source, path), prompt, (path,)))
+        except SourceProblem as problem:
+            found.skip(repr(file), str(problem))
+    return found
+
+
+def _named_prompts(path: Path) -> dict[str, str]:
+    """File name -> prompt, empty when there is no such file."""
+    try:
+        prompts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not a readable JSON file ({error})") from error
+    if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
+        raise InputError(f"{path} must be one JSON object of file names and prompts")
+    return prompts
+
+
+def write(run: RunData, target: Path) -> list[tuple[str, str]]:
+    """Clips named after their prompts, numbered in the order of the table."""
+    skipped: list[tuple[str, str]] = []
+    counts: Counter[str] = Counter()
+    prompts = {}
+    for row in run.clips:
+        prompt = row["prompt"]
+        try:
+            source = run.file(row)
+            probe_video(source)
+        except (SourceProblem, InputError) as error:
+            skipped.append((row["clip_id"], str(error)))
+            continue
+        name = f"{prompt}-{counts[prompt]}.mp4"
+        if not _is_file_name(name) or (target / name).exists():  # it may, where file names have no case
+            name = f"prompt-{hashlib.sha256(prompt.encode()).hexdigest()[:16]}-{counts[prompt]}.mp4"
+            prompts[name] = prompt
+        counts[prompt] += 1
+        copy_file(source, target / name)
+    if prompts:
+        write_json(target / PROMPTS, prompts)
+    return skipped
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether a prompt's clip can be called so, on any system."""
+    return len(name.encode()) <= _MAX_NAME and not re.search(r'[/\\:*?"<>|\x00-\x1f]', name) and name[0] not in ". "
