@@ -9,6 +9,7 @@
     python -m halovid.world.training pipeline WORK    assemble the packaged pipeline folder
     python -m halovid.world.training critic WORK      train the critic
     python -m halovid.world.training figures          measure the packaged generator
+    python -m halovid.world.training all WORK         all of these in order
 
 WORK is a folder for clips, checkpoints and logs (about 8 GB). Each command continues where it stopped.
 """
@@ -27,7 +28,7 @@ from halovid.generators import load_generator
 from halovid.runtime import console
 from halovid.world import packaged_pipeline
 from halovid.world.critic import WEIGHTS
-from halovid.world.training import clips, critic, decoder, figures, generator, package, text, vae
+from halovid.world.training import clips, critic, decoder, figures, generator, package, record, text, vae
 
 app = typer.Typer(
     help="Train what the package carries: the embedded world's generator and critic.", no_args_is_help=True
@@ -39,7 +40,7 @@ RECORD = Path("recipes/world")
 
 
 @app.command("clips")
-def render(work: Work, shards: int = 32, part: int = 0, parts: int = 1) -> None:
+def render(work: Work, shards: int = 40, part: int = 0, parts: int = 1) -> None:
     """Render training clips, 500 a shard; several processes can share the work as parts."""
     torch.set_num_threads(1)
     clips.render_shards(work / "clips", range(part, shards, parts))
@@ -83,9 +84,11 @@ def train_generator(work: Work, threads: Threads = 1, steps: int = generator.Sch
 
 @app.command("pipeline")
 def pipeline(work: Work, folder: Annotated[Path | None, typer.Option(help="default: the packaged one")] = None) -> None:
-    """Assemble a diffusers pipeline folder from the checkpoints."""
+    """Assemble a diffusers pipeline folder from the checkpoints; of the packaged one, keep the logs too."""
     model = package.load_text_to_latents(work / "generator.safetensors")
     package.write_pipeline(package.load_vae(work / "decoder.safetensors"), model, folder or packaged_pipeline())
+    if folder is None:
+        record.record(work, RECORD)
 
 
 @app.command("critic")
@@ -108,6 +111,20 @@ def measure(
     found = figures.measure(GeneratorConfig(model=model), prompts)
     write_json(record, found)
     console.print(found)
+
+
+@app.command("all")
+def everything(work: Work, threads: Threads = 1) -> None:
+    """Render, train, assemble and measure everything, in order; about four hours on two cores."""
+    render(work)
+    train_vae(work, threads)
+    encode(work)
+    train_decoder(work, threads)
+    train_text_encoder(work, threads)
+    train_generator(work, threads)
+    pipeline(work)
+    train_critic(threads=threads)
+    measure(threads=threads)
 
 
 if __name__ == "__main__":
