@@ -64,6 +64,7 @@ RECIPE: dict[str, Any] = {
         "crops": 2,
     },
     "score": {"batch_size": 4},
+    "restore": {"source": "world", "per_prompt": 2, "steps": 2, "batch_size": 3},
     "pair": {"pairs_per_prompt": 1},
     "align": {
         "lora": {"rank": 4, "alpha": 4},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import time
 from collections.abc import Callable
@@ -28,6 +29,8 @@ TABLES = {
     "judge/labels.parquet": (tables.LABELS, 12 * 5),
     "reward/agreement.parquet": (tables.AGREEMENT, 5 + 2 + 1),
     "score/rewards.parquet": (tables.REWARDS, 12),
+    "restore/clips.parquet": (tables.CLIPS, 16),
+    "restore/pairs.parquet": (tables.PAIRS, 8),
     "pair/pairs.parquet": (tables.PAIRS, 4),
     "baseline/clips.parquet": (tables.CLIPS, 6),
     "baseline/measures.parquet": (tables.MEASURES, None),
@@ -41,11 +44,12 @@ INPUTS = {
     "judge": {"generate"},
     "reward": {"generate", "judge"},
     "score": {"generate", "reward"},
+    "restore": {"generate"},
     "pair": {"score"},
     "align": {"generate", "reward", "pair"},
     "baseline": set(),
     "evaluate": {"baseline", "align", "reward"},
-    "report": set(STAGES) - {"report"},
+    "report": set(STAGES) - {"restore", "report"},
 }
 
 
@@ -125,6 +129,24 @@ def test_manifests_tell_how_each_stage_was_made(run_dir: Path, name: str) -> Non
     assert results(run_dir, name), "a stage without outputs"
     assert not list((run_dir / name).rglob(".*")), "temporary files are left"
     assert not (run_dir / name / "parts").exists()
+
+
+def training_log(run_dir: Path) -> list[dict[str, float]]:
+    """What each step of the alignment logged, without what was measured of the averaged weights."""
+    lines = [json.loads(line) for line in (run_dir / "align" / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if not name.startswith("monitor/")} for line in lines]
+
+
+def test_pairs_without_a_judge_prefer_the_good_clip_where_it_was_damaged(run_dir: Path) -> None:
+    folder = run_dir / "restore"
+    names = {row["clip_id"]: row for row in rows(run_dir, "restore/clips.parquet")}
+    for pair in rows(run_dir, "restore/pairs.parquet"):
+        good, restored = (
+            load_file(folder / names[pair[side]]["latents"])["latents"] for side in ("chosen", "rejected")
+        )
+        changed = (good - restored).abs().amax(0).reshape(2, 2, 2, 4, 2, 4).amax((1, 3, 5)) > 1e-4
+        assert changed.flatten().tolist() == [margin > 0 for margin in pair["patch_margins"]]
+        assert 0 < pair["clip_margin"] <= 1
 
 
 def test_align_leaves_samples_a_log_and_curves(run_dir: Path) -> None:
@@ -222,7 +244,7 @@ def test_the_weights_that_are_saved_are_the_averaged_ones(
 ) -> None:
     copy = finished_run(before="align")
     assert run_here("align", tiny_recipe, copy, "--set", "align.ema=0").code == 0
-    logs = [(folder / "align" / "log.jsonl").read_bytes() for folder in (copy, run_dir)]
+    logs = [training_log(folder) for folder in (copy, run_dir)]
     assert logs[0] == logs[1], "the average must not touch the training"
     last, averaged = (load_file(folder / "align" / "weights" / LORA) for folder in (copy, run_dir))
     assert max((last[name] - averaged[name]).abs().max() for name in last) > 1e-3
