@@ -84,10 +84,11 @@ def _judge(
     ] = False,
 ) -> None:
     config = load_config(recipe, tuple(overrides or ()))
-    if dry_run:
-        importlib.import_module("halovid.stages.judge").dry_run(config, run_dir)
-    else:
-        run_stage("judge", config, run_dir)
+    with interruptible():
+        if dry_run:
+            importlib.import_module("halovid.stages.judge").dry_run(config, run_dir)
+        else:
+            run_stage("judge", config, run_dir)
 
 
 @app.command("import")
@@ -134,7 +135,8 @@ def score(
     if clips is None:
         if recipe is None or run_dir is None:
             raise InputError("name a RECIPE and a RUN, or a folder with --clips and a reward model with --reward")
-        run_stage("score", load_config(recipe, tuple(overrides or ())), run_dir)
+        with interruptible():
+            run_stage("score", load_config(recipe, tuple(overrides or ())), run_dir)
         return
     if recipe is not None or reward is None:
         raise InputError("--clips scores a folder: it needs --reward MODEL, and no RECIPE and RUN")
