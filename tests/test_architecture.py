@@ -15,7 +15,18 @@ MAX_FUNCTION, MAX_FILE = 80, 400
 # From low to high. A name stands for the module or package and all that is in it, unless a longer name is listed.
 LAYERS: tuple[tuple[str, ...], ...] = (
     # facts: errors, files, mathematics on tensors and arrays
-    ("errors", "files", "grid", "noising", "losses", "pairing", "metrics", "video_metrics", "optimizers"),
+    (
+        "errors",
+        "files",
+        "grid",
+        "noising",
+        "losses",
+        "pairing",
+        "metrics",
+        "reliability",
+        "video_metrics",
+        "optimizers",
+    ),
     # what stages share on disk and on screen
     ("checkpoint", "tables", "video", "runtime", "folders", "page"),
     ("config",),

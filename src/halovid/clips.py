@@ -71,18 +71,27 @@ def sample_clips(
     return stage.map_batches(description, jobs, config.batch_size, sample, CLIPS)
 
 
+def read_geometry(folder: Path) -> LatentGeometry:
+    """How the generator of a clip folder divides its clips.
+
+    Raises:
+        InputError: the folder does not tell.
+    """
+    try:
+        return LatentGeometry(**json.loads((folder / "geometry.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{folder}/geometry.json is missing or damaged ({error}); run the stage that writes it again"
+        ) from error
+
+
 class ClipFolder:
     """Reads what `sample_clips` wrote; clips come as `size` says: frames, height, width."""
 
     def __init__(self, folder: Path, size: tuple[int, int, int]) -> None:
         self.folder, self._size = folder, size
         self.rows: list[Row] = read_table(folder / "clips.parquet", CLIPS).to_pylist()
-        try:
-            self.geometry = LatentGeometry(**json.loads((folder / "geometry.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(
-                f"{folder}/geometry.json is missing or damaged ({error}); run the stage that writes it again"
-            ) from error
+        self.geometry = read_geometry(folder)
 
     def video(self, row: Row) -> Tensor:
         """[3, F, H, W] in [-1, 1]; InputError when the file can't be read or has another number of frames."""

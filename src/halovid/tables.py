@@ -32,10 +32,32 @@ CLIPS = _schema(
     "clips", clip_id=_TEXT, prompt_id=_TEXT, prompt=_TEXT, seed=_INT, video=_TEXT, latents=_TEXT, fps=_FLOAT
 )
 LABELS = _schema("labels", clip_id=_TEXT, aspect=_TEXT, score=_FLOAT, patch_scores=_PATCHES, judge=_TEXT)
+VOTES = _schema("votes", clip_id=_TEXT, aspect=_TEXT, patch=_INT, voter=_TEXT, score=_FLOAT, kind=_TEXT, reason=_TEXT)
 REWARDS = _schema("rewards", clip_id=_TEXT, prompt_id=_TEXT, reward=_FLOAT, patch_rewards=_PATCHES)
 PAIRS = _schema("pairs", prompt_id=_TEXT, chosen=_TEXT, rejected=_TEXT, clip_margin=_FLOAT, patch_margins=_PATCHES)
+PREFERENCES = _schema(
+    "preferences",
+    prompt_id=_TEXT,
+    first=_TEXT,
+    second=_TEXT,
+    preference=_FLOAT,
+    patch_preferences=_PATCHES,
+    judge=_TEXT,
+)
 AGREEMENT = _schema(
     "agreement", scope=_TEXT, scoring=_TEXT, aspect=_TEXT, spearman=_FLOAT, kendall=_FLOAT, auroc=_FLOAT, count=_INT
+)
+RELIABILITY = _schema(
+    "reliability",
+    scope=_TEXT,
+    aspect=_TEXT,
+    rater=_TEXT,
+    reference=_TEXT,
+    measure=_TEXT,
+    value=_FLOAT,
+    low=_FLOAT,
+    high=_FLOAT,
+    count=_INT,
 )
 MEASURES = _schema("measures", model=_TEXT, prompt_id=_TEXT, seed=_INT, measure=_TEXT, value=_FLOAT)
 METRICS = _schema(

@@ -20,8 +20,11 @@ from halovid.errors import InputError
 SCHEMAS = (
     tables.CLIPS,
     tables.LABELS,
+    tables.VOTES,
     tables.REWARDS,
     tables.PAIRS,
+    tables.PREFERENCES,
+    tables.RELIABILITY,
     tables.AGREEMENT,
     tables.MEASURES,
     tables.METRICS,
