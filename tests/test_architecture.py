@@ -32,9 +32,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("world",),
     # machinery: what stages are made of
-    ("generators", "judges", "rewards", "prompts", "clips", "policy", "measures"),
+    ("generators", "judges", "rewards", "prompts", "clips", "policy", "measures", "labelling"),
     ("stages", "world.training"),
-    ("summary", "cli", "__main__"),
+    ("summary", "people", "cli", "__main__"),
 )
 FILES = sorted(SOURCE.rglob("*.py"))
 
