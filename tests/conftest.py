@@ -39,6 +39,7 @@ from halovid.files import hash_file
 from halovid.world.training.generator import build_tokenizer
 from halovid.world.training.vae import LAYOUT
 
+pytest_plugins = ["people_fixtures"]
 torch.set_num_threads(1)
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()

@@ -32,7 +32,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("world",),
     # machinery: what stages are made of
-    ("generators", "judges", "rewards", "prompts", "clips", "policy", "measures", "labelling"),
+    (
+        "generators",
+        "judges",
+        "rewards",
+        "prompts",
+        "clips",
+        "policy",
+        "measures",
+        "labelling",
+        "raters",
+        "rater_agreement",
+    ),
     ("stages", "world.training"),
     ("summary", "people", "cli", "__main__"),
 )

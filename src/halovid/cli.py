@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from halovid.config import RunConfig, load_config
 from halovid.errors import InputError, TrainingError
-from halovid.people import label_app
+from halovid.people import agreement, label_app
 from halovid.runtime import console
 
 STAGES = ("generate", "judge", "reward", "score", "pair", "align", "evaluate", "report")
@@ -77,6 +77,7 @@ STAGE_HELP = {
 for _name in STAGES:
     _add_stage_command(_name)
 app.add_typer(label_app, name="label")
+app.command()(agreement)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from halovid.config import Aspect
 from halovid.errors import InputError
 from halovid.grid import PatchGrid
 from halovid.runtime import console
+from halovid.tables import CLIPS, read_table, write_rows
 
 if TYPE_CHECKING:  # imported by the commands that need it: the libraries come with halovid[people]
     from halovid.labelling.database import LabelDatabase
@@ -118,18 +119,51 @@ def export(
     database: Database = None,
 ) -> None:
     """Write people's labels as a table; docs/tables.md tells its columns."""
-    parts = _part("labelling.export")
+    exports = _part("labelling.export").EXPORTS
     store: LabelDatabase = _part("labelling.database").open_database(database, _existing(run_dir), source, new=False)
     store.create()
     settings = store.read_settings()
     answers = store.finished()
-    table = parts.EXPORTS[what](answers, settings) if settings else []
+    table = exports[what](answers, settings) if settings else []
     if not len(table):
         raise InputError(f"{store.shown_url} holds nothing finished to export as {what}; label first: halovid label")
-    parts.write_rows(file, table)
+    write_rows(file, table)
     people = len({name for name, _ in answers})
     skipped = sum(answer.state == "skipped" for _, answer in answers)
     console.print(f"{len(table)} rows of {people} people to {file}; {skipped} items were skipped by them", markup=False)
+
+
+def agreement(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="labels, rewards or preferences, .parquet or .jsonl. The first is the reference that the others are "
+            "held against; where it has several annotators, they are held against each other too",
+        ),
+    ],
+    clips: Annotated[
+        Path | None,
+        typer.Option(
+            help="the run's generate/clips.parquet, which tells what clips share a prompt: pairs are formed within "
+            "prompts then, and prompts are resampled. Tables of rewards and preferences tell it too"
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="file for the table: .parquet or .jsonl")] = None,
+    resamples: Annotated[int, typer.Option(min=0, help="of the 95% intervals; 0 leaves these out")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="of the resampling")] = 0,
+) -> None:
+    """Measure how well people, judges and reward models agree, per aspect, for clips and for patches."""
+    measures = importlib.import_module("halovid.rater_agreement")  # only now: scipy takes a while
+    prompts: dict[str, str] = {}
+    if clips is not None:
+        for row in read_table(clips, CLIPS).to_pylist():
+            names = (prefix + row["clip_id"] for prefix in ("", "base/", "aligned/"))  # the latter of an evaluation
+            prompts |= dict.fromkeys(names, row["prompt_id"])
+    table = measures.agreement_table(files, prompts, resamples, seed)
+    if out is not None:
+        write_rows(out, table)
+    measures.show_agreement(table)
 
 
 def _part(name: str) -> ModuleType:

@@ -6,6 +6,7 @@ lists the columns.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from halovid.errors import InputError
-from halovid.files import atomic_path
+from halovid.files import atomic_path, write_text
 
 VERSION = "1"
 
@@ -87,6 +88,20 @@ def write_table(path: Path, table: pa.Table) -> None:
     """Writes a table atomically."""
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary)
+
+
+def write_rows(path: Path, table: pa.Table) -> None:
+    """Writes a table as Parquet or as JSON Lines, as the file's name ends, atomically.
+
+    Raises:
+        InputError: the name ends otherwise.
+    """
+    if path.suffix == ".parquet":
+        write_table(path, table)
+    elif path.suffix == ".jsonl":
+        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist()))
+    else:
+        raise InputError(f"the file {path} ends in {path.suffix!r}; end it in .parquet or .jsonl")
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:

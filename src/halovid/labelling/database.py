@@ -199,6 +199,7 @@ class LabelDatabase:
             if answer.save_id == save_id:
                 return answer
             if answer.revision != base:
+                session.expunge(answer)  # it is read after the transaction
                 raise Conflict(answer)
             answer.state, answer.content, answer.save_id = state, content, save_id
             answer.revision += 1

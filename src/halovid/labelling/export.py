@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from halovid.errors import InputError
-from halovid.files import write_text
 from halovid.labelling.answers import ASPECTS, SOUND, Comparison, Ratings
 from halovid.labelling.database import Answer, Settings
-from halovid.tables import LABELS, PREFERENCES, VOTES, rows_to_table, write_table
+from halovid.tables import LABELS, PREFERENCES, VOTES, rows_to_table
 
 Row = dict[str, Any]
 Named = tuple[str, Ratings]  # an annotator and what they say
@@ -33,7 +30,7 @@ def merged_labels(answers: Answers, settings: Settings) -> pa.Table:
                 "score": float(np.mean([ratings.scores[aspect] for _, ratings in named])),
                 "patch_scores": np.mean(patches, 0).tolist() if aspect in settings.patch_aspects else None,
             }
-            rows.append(row | {"judge": f"people-1({len(named)})"})
+            rows.append(row | {"judge": "people-1"})
     return rows_to_table(rows, LABELS)
 
 
@@ -92,20 +89,6 @@ EXPORTS: dict[What, Callable[[Answers, Settings], pa.Table]] = {
     "votes": votes,
     "preferences": preferences,
 }
-
-
-def write_rows(path: Path, table: pa.Table) -> None:
-    """Writes a table as Parquet or as JSON Lines, as the file's name ends, atomically.
-
-    Raises:
-        InputError: the name ends otherwise.
-    """
-    if path.suffix == ".parquet":
-        write_table(path, table)
-    elif path.suffix == ".jsonl":
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist()))
-    else:
-        raise InputError(f"the file {path} ends in {path.suffix!r}; end it in .parquet or .jsonl")
 
 
 def _ratings(answers: Answers) -> dict[str, list[Named]]:
