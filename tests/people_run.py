@@ -59,6 +59,7 @@ class Server:
         source = str(Path(__file__).parents[1] / "src")
         environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "halovid", "label", str(run_dir), "--port", str(port), *options]
+        self.run_dir = run_dir
         self.log = run_dir.parent / f"server-{time.monotonic_ns()}.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)

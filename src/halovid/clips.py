@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from halovid.errors import InputError
 from halovid.files import atomic_path, write_json
 from halovid.folders import StageFolder
 from halovid.generators import Generator
-from halovid.grid import LatentGeometry
+from halovid.grid import read_geometry
 from halovid.prompts import Prompt
 from halovid.tables import CLIPS, read_table
 from halovid.video import read_video, write_video
@@ -69,20 +68,6 @@ def sample_clips(
 
     jobs = [(prompt, index) for prompt in prompts for index in range(per_prompt)]
     return stage.map_batches(description, jobs, config.batch_size, sample, CLIPS)
-
-
-def read_geometry(folder: Path) -> LatentGeometry:
-    """How the generator of a clip folder divides its clips.
-
-    Raises:
-        InputError: the folder does not tell.
-    """
-    try:
-        return LatentGeometry(**json.loads((folder / "geometry.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{folder}/geometry.json is missing or damaged ({error}); run the stage that writes it again"
-        ) from error
 
 
 class ClipFolder:

@@ -9,12 +9,11 @@ from typing import Any, Literal
 
 import torch
 
-from halovid.clips import read_geometry
-from halovid.config import PatchGrid, RunConfig
+from halovid.config import RunConfig
 from halovid.errors import InputError
 from halovid.files import hash_value
 from halovid.folders import read_manifest
-from halovid.grid import LatentGeometry, membership
+from halovid.grid import LatentGeometry, PatchGrid, membership, read_geometry
 from halovid.labelling.answers import Mode
 from halovid.labelling.assignment import Item, ring_pairs
 from halovid.runtime import progress

@@ -201,6 +201,7 @@ class Labelling:
             "item": self._name(item),
             "state": answer.state,
             "revision": answer.revision,
+            "save_id": answer.save_id,
             "content": content,
             "prompt": clips[0].prompt,
             "clips": [self._clip_view(clip) for clip in clips],

@@ -49,7 +49,7 @@ let annotator = null; // { id, name }
 let mode = "rate";
 let task = null; // what the server gave
 let content = null;
-let history = []; // earlier contents of this item
+let history = []; // earlier contents of this item, and the aspects that were to be scored then
 let part = null; // the part of the time that is looked at and marked; null is all of it
 let cursor = { y: 0, x: 0 };
 let brush = { aspect: Object.keys(KINDS)[0], kind: Object.values(KINDS)[0][0] };
@@ -101,6 +101,7 @@ async function insist(path, body) {
 
 let unsaved = null; // the newest state that no save was made of
 let sending = null; // promise of the running save
+let underway = null; // id of the save that may or may not have arrived
 
 const draftName = () => `halovid ${annotator.id} ${annotator.name} ${task.item}`;
 
@@ -114,8 +115,8 @@ function keepDraft(draft) {
 function takeDraft() {
   try {
     const draft = JSON.parse(localStorage.getItem(draftName()));
-    // made from what the server has, or from what it had before a save whose answer was lost
-    return draft && draft.base >= task.revision - 1 && draft.base <= task.revision ? draft : null;
+    // made of what the server has, or of what it had before a save whose answer was lost
+    return draft && (draft.base === task.revision || (draft.underway && draft.underway === task.save_id)) ? draft : null;
   } catch {
     return null;
   }
@@ -123,7 +124,7 @@ function takeDraft() {
 
 function keep(state = task.state) {
   unsaved = { state, content };
-  keepDraft({ ...unsaved, base: task.revision });
+  keepDraft({ ...unsaved, base: task.revision, underway });
   showSaved("waiting", "Saving…");
   sending ??= send().finally(() => { sending = null; });
   return sending;
@@ -137,15 +138,19 @@ async function send() {
   await wait(150); // strokes of the brush go together
   while (unsaved) {
     const save = saveOf(unsaved);
+    underway = save.save_id;
+    keepDraft({ ...unsaved, base: task.revision, underway });
     unsaved = null;
     try {
       const answer = await insist("/api/save", save);
+      underway = null;
       task.revision = answer.revision;
       task.state = save.state;
-      showProgress(answer.progress);
+      if (!moving) showProgress(answer.progress); // on the move it is shown with the next item
     } catch (error) {
+      unsaved = underway = null;
+      keepDraft(null);
       if (error.status === 409) return show(error.task, "This was changed in another tab; here is what was saved there.");
-      unsaved = null;
       showSaved("failing", "Not saved");
       throw error;
     }
@@ -262,7 +267,7 @@ function showTrouble(text) {
 
 function change(next) {
   if (!task || moving || JSON.stringify(next) === JSON.stringify(content)) return;
-  history.push(content);
+  history.push({ content, currentScore });
   content = next;
   showTrouble(null);
   draw();
@@ -272,8 +277,7 @@ function change(next) {
 function undo() {
   if (moving) return;
   if (!task || !history.length) return back();
-  content = history.pop();
-  currentScore = comparing() ? 0 : Math.max(0, facts.aspects.findIndex((aspect) => !(aspect in content.scores)));
+  ({ content, currentScore } = history.pop());
   showTrouble(null);
   draw();
   keep().catch((error) => showTrouble(error.message));
