@@ -15,7 +15,19 @@ MAX_FUNCTION, MAX_FILE = 80, 400
 # From low to high. A name stands for the module or package and all that is in it, unless a longer name is listed.
 LAYERS: tuple[tuple[str, ...], ...] = (
     # facts: errors, files, mathematics on tensors and arrays
-    ("errors", "files", "grid", "noising", "losses", "pairing", "metrics", "video_metrics", "optimizers", "protocols"),
+    (
+        "errors",
+        "files",
+        "grid",
+        "noising",
+        "losses",
+        "pairing",
+        "metrics",
+        "reliability",
+        "video_metrics",
+        "optimizers",
+    ),
+    ("protocols",),
     # what stages share on disk and on screen
     ("checkpoint", "tables", "video", "runtime", "folders", "page"),
     ("sections", "vlm_config", "config"),
@@ -23,10 +35,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # machinery: what stages are made of
     (
         *("generators", "judges", "rewards", "prompts", "clips", "policy", "best_of", "restoring", "measures"),
-        *("monitor", "formats"),
+        *("monitor", "formats", "labelling", "raters", "rater_agreement"),
     ),
     ("stages", "world.training", "exchange", "score_folder"),
-    ("summary", "study"),
+    ("summary", "study", "people"),
     ("cli", "__main__"),
 )
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from halovid.config import RunConfig, load_config
 from halovid.errors import InputError, TrainingError
 from halovid.folders import is_imported
+from halovid.people import agreement, label_app
 from halovid.runtime import console
 from halovid.stages import STAGES, run_stage
 
@@ -168,6 +169,9 @@ for _name in STAGES:
         app.command(_name, help=STAGE_HELP[_name])(_judge)
     elif _name != "score":  # which can do without a run
         _add_stage_command(_name)
+
+app.add_typer(label_app, name="label")
+app.command()(agreement)
 
 
 @app.command()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from halovid.errors import InputError
 from halovid.files import atomic_path, write_json
 from halovid.folders import StageFolder
 from halovid.generators import Generator, Sampler
-from halovid.grid import LatentGeometry
+from halovid.grid import read_geometry
 from halovid.prompts import Prompt
 from halovid.runtime import progress
 from halovid.tables import CLIPS, read_table
@@ -116,12 +115,7 @@ class ClipFolder:
     def __init__(self, folder: Path, size: tuple[int, int, int]) -> None:
         self.folder, self._size = folder, size
         self.rows: list[Row] = read_table(folder / "clips.parquet", CLIPS).to_pylist()
-        try:
-            self.geometry = LatentGeometry(**json.loads((folder / "geometry.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(
-                f"{folder}/geometry.json is missing or damaged ({error}); run the stage that writes it again"
-            ) from error
+        self.geometry = read_geometry(folder)
 
     def video(self, row: Row) -> Tensor:
         """[3, F, H, W] in [-1, 1]; InputError when the file can't be read, or was generated with other frames."""

@@ -7,7 +7,9 @@ every division is a partition of the clip. Sizes need not divide: a cell on a bo
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -73,6 +75,20 @@ class LatentGeometry:
         stride = self.temporal_stride
         latent = (frames + stride - 1) // stride if self.causal_first_frame else frames // stride
         return (latent[None] == torch.arange(int(latent[-1]) + 1)[:, None]).double()
+
+
+def read_geometry(folder: Path) -> LatentGeometry:
+    """How the generator of a clip folder divides its clips.
+
+    Raises:
+        InputError: the folder does not tell.
+    """
+    try:
+        return LatentGeometry(**json.loads((folder / "geometry.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{folder}/geometry.json is missing or damaged ({error}); run the stage that writes it again"
+        ) from error
 
 
 def membership(num_cells: int, num_parts: int) -> Tensor:

@@ -6,6 +6,7 @@ lists the columns.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from halovid.errors import InputError
-from halovid.files import atomic_path
+from halovid.files import atomic_path, write_text
 
 VERSION = "1"
 
@@ -44,8 +45,29 @@ PAIRS = _schema(
     patch_margins=_PATCHES,
     weight=_FLOAT,
 )
+PREFERENCES = _schema(
+    "preferences",
+    prompt_id=_TEXT,
+    first=_TEXT,
+    second=_TEXT,
+    preference=_FLOAT,
+    patch_preferences=_PATCHES,
+    judge=_TEXT,
+)
 AGREEMENT = _schema(
     "agreement", scope=_TEXT, scoring=_TEXT, aspect=_TEXT, spearman=_FLOAT, kendall=_FLOAT, auroc=_FLOAT, count=_INT
+)
+RELIABILITY = _schema(
+    "reliability",
+    scope=_TEXT,
+    aspect=_TEXT,
+    rater=_TEXT,
+    reference=_TEXT,
+    measure=_TEXT,
+    value=_FLOAT,
+    low=_FLOAT,
+    high=_FLOAT,
+    count=_INT,
 )
 MEASURES = _schema("measures", model=_TEXT, prompt_id=_TEXT, seed=_INT, measure=_TEXT, value=_FLOAT)
 METRICS = _schema(
@@ -87,6 +109,20 @@ def write_table(path: Path, table: pa.Table) -> None:
     """Writes a table atomically."""
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary)
+
+
+def write_rows(path: Path, table: pa.Table) -> None:
+    """Writes a table as Parquet or as JSON Lines, as the file's name ends, atomically.
+
+    Raises:
+        InputError: the name ends otherwise.
+    """
+    if path.suffix == ".parquet":
+        write_table(path, table)
+    elif path.suffix == ".jsonl":
+        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist()))
+    else:
+        raise InputError(f"the file {path} ends in {path.suffix!r}; end it in .parquet or .jsonl")
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:

@@ -23,6 +23,8 @@ SCHEMAS = (
     tables.VOTES,
     tables.REWARDS,
     tables.PAIRS,
+    tables.PREFERENCES,
+    tables.RELIABILITY,
     tables.AGREEMENT,
     tables.MEASURES,
     tables.METRICS,

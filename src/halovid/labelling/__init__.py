@@ -1,0 +1,1 @@
+"""Labels from people: what they see, who labels what, where it is kept, and how it comes out as tables."""

@@ -1,0 +1,128 @@
+"""What there is to label in a run: clips and pairs of clips, and which patches their frames show."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import torch
+
+from halovid.config import RunConfig
+from halovid.errors import InputError
+from halovid.files import hash_value
+from halovid.folders import read_manifest
+from halovid.grid import LatentGeometry, PatchGrid, membership, read_geometry
+from halovid.labelling.answers import Mode
+from halovid.labelling.assignment import Item, ring_pairs
+from halovid.runtime import progress
+from halovid.tables import CLIPS, read_table
+from halovid.video import VideoFacts, read_facts
+
+Source = Literal["generate", "evaluate"]
+# source -> its clip folders; with several, the name goes before the clip's
+_FOLDERS: dict[Source, dict[str, str]] = {
+    "generate": {"": "generate"},
+    "evaluate": {"base/": "evaluate/base", "aligned/": "evaluate/aligned"},
+}
+
+
+@dataclass(frozen=True)
+class LabelClip:
+    """A clip to label. `token` names it to annotators: it tells nothing of its origin."""
+
+    clip_id: str
+    prompt_id: str
+    prompt: str
+    path: Path
+    facts: VideoFacts
+    geometry: LatentGeometry
+    token: str
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that can be labelled, and the identity of the stage that it comes from."""
+
+    clips: dict[str, LabelClip]
+    pairs: list[Item]
+    identity: str
+    unreadable: dict[str, str]
+
+    def items(self, mode: Mode) -> list[Item]:
+        """What annotators are asked about in a mode."""
+        return [Item(clip_id) for clip_id in self.clips] if mode == "rate" else self.pairs
+
+
+def load_material(run_dir: Path, source: Source, seed: int) -> Material:
+    """The clips of a finished stage of a run; those whose files can't be read are listed apart.
+
+    Raises:
+        InputError: the stage is not complete, or none of its clips can be read.
+    """
+    manifest = read_manifest(run_dir / source)
+    if manifest is None:
+        raise InputError(f"the stage {source!r} is not complete in {run_dir}; run `halovid {source}` first")
+    identity = hash_value({"stage": source, "fingerprint": manifest["fingerprint"]})
+    found: dict[str, LabelClip] = {}
+    unreadable: dict[str, str] = {}
+    for prefix, name in _FOLDERS[source].items():
+        folder = run_dir / name
+        geometry = read_geometry(folder)
+        rows = read_table(folder / "clips.parquet", CLIPS).to_pylist()
+        with progress(f"look at {name}", len(rows)) as advance:
+            for row in rows:
+                clip_id = prefix + row["clip_id"]
+                try:
+                    found[clip_id] = _clip(clip_id, row, folder, geometry, identity)
+                except InputError as error:
+                    unreadable[clip_id] = str(error)
+                advance()
+    if not found:
+        raise InputError(f"none of the clips in {run_dir / source} can be read")
+    return Material(found, _pairs(found, source, seed), identity, unreadable)
+
+
+def judged_grid(run_dir: Path) -> PatchGrid:
+    """The patch grid of the run's judge, or the usual one of a run that is not judged yet."""
+    manifest = read_manifest(run_dir / "judge") or {}
+    grid = manifest.get("config", {}).get("grid")
+    return PatchGrid(**grid) if grid else RunConfig().grid
+
+
+def patch_frames(clip: LabelClip, grid: PatchGrid) -> dict[str, Any]:
+    """How the frames of a clip show its patches.
+
+    Returns:
+        frame_to_part: for each frame the t index of the patches that it shows most of.
+        parts: for each t index the first and the last frame that show any of it.
+    """
+    frames = clip.geometry.frame_membership(clip.facts.num_frames)
+    shown = membership(len(frames), grid.t) @ frames
+    spans = [torch.nonzero(row > 0)[:, 0] for row in shown]
+    return {
+        "frame_to_part": shown.argmax(0).tolist(),
+        "parts": [[int(span[0]), int(span[-1])] for span in spans],
+    }
+
+
+def _clip(clip_id: str, row: dict[str, Any], folder: Path, geometry: LatentGeometry, identity: str) -> LabelClip:
+    """One clip; InputError when its file lies outside of the folder or is no video."""
+    place = PurePosixPath(row["video"])
+    if place.is_absolute() or ".." in place.parts:
+        raise InputError(f"the clip table names the file {row['video']!r}, which is not in its folder")
+    path = folder / place
+    token = hashlib.sha256(f"{identity}/{clip_id}".encode()).hexdigest()[:20]
+    return LabelClip(clip_id, row["prompt_id"], row["prompt"], path, read_facts(path), geometry, token)
+
+
+def _pairs(clips: dict[str, LabelClip], source: Source, seed: int) -> list[Item]:
+    """Clips to compare: of the evaluation base against aligned, of the candidates those of one prompt."""
+    if source == "evaluate":
+        twins = ((f"base/{name.removeprefix('aligned/')}", name) for name in clips if name.startswith("aligned/"))
+        return [Item(base, aligned) for base, aligned in twins if base in clips]
+    prompts: dict[str, list[str]] = {}
+    for clip in clips.values():
+        prompts.setdefault(clip.prompt_id, []).append(clip.clip_id)
+    return ring_pairs(prompts, seed)

@@ -1,0 +1,57 @@
+"""Who labels what: pure functions of seed and name."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from halovid.labelling.assignment import Item, common_items, in_order, is_turned, ring_pairs, to_do
+
+ITEMS = [Item(f"clip-{index}") for index in range(40)]
+quick = settings(max_examples=40, deadline=None, derandomize=True)
+
+
+def test_the_order_depends_on_seed_and_annotator_alone() -> None:
+    mixed = random.Random(0).sample(ITEMS, len(ITEMS))
+    assert in_order(ITEMS, 3, "Ann") == in_order(mixed, 3, "Ann")
+    assert sorted(in_order(ITEMS, 3, "Ann")) == sorted(ITEMS)
+    assert len({tuple(in_order(ITEMS, seed, name)) for seed in (0, 1) for name in ("Ann", "Bob", "")}) == 6
+
+
+@pytest.mark.parametrize(("share", "count"), [(0, 0), (0.2, 8), (0.99, 40), (1, 40)])
+def test_the_common_share_is_exact_and_does_not_depend_on_the_order(share: float, count: int) -> None:
+    common = common_items(ITEMS, share, 0)
+    assert len(common) == count
+    assert common == common_items(ITEMS[::-1], share, 0)
+    assert common_items(ITEMS, 0.1, 0) <= common_items(ITEMS, 0.5, 0)
+
+
+def test_what_others_have_taken_is_left_out_unless_it_is_common() -> None:
+    first, second, third = ITEMS[:3]
+    assert to_do([first, second, third], {second}, {first}, {second, third}) == [second]
+    assert to_do([first, second], {first}, {first}, set()) == [second]
+
+
+@quick
+@given(st.dictionaries(st.text(max_size=3), st.integers(0, 7), max_size=4), st.integers(0, 3))
+def test_ring_pairs_join_clips_of_a_prompt_and_each_clip_meets_two(sizes: dict[str, int], seed: int) -> None:
+    prompts = {prompt: [f"{prompt}/{index}" for index in range(size)] for prompt, size in sizes.items()}
+    pairs = ring_pairs(prompts, seed)
+    prompt_of = {clip: prompt for prompt, clips in prompts.items() for clip in clips}
+    assert all(pair.is_pair and prompt_of[pair.first] == prompt_of[pair.second] for pair in pairs)
+    assert len({frozenset((pair.first, pair.second)) for pair in pairs}) == len(pairs)
+    met = Counter(clip for pair in pairs for clip in (pair.first, pair.second))
+    for prompt, clips in prompts.items():
+        assert {met[clip] for clip in clips} <= {min(2, sizes[prompt] - 1)}
+
+
+def test_about_half_of_the_pairs_are_turned_and_not_the_same_for_all() -> None:
+    pairs = [Item(f"a{index}", f"b{index}") for index in range(400)]
+    turned = [[is_turned(pair, 0, name) for pair in pairs] for name in ("Ann", "Bob")]
+    assert all(150 < sum(own) < 250 for own in turned)
+    assert turned[0] != turned[1]
+    assert turned[0] == [is_turned(pair, 0, "Ann") for pair in pairs]
