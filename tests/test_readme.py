@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from halovid.cli import app
-from halovid.config import load_config
+from halovid.config import changed, load_config
+from halovid.study import combinations, load_study
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -56,3 +57,11 @@ def test_recipes_are_valid(recipe: Path) -> None:
     config = load_config(recipe)
     for prompts in (config.generate.prompts, config.evaluate.prompts):
         assert prompts.file is None or prompts.file.exists()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes/studies").glob("*.yaml")), ids=lambda path: path.name)
+def test_studies_are_valid_in_every_setting_that_they_try(path: Path) -> None:
+    study, recipe = load_study(path)
+    for method in study.methods.values():
+        for change in combinations(method.tune):
+            changed(recipe, method.change, change, study.tuning.change)

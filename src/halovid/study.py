@@ -86,7 +86,7 @@ def load_study(path: Path) -> tuple[StudyConfig, RunConfig]:
         InputError: a file can't be read, a key or value is not allowed, or methods have unequal tuning budgets.
     """
     study = validated(StudyConfig, read_yaml(path))
-    budgets = {name: len(list(_combinations(method.tune))) for name, method in study.methods.items() if method.tune}
+    budgets = {name: len(list(combinations(method.tune))) for name, method in study.methods.items() if method.tune}
     if len(set(budgets.values())) > 1:
         raise InputError(f"the methods of {path} have unequal tuning budgets {budgets}; give all as many combinations")
     if study.tuning.seed in study.seeds:
@@ -128,7 +128,7 @@ def _tune(name: str, method: MethodConfig, study: StudyConfig, recipe: RunConfig
     if not method.train or not method.tune:
         yield {"method": name, "change": {}, "step": tuning.steps[-1], "value": float("nan")}
         return
-    for change in _combinations(method.tune):
+    for change in combinations(method.tune):
         for step in tuning.steps:
             training = {"seed": tuning.seed, "steps": max(tuning.steps), "snapshots": list(tuning.steps)}
             config = changed(
@@ -183,7 +183,7 @@ def _measured(cell: Cell, train: bool, run_dir: Path) -> pa.Table:
     )
 
 
-def _combinations(tune: dict[str, list[Any]]) -> Iterator[Changes]:
+def combinations(tune: dict[str, list[Any]]) -> Iterator[Changes]:
     """Every combination of the values, as nested changes."""
     for values in itertools.product(*tune.values()):
         change: Changes = {}
