@@ -35,7 +35,7 @@ def test_commands_exist(document: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(re.findall(r"^    make ([a-z]+)", text, re.MULTILINE)) <= targets
     commands = set(re.findall(r"(?:`|^    )halovid ([a-z]+)", text, re.MULTILINE))
-    assert commands <= {"run", *STAGES}
+    assert commands <= {"run", "label", "agreement", *STAGES}
 
 
 @pytest.mark.parametrize(
