@@ -128,9 +128,9 @@ def export(
     if not len(table):
         raise InputError(f"{store.shown_url} holds nothing finished to export as {what}; label first: halovid label")
     write_rows(file, table)
-    people = len({name for name, _ in answers})
+    people = len({name for name, answer in answers if answer.state == "done"})
     skipped = sum(answer.state == "skipped" for _, answer in answers)
-    console.print(f"{len(table)} rows of {people} people to {file}; {skipped} items were skipped by them", markup=False)
+    console.print(f"{len(table)} rows of {people} people to {file}; {skipped} items were skipped", markup=False)
 
 
 def agreement(
