@@ -16,6 +16,11 @@ from torch import Tensor
 from halovid.errors import InputError
 from halovid.files import atomic_path
 
+# a file that says it is a playlist could name others, or hosts: only formats that hold their frames are read
+_ALONE = {
+    "format_whitelist": "mov,matroska,avi,gif,image2,jpeg_pipe,png_pipe,webp_pipe,bmp_pipe",
+    "protocol_whitelist": "file",
+}
 _SMALLEST_SIDE = 256  # smaller clips are enlarged by whole factors: H.264 halves the colour resolution
 
 
@@ -36,7 +41,7 @@ def read_facts(path: Path) -> VideoFacts:
         InputError: the file is missing or is no video.
     """
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), options=_ALONE) as container:
             stream = container.streams.video[0]
             num_frames = stream.frames or sum(1 for _ in container.decode(stream))
             facts = VideoFacts(num_frames, float(stream.average_rate or 0), stream.width, stream.height)
