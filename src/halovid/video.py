@@ -26,34 +26,6 @@ _ALONE = {
 _SMALLEST_SIDE = 256  # smaller clips are enlarged by whole factors: H.264 halves the colour resolution
 
 
-@dataclass(frozen=True)
-class VideoFacts:
-    """What a video file says of itself; sizes in pixels."""
-
-    num_frames: int
-    fps: float
-    width: int
-    height: int
-
-
-def read_facts(path: Path) -> VideoFacts:
-    """What a video file says of itself; frames are decoded only where the file does not count them.
-
-    Raises:
-        InputError: the file is missing or is no video.
-    """
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            num_frames = stream.frames or sum(1 for _ in container.decode(stream))
-            facts = VideoFacts(num_frames, float(stream.average_rate or 0), stream.width, stream.height)
-    except (OSError, av.FFmpegError, IndexError) as error:
-        raise InputError(f"{path} is not a readable video ({error})") from error
-    if min(facts.num_frames, facts.fps, facts.width, facts.height) <= 0:
-        raise InputError(f"{path} holds no frame, or does not tell its size and speed")
-    return facts
-
-
 def write_video(path: Path, video: Tensor, fps: float) -> None:
     """Writes a clip as H.264 mp4, atomically; clips below 256 pixels are enlarged by a whole factor.
 
@@ -75,12 +47,30 @@ def write_video(path: Path, video: Tensor, fps: float) -> None:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video file holds: frames that can be decoded, their size in pixels, and frames per second."""
+    """Facts of a video: its number of frames, their size in pixels, and frames per second."""
 
     num_frames: int
     height: int
     width: int
     fps: float
+
+
+def read_facts(path: Path) -> VideoInfo:
+    """What a video file says of itself; frames are decoded only where the file does not count them.
+
+    Raises:
+        InputError: the file is missing or is no video.
+    """
+    try:
+        with av.open(str(path.absolute()), options=_ALONE) as container:
+            stream = container.streams.video[0]
+            num_frames = stream.frames or sum(1 for _ in container.decode(stream))
+            facts = VideoInfo(num_frames, stream.height, stream.width, float(stream.average_rate or 0))
+    except (OSError, av.FFmpegError, IndexError) as error:
+        raise InputError(f"{path} is not a readable video ({error})") from error
+    if min(facts.num_frames, facts.fps, facts.width, facts.height) <= 0:
+        raise InputError(f"{path} holds no frame, or does not tell its size and speed")
+    return facts
 
 
 def probe_video(path: Path) -> VideoInfo:

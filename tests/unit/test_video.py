@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halovid.errors import InputError
-from halovid.video import VideoInfo, even_frames, probe_video, read_video, write_video
+from halovid.video import VideoInfo, even_frames, probe_video, read_facts, read_video, write_video
 
 
 def smooth_clip(frames: int = 5, height: int = 64, width: int = 64, seed: int = 0) -> Tensor:
@@ -170,3 +170,18 @@ def test_enlarged_clips_are_smooth(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", clip, fps=8)
     large = F.interpolate(clip, size=(512, 384), mode="bilinear")
     assert (read_video(tmp_path / "a.mp4", (512, 384)) - large).abs().mean() < 0.02
+
+
+def test_a_file_tells_its_frames_speed_and_size(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", smooth_clip(5, 64, 96), fps=12.5)
+    assert read_facts(tmp_path / "a.mp4") == VideoInfo(5, 256, 384, 12.5)
+
+
+def test_files_without_facts_are_input_errors(tmp_path: Path) -> None:
+    write_video(tmp_path / "real.mp4", smooth_clip(), fps=8)
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "playlist.mp4").write_text(f"ffconcat version 1.0\nfile '{tmp_path}/real.mp4'\n")
+    (tmp_path / "stream.mp4").write_text("#EXTM3U\n#EXTINF:1,\nreal.mp4\n#EXT-X-ENDLIST\n")
+    for name in ("missing", "text", "playlist", "stream"):
+        with pytest.raises(InputError, match=r"not a readable video"):
+            read_facts(tmp_path / f"{name}.mp4")

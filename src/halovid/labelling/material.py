@@ -18,7 +18,7 @@ from halovid.labelling.answers import Mode
 from halovid.labelling.assignment import Item, ring_pairs
 from halovid.runtime import progress
 from halovid.tables import CLIPS, read_table
-from halovid.video import VideoFacts, read_facts
+from halovid.video import VideoInfo, read_facts
 
 Source = Literal["generate", "evaluate"]
 # source -> its clip folders; with several, the name goes before the clip's
@@ -36,7 +36,7 @@ class LabelClip:
     prompt_id: str
     prompt: str
     path: Path
-    facts: VideoFacts
+    facts: VideoInfo
     geometry: LatentGeometry
     token: str
 

@@ -8,8 +8,10 @@ GET  /clips/TOKEN       a clip, by ranges        POST /api/previous  the item be
 
 from __future__ import annotations
 
+import mimetypes
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from importlib import resources
 from typing import Annotated, Any
 
@@ -102,10 +104,9 @@ def serve(labelling: Labelling, port: int) -> None:
     address = f"http://{HOST}:{listener.getsockname()[1]}"
     console.print(f"label at {address} (end with Ctrl-C)", highlight=False, soft_wrap=True)
     config = uvicorn.Config(build_app(labelling), log_level="warning", server_header=False, timeout_graceful_shutdown=2)
-    try:
+    with suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listener])
-    except KeyboardInterrupt:
-        console.print("ended; all that was saved is kept")
+    console.print("ended; all that was saved is kept")
 
 
 def _add_pages(app: FastAPI, labelling: Labelling) -> None:
@@ -134,7 +135,9 @@ def _add_pages(app: FastAPI, labelling: Labelling) -> None:
         clip = labelling.clip(token)
         if clip is None or not clip.path.is_file():
             return JSONResponse({"detail": "there is no such clip"}, 404)
-        return FileResponse(clip.path, media_type="video/mp4", headers={"Cache-Control": "private, max-age=3600"})
+        kind = mimetypes.guess_type(clip.path.name)[0] or ""
+        kind = kind if kind.startswith("video/") else "application/octet-stream"  # never a page or a script
+        return FileResponse(clip.path, media_type=kind, headers={"Cache-Control": "private, max-age=3600"})
 
 
 def _add_api(app: FastAPI, labelling: Labelling) -> None:
