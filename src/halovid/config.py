@@ -74,15 +74,32 @@ class JudgeConfig(Section):
     noise: float = Field(0.5, ge=0, description="simulated: standard deviation added before rounding to 1..5")
 
 
+class LoraOptions(Section):
+    """A LoRA adapter; `targets` are the layers' last names, by default the family's attention and feed-forward ones."""
+
+    rank: int = Field(32, ge=1)
+    alpha: int = Field(32, ge=1)
+    targets: tuple[str, ...] | None = None
+
+
 class RewardConfig(Section):
     """The reward model: video phase, then patch phase."""
 
-    backbone: Literal["conv", "videomae"] = "conv"
-    width: int = Field(64, ge=16, multiple_of=16, description="features per cell; a multiple of heads too")
+    backbone: Literal["conv", "videomae", "vjepa2", "qwen_vl", "smolvlm", "idefics2"] = "conv"
+    model: str | None = Field(
+        None,
+        description="folder or hub id of pretrained weights, or of a released video reward model, whose head is then "
+        "the start of phase one; left out: conv and videomae learn from nothing",
+    )
+    method: Literal["full", "lora"] = Field("full", description="pretrained weights: train all, or adapters")
+    lora: LoraOptions = LoraOptions(rank=16, alpha=32)
+    gradient_checkpointing: bool = False
+    frames: int | None = Field(None, ge=1, description="language models: frames shown, evenly spaced; all if left out")
+    width: int = Field(64, ge=16, multiple_of=16, description="features per cell; pretrained models bring their own")
     layers: int = Field(2, ge=1)
     heads: int = Field(4, ge=1)
     downscale: int = Field(1, ge=1, description="whole factor by which clips are reduced before the network sees them")
-    patch_size: int = Field(8, ge=1, description="reduced pixels per token side")
+    patch_size: int = Field(8, ge=1, description="reduced pixels per token side; some models have a size of their own")
     aspects: tuple[Aspect, ...] = Field(
         ("visual_quality", "temporal_consistency", "dynamic_degree", "text_alignment", "factual_consistency"),
         min_length=1,
@@ -91,7 +108,12 @@ class RewardConfig(Section):
     video_steps: int = Field(80, ge=0)
     patch_steps: int = Field(260, ge=0)
     batch_size: int = Field(16, ge=1)
-    learning_rate: float = Field(4e-3, gt=0)
+    learning_rate: float = Field(4e-3, gt=0, description="for Muon; pretrained weights take AdamW, some 1e-5 to 2e-4")
+    loss: Literal["regression", "bradley_terry"] = Field(
+        "regression", description="ratings as such, or only which of two clips or patches is rated higher"
+    )
+    tie: float = Field(0.25, ge=0, description="bradley_terry: ratings that differ by no more are a tie")
+    partners: int = Field(4, ge=1, description="bradley_terry: others that each clip or patch is compared with per step")
     crops: int = Field(8, ge=0, description="patches per step rated as clips of their own, for `crop` scoring")
     video_weight: float = Field(0.3, ge=0, description="weight of the clip term during the patch phase")
     held_out: float = Field(0.15, gt=0, lt=1, description="share of the prompts kept for the agreement figures")
@@ -103,6 +125,12 @@ class RewardConfig(Section):
             raise ValueError(f"patch_aspects {sorted(extra)} are not among aspects {list(self.aspects)}")
         if self.backbone == "conv" and self.patch_size & (self.patch_size - 1):
             raise ValueError(f"patch_size {self.patch_size} must be a power of two for the conv backbone, which halves")
+        if self.backbone in ("vjepa2", "qwen_vl", "smolvlm", "idefics2") and self.model is None:
+            raise ValueError(f"backbone {self.backbone} has pretrained weights: name their folder or hub id as model")
+        if self.method == "lora" and self.model is None:
+            raise ValueError("method lora adapts pretrained weights: name their folder or hub id as model")
+        if self.loss == "bradley_terry" and self.batch_size < 2:
+            raise ValueError("loss bradley_terry compares clips: batch_size must be at least 2")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
         return self
@@ -122,14 +150,6 @@ class PairConfig(Section):
     min_margin: float = Field(0.0, ge=0, description="pairs whose clip margin is not above this are dropped")
     pairs_per_prompt: int = Field(3, ge=1, description="best_worst: k best against k worst; random: how many")
     grid: PatchGrid | None = Field(None, description="coarser grid of the patch margins; the judged one if left out")
-
-
-class LoraOptions(Section):
-    """The LoRA adapter; `targets` defaults to the family's attention and feed-forward projections."""
-
-    rank: int = Field(32, ge=1)
-    alpha: int = Field(32, ge=1)
-    targets: tuple[str, ...] | None = None
 
 
 class AlignConfig(Section):

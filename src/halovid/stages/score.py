@@ -15,6 +15,7 @@ import torch
 from halovid.clips import ClipFolder, Row
 from halovid.config import RunConfig
 from halovid.folders import open_stage
+from halovid.rewards.data import prompt_inputs
 from halovid.rewards.network import load_reward
 from halovid.rewards.scoring import SCORERS
 from halovid.runtime import resolve_device, set_threads
@@ -36,7 +37,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
             rows, video = clips.readable(batch, stage.skip)
             if video is None:
                 return []
-            prompts = torch.stack([clips.prompt_embeds(row["prompt_id"]) for row in rows]).float()
+            prompts = prompt_inputs(network.backbone, clips, rows)
             with torch.no_grad():
                 rated = scorer(network, video.to(device), prompts.to(device), config.grid)
             rewards, patches = rated[0].mean(1).cpu(), rated[1].mean(1).flatten(1).cpu()
