@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from halovid.config import LoraOptions
@@ -64,16 +65,21 @@ def load_base(
             configuration exactly.
     """
     from transformers import AutoModel
+    from transformers.utils import logging
 
     config = load_config(model)
     if config.model_type not in kinds:
         raise InputError(f"{model!r} is a {config.model_type!r} model; {', '.join(sorted(kinds))} is needed here")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns of keys that it ignores; below they are looked at one by one
     try:
         base, report = AutoModel.from_pretrained(
             local_folder(model), config=config, dtype=dtype, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"the weights of {model!r} can't be loaded ({_first_line(error)})") from error
+    finally:
+        logging.set_verbosity(verbosity)
     found = set(report["unexpected_keys"])
     check_keys(
         model,

@@ -44,7 +44,7 @@ class Idefics2Reader:
 class Glances:
     """Where the tokens of each frame looked, and what the vision tower saw there, of the reader's latest call.
 
-    weights: [frames, tokens, patches], summing to one over the patches.  patches: [frames, patches, vision width].
+    weights: [frames, tokens, patches], of attention.  patches: [frames, patches, vision width].
     """
 
     def __init__(self, model: Any) -> None:
@@ -56,7 +56,8 @@ class Glances:
         model.vision_model.register_forward_hook(self._keep_patches)
 
     def _keep_weights(self, module: Any, inputs: Any, output: Any) -> None:
-        self.weights = output[1].detach().float().mean(1)  # over heads
+        patches = self.patches.shape[1]  # tokens look at each other too: those weights come last
+        self.weights = output[1].detach().float().mean(1)[..., :patches]  # mean over heads
 
     def _keep_patches(self, module: Any, inputs: Any, output: Any) -> None:
         self.patches = output.last_hidden_state
