@@ -113,7 +113,9 @@ class RewardConfig(Section):
         "regression", description="ratings as such, or only which of two clips or patches is rated higher"
     )
     tie: float = Field(0.25, ge=0, description="bradley_terry: ratings that differ by no more are a tie")
-    partners: int = Field(4, ge=1, description="bradley_terry: others that each clip or patch is compared with per step")
+    partners: int = Field(
+        4, ge=1, description="bradley_terry: others that each clip or patch is compared with per step"
+    )
     crops: int = Field(8, ge=0, description="patches per step rated as clips of their own, for `crop` scoring")
     video_weight: float = Field(0.3, ge=0, description="weight of the clip term during the patch phase")
     held_out: float = Field(0.15, gt=0, lt=1, description="share of the prompts kept for the agreement figures")

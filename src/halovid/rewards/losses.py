@@ -19,9 +19,7 @@ def regression_loss(scores: Tensor, labels: Tensor) -> Tensor:
     return F.mse_loss(scores, labels)
 
 
-def bradley_terry_loss(
-    score_margins: Tensor, label_margins: Tensor, tie: float, theta: float = TIE_STRENGTH
-) -> Tensor:
+def bradley_terry_loss(score_margins: Tensor, label_margins: Tensor, tie: float, theta: float = TIE_STRENGTH) -> Tensor:
     """Negative log-likelihood of the labels' preferences, a scalar: Bradley-Terry with ties.
 
         P(first better)  = sigmoid(d - log theta),  d = score of the first minus score of the second

@@ -71,9 +71,7 @@ def _spec(config: RunConfig, clips: ClipFolder, device: torch.device) -> RewardS
     first = clips.rows[0]
     width = clips.prompt_embeds(first["prompt_id"]).shape[-1]
     dtype = str(resolve_dtype(config.dtype, device)).removeprefix("torch.")
-    backbone = make_spec(
-        config.reward, config.reward_size, clips.geometry, first["fps"], width, dtype
-    )
+    backbone = make_spec(config.reward, config.reward_size, clips.geometry, first["fps"], width, dtype)
     return RewardSpec(backbone=backbone, aspects=config.reward.aspects, patch_aspects=config.reward.patch_aspects)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import BACKBONE_OF, LANGUAGE
+from tiny_models import BACKBONE_OF, LANGUAGE, write_language_model
 from torch import Tensor
 
 from halovid.config import LoraOptions, RewardConfig
@@ -20,6 +20,13 @@ GEOMETRY = LatentGeometry(4, 8, True)
 SIZE = (9, 16, 24)
 PROMPTS = ["a red ball", "two green cubes roll over a table"]
 ASPECTS = ("visual_quality", "text_alignment")
+
+
+@pytest.fixture(scope="module")
+def language_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder per kind of LANGUAGE. Not to be changed: copy it."""
+    root = tmp_path_factory.mktemp("models")
+    return {kind: write_language_model(kind, root / kind) for kind in LANGUAGE}
 
 
 def make_network(kind: str, folder: Path, dtype: str = "float32", **changes: object) -> RewardNetwork:

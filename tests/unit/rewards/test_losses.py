@@ -56,9 +56,7 @@ def test_the_gradient_pulls_ties_together_and_preferences_apart() -> None:
 def test_only_differences_count() -> None:
     scores, labels = torch.randn(2, 11, 3, generator=torch.Generator().manual_seed(0))
     first, second = draw_pairs(11, 2, torch.Generator().manual_seed(1))
-    loss = [
-        bradley_terry_loss(s[first] - s[second], labels[first] - labels[second], 0.2) for s in (scores, scores + 5)
-    ]
+    loss = [bradley_terry_loss(s[first] - s[second], labels[first] - labels[second], 0.2) for s in (scores, scores + 5)]
     torch.testing.assert_close(loss[0], loss[1])
 
 

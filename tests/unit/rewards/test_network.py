@@ -37,9 +37,7 @@ def make_network(name: str, causal: bool = True) -> RewardNetwork:
         causal_first_frame=causal,
         prompt_width=PROMPT_WIDTH,
     )
-    spec = RewardSpec(
-        backbone=backbone, aspects=("look", "move", "fit"), patch_aspects=("fit", "look")
-    )
+    spec = RewardSpec(backbone=backbone, aspects=("look", "move", "fit"), patch_aspects=("fit", "look"))
     return RewardNetwork(spec).eval().requires_grad_(False)
 
 
@@ -69,7 +67,11 @@ def test_shapes(network: RewardNetwork) -> None:
 @pytest.mark.parametrize("name", ENCODERS)
 def test_a_family_without_a_lone_first_frame_has_the_grid_of_its_latents(name: str) -> None:
     video = torch.zeros(B, 3, 12, HEIGHT, WIDTH)
-    assert make_network(name, causal=False).features(video, make_inputs()[1]).grid.shape == (B, *FEATURES, FEATURE_WIDTH)
+    assert make_network(name, causal=False).features(video, make_inputs()[1]).grid.shape == (
+        B,
+        *FEATURES,
+        FEATURE_WIDTH,
+    )
 
 
 def test_a_convolution_takes_any_width_that_heads_and_groups_divide() -> None:

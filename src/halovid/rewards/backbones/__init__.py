@@ -69,7 +69,7 @@ def make_spec(
             f"reward.patch_size is {config.patch_size}; it must divide the height {height} and width {width} at which "
             f"the reward model sees clips (generator.height and width over reward.downscale {config.downscale})"
         )
-    pretrained = {} if config.model is None else {"model": config.model}
+    pretrained: dict[str, Any] = {} if config.model is None else {"model": config.model}
     if config.method == "lora":
         pretrained["lora"] = config.lora
     clip = {

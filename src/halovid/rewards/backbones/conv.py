@@ -13,6 +13,8 @@ class ConvEncoder(nn.Module):
     Space is halved until a cell is `patch_size` pixels wide; the cells in time are the generator's latent frames.
     """
 
+    _times: Tensor
+
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
         self.register_buffer("_times", frame_times(spec, spec.num_frames + spec.lead), persistent=False)

@@ -21,6 +21,7 @@ class Idefics2Backbone(LanguageBackbone):
     states and learn what the mixtures have lost.
     """
 
+    _reader: idefics2.Idefics2Reader
     kinds = idefics2.KINDS
     resampling = "bilinear"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,15 @@ from halovid.rewards.released import load_start
 QUESTION = 'A text-to-video model was given the prompt "{prompt}" and made this video: {video}How good is it?'
 
 
+class Reader(Protocol):
+    """How a family's model is shown clips. `visual` is the id of the tokens that stand for them."""
+
+    visual: int
+
+    def read(self, ids: Tensor, mask: Tensor, frames: Tensor) -> Tensor:
+        """Hidden states [B, L, D] of token ids [B, L] with frames [B, n, 3, H, W] of bytes."""
+
+
 class LanguageBackbone(Backbone):
     """What the families share. A family says how the clip is shown and where its cells are."""
 
@@ -28,6 +37,8 @@ class LanguageBackbone(Backbone):
     reads_text = True
     kinds: Collection[str]
     resampling = "bicubic"
+    _times: Tensor
+    _reader: Reader
 
     def __init__(self, spec: LanguageSpec) -> None:
         super().__init__()
@@ -46,7 +57,7 @@ class LanguageBackbone(Backbone):
     @property
     def seconds(self) -> list[float]:
         """When each frame is shown, from the start of the clip."""
-        return [int(time) / self.spec.fps for time in self._times]
+        return [time / self.spec.fps for time in self._times.tolist()]
 
     def tokenize(self, prompts: list[str]) -> Tensor:
         """[B, L] token ids of the whole conversation about a clip of each prompt, padded with -1."""
@@ -69,7 +80,12 @@ class LanguageBackbone(Backbone):
 
     def checkpoint_gradients(self) -> None:
         """Of all layers of the model."""
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.model.activation_checkpointing_enable({"use_reentrant": False})
+
+    @staticmethod
+    @abstractmethod
+    def plan(config: Any, frames: int, rows: int, columns: int) -> tuple[int, int, int]:
+        """Frames, height and width to show, for so many frames and a grid of rows x columns cells."""
 
     @abstractmethod
     def template(self) -> str:

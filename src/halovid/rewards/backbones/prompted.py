@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from halovid.rewards.pretrained import add_lora
 from halovid.rewards.backbones.base import Backbone, EncoderSpec, Features
+from halovid.rewards.pretrained import add_lora
 
 
 class PromptedEncoder(Backbone):
@@ -38,4 +38,4 @@ class PromptedEncoder(Backbone):
         """Of the encoder, when it is a pretrained transformer."""
         base = getattr(self.encoder, "base", None)
         if base is not None:
-            base.gradient_checkpointing_enable({"use_reentrant": False})
+            base.activation_checkpointing_enable({"use_reentrant": False})

@@ -15,6 +15,7 @@ from halovid.rewards.readers.text import fill
 class QwenVLBackbone(LanguageBackbone):
     """Visual tokens lie on a grid already: pairs of frames, squares of 28 or 32 pixels."""
 
+    _reader: qwen.QwenReader
     kinds = qwen.KINDS
 
     def __init__(self, spec: LanguageSpec) -> None:

@@ -15,6 +15,7 @@ from halovid.rewards.readers.text import fill
 class SmolVLMBackbone(LanguageBackbone):
     """Every frame is a square of its own with as many tokens as the model was trained with; the square covers it."""
 
+    _reader: smolvlm.SmolVLMReader
     kinds = smolvlm.KINDS
     resampling = "bilinear"
 

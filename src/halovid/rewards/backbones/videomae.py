@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import VideoMAEConfig, VideoMAEModel
 
-from halovid.rewards.pretrained import load_base
 from halovid.rewards.backbones.base import EncoderSpec, frame_times
+from halovid.rewards.pretrained import load_base
 from halovid.rewards.readers.pixels import normalise, resize, to_bytes
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet: what the pretrained weights were shown
@@ -15,6 +15,8 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet: what 
 
 class VideoMAEEncoder(nn.Module):
     """A small VideoMAE encoder whose tubelets are the latent frames of the generator, trained from nothing."""
+
+    _times: Tensor
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
@@ -49,6 +51,8 @@ class PretrainedVideoMAE(nn.Module):
 
     The grid covers the whole frame, so a patch of the clip is the same share of the grid.
     """
+
+    _times: Tensor
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()

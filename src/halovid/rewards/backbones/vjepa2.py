@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from halovid.rewards.pretrained import load_base
 from halovid.rewards.backbones.base import EncoderSpec, frame_times
+from halovid.rewards.pretrained import load_base
 from halovid.rewards.readers.pixels import normalise, resize, to_bytes
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -17,6 +17,8 @@ class VJEPA2Encoder(nn.Module):
 
     The clip keeps all its frames, the first one repeated to fill a latent frame; an odd number gets the last one twice.
     """
+
+    _times: Tensor
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()

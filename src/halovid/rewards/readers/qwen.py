@@ -40,7 +40,7 @@ class QwenReader:
         return frames // self.together, height // self.factor, width // self.factor
 
     def visual_text(self, grid: tuple[int, int, int], seconds: list[float]) -> str:
-        """The text that stands for a clip; Qwen3-VL is told the time of each pair of frames, `seconds` of each frame."""
+        """The text that stands for a clip. Qwen3-VL is told when its frames are shown, `seconds` each."""
         cells, rows, columns = grid
         tokens = "<|video_pad|>" * (rows * columns)
         if not self._told_time:

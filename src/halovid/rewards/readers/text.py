@@ -20,7 +20,9 @@ def fill(template: str, **values: str) -> str:
 def plain_text(tokenizer: Any, text: str) -> str:
     """User text without the strings that a tokenizer reads as control tokens."""
     special = sorted(
-        {str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special}, key=len, reverse=True
+        {str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special},
+        key=len,
+        reverse=True,
     )
     while any(token in text for token in special):  # again: taking one out can bring another together
         for token in special:

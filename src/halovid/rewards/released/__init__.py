@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,24 @@ from halovid.rewards.pretrained import load_base, load_config, load_tokenizer, l
 from halovid.rewards.released import videoreward, videoscore, videoscore_qwen2_vl
 from halovid.rewards.released.base import Head, ReleasedReward, ReleasedScore, Start, read_json
 
-__all__ = ["RELEASED", "Head", "ReleasedReward", "ReleasedScore", "Start", "find_family", "load_released", "load_start", "model_config"]
+__all__ = [
+    "RELEASED",
+    "Head",
+    "ReleasedReward",
+    "ReleasedScore",
+    "Start",
+    "find_family",
+    "load_released",
+    "load_start",
+    "model_config",
+]
 
-RELEASED: dict[str, type[ReleasedReward]] = {
+RELEASED: dict[str, Callable[[Path, str, torch.device, torch.dtype], ReleasedReward]] = {
     "videoscore": videoscore.VideoScore,
     "videoscore-qwen2-vl": videoscore_qwen2_vl.VideoScoreQwen2VL,
     "videoreward": videoreward.VideoReward,
 }
+_CPU = torch.device("cpu")
 _ARCHITECTURES = {
     videoscore.ARCHITECTURE: "videoscore",
     videoscore_qwen2_vl.ARCHITECTURE: "videoscore-qwen2-vl",
@@ -36,9 +47,7 @@ def find_family(folder: Path) -> str | None:
     return next((_ARCHITECTURES[name] for name in architectures if name in _ARCHITECTURES), None)
 
 
-def load_released(
-    model: str, device: torch.device = torch.device("cpu"), dtype: torch.dtype = torch.float32
-) -> ReleasedReward:
+def load_released(model: str, device: torch.device = _CPU, dtype: torch.dtype = torch.float32) -> ReleasedReward:
     """The released reward model of a folder or hub id.
 
     Raises:

@@ -34,7 +34,8 @@ def spread(count: int, number: int) -> list[int]:
 def frame_size(frames: Tensor, factor: int, largest: int | None) -> tuple[int, int]:
     """Height and width at which frames [n, 3, H, W] are shown; with `largest` None the whole clip has a budget."""
     budget = max(min(_LARGEST, _TOTAL / len(frames) * _PAIR), int(1.05 * _SMALLEST))
-    return fit_area(*frames.shape[-2:], factor, _SMALLEST, int(largest or budget))
+    height, width = frames.shape[-2:]
+    return fit_area(height, width, factor, _SMALLEST, int(largest or budget))
 
 
 def shown(frames: Tensor, factor: int, largest: int | None) -> Tensor:

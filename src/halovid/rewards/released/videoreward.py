@@ -48,7 +48,9 @@ class VideoReward(ReleasedReward):
         _check_settings(folder, self._data, settings)
         base = base_folder(folder, config)
         self._tokenizer = load_tokenizer(base)
-        self._tokenizer.add_special_tokens({"additional_special_tokens": list(TOKENS)}, replace_extra_special_tokens=False)
+        self._tokenizer.add_special_tokens(
+            {"additional_special_tokens": list(TOKENS)}, replace_extra_special_tokens=False
+        )
         self._token_ids = self._tokenizer.convert_tokens_to_ids(list(TOKENS))
         model, self._weight = _load_weights(folder, base, config, len(self._tokenizer), dtype)
         self._model = model.eval().to(device)

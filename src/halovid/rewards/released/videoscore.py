@@ -71,7 +71,8 @@ class VideoScore(ReleasedReward):
         """The five scores."""
         text = fill(self._question, prompt=plain_text(self._tokenizer, prompt))
         ids = token_rows(self._tokenizer, [text + f"{self._reader.frame_text()} " * len(frames)])
-        size = fit_edges(*frames.shape[-2:], *self._edges)
+        height, width = frames.shape[-2:]
+        size = fit_edges(height, width, *self._edges)
         shown = resize(frames, size, "bilinear")[None].to(self._model.device)
         ids, mask = without_pad(ids.to(self._model.device), self._reader.visual)
         state = last_of(self._reader.read(ids, mask, shown), mask)[0].float()

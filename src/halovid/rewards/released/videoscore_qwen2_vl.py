@@ -37,7 +37,9 @@ class VideoScoreQwen2VL(ReleasedReward):
         self._question, mark = question_of(folder, QUESTION)
         model = load_base(str(folder), {"qwen2_vl"}, dtype, heads=HEAD)
         if getattr(model.config, "score_type", None) == "special_token":
-            raise InputError(f"{folder} reads its scores at label tokens; the released model reads them at the last one")
+            raise InputError(
+                f"{folder} reads its scores at label tokens; the released model reads them at the last one"
+            )
         self._model = model.eval().to(device)
         self._reader = QwenReader(self._model, sequential=True)
         self._tokenizer = load_tokenizer(folder)

@@ -97,7 +97,9 @@ def merge_lora(state: dict[str, Tensor], rank: int, alpha: float, rank_stabilise
     for layer, pair in pairs.items():
         weight = plain.get(f"{layer}.weight")
         if weight is None or pair.keys() != {"A", "B"} or len(pair["A"]) != rank or pair["B"].shape[1] != rank:
-            raise InputError(f"the LoRA pair of {layer} does not fit: it needs A and B of rank {rank} and {layer}.weight")
+            raise InputError(
+                f"the LoRA pair of {layer} does not fit: it needs A and B of rank {rank} and {layer}.weight"
+            )
         merged = weight.float() + scale * pair["B"].float() @ pair["A"].float()
         plain[f"{layer}.weight"] = merged.to(weight.dtype)
     return plain

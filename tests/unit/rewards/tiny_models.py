@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -106,10 +105,3 @@ def write_language_model(kind: str, folder: Path) -> Path:
     model.save_pretrained(folder)
     make_tokenizer(special).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def language_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder per kind of LANGUAGE. Not to be changed: copy it."""
-    root = tmp_path_factory.mktemp("models")
-    return {kind: write_language_model(kind, root / kind) for kind in LANGUAGE}
