@@ -143,6 +143,9 @@ class ScoreConfig(Section):
 
     scoring: Literal["dense", "crop"] = "dense"
     batch_size: int = Field(32, ge=1)
+    released: str | None = Field(
+        None, description="folder or hub id of a released video reward model that scores instead of the run's own"
+    )
 
 
 class PairConfig(Section):

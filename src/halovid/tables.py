@@ -33,6 +33,19 @@ CLIPS = _schema(
 )
 LABELS = _schema("labels", clip_id=_TEXT, aspect=_TEXT, score=_FLOAT, patch_scores=_PATCHES, judge=_TEXT)
 REWARDS = _schema("rewards", clip_id=_TEXT, prompt_id=_TEXT, reward=_FLOAT, patch_rewards=_PATCHES)
+RELEASED = _schema(
+    "released",
+    clip_id=_TEXT,
+    prompt_id=_TEXT,
+    reward=_FLOAT,
+    patch_rewards=_PATCHES,
+    names=pa.list_(_TEXT),
+    scores=pa.list_(_FLOAT),
+    frames=pa.list_(_INT),
+    fps=_FLOAT,
+    policy=_TEXT,
+    model=_TEXT,
+)
 PAIRS = _schema("pairs", prompt_id=_TEXT, chosen=_TEXT, rejected=_TEXT, clip_margin=_FLOAT, patch_margins=_PATCHES)
 AGREEMENT = _schema(
     "agreement", scope=_TEXT, scoring=_TEXT, aspect=_TEXT, spearman=_FLOAT, kendall=_FLOAT, auroc=_FLOAT, count=_INT

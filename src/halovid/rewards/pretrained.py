@@ -12,6 +12,7 @@ from torch import nn
 
 from halovid.config import LoraOptions
 from halovid.errors import InputError
+from halovid.files import hash_folder
 
 # what belongs to a model's first task: we bring heads of our own
 _OTHER_HEADS = ("lm_head.", "classifier.", "decoder.", "encoder_to_decoder.", "mask_token", "fc_norm.")
@@ -34,6 +35,11 @@ def local_folder(model: str) -> Path:
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{model!r} is neither a folder nor a model that the hub gives ({reason})") from error
+
+
+def model_identity(model: str | None) -> str | None:
+    """A hash of a local model's files; the name itself for a model of the hub."""
+    return hash_folder(Path(model)) if model and Path(model).is_dir() else model
 
 
 def load_config(model: str) -> Any:

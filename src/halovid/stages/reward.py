@@ -16,13 +16,13 @@ import torch
 from halovid.clips import ClipFolder, Row, clip_seed
 from halovid.config import RunConfig
 from halovid.errors import InputError
-from halovid.files import hash_folder
 from halovid.folders import open_stage
 from halovid.judges.base import DEFECT_RATING
 from halovid.rewards.agreement import agreement_rows
 from halovid.rewards.backbones import make_spec
 from halovid.rewards.data import load_labelled
 from halovid.rewards.network import RewardNetwork, RewardSpec, save_reward
+from halovid.rewards.pretrained import model_identity
 from halovid.rewards.training import train_reward
 from halovid.runtime import resolve_device, resolve_dtype, set_threads
 from halovid.tables import AGREEMENT, LABELS, read_table, rows_to_table
@@ -30,7 +30,7 @@ from halovid.tables import AGREEMENT, LABELS, read_table, rows_to_table
 
 def run(config: RunConfig, run_dir: Path) -> None:
     """Trains the reward model and measures it on held-out prompts."""
-    depends = config.part("seed", "dtype", "grid", "reward") | {"model": _identity(config.reward.model)}
+    depends = config.part("seed", "dtype", "grid", "reward") | {"model": model_identity(config.reward.model)}
     with open_stage(run_dir, "reward", depends, ["generate", "judge"]) as stage:
         if stage is None:
             return
@@ -73,8 +73,3 @@ def _spec(config: RunConfig, clips: ClipFolder, device: torch.device) -> RewardS
     dtype = str(resolve_dtype(config.dtype, device)).removeprefix("torch.")
     backbone = make_spec(config.reward, config.reward_size, clips.geometry, first["fps"], width, dtype)
     return RewardSpec(backbone=backbone, aspects=config.reward.aspects, patch_aspects=config.reward.patch_aspects)
-
-
-def _identity(model: str | None) -> str | None:
-    """A hash of a local model's files; the name itself for a model of the hub."""
-    return hash_folder(Path(model)) if model and Path(model).is_dir() else model

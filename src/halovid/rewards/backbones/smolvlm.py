@@ -17,7 +17,6 @@ class SmolVLMBackbone(LanguageBackbone):
 
     _reader: smolvlm.SmolVLMReader
     kinds = smolvlm.KINDS
-    resampling = "bilinear"
 
     def __init__(self, spec: LanguageSpec) -> None:
         super().__init__(spec)

@@ -23,6 +23,7 @@ class VJEPA2Encoder(nn.Module):
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
         self.base = load_base(str(spec.model), {"vjepa2"})
+        self.base.predictor = None  # it fills in masked features, which nothing here asks for
         config = self.base.config
         frames = -(-(spec.num_frames + spec.lead) // config.tubelet_size) * config.tubelet_size
         self.register_buffer("_times", frame_times(spec, frames), persistent=False)
