@@ -26,7 +26,7 @@ def bradley_terry_loss(score_margins: Tensor, label_margins: Tensor, tie: float,
         P(second better) = sigmoid(-d - log theta)
         P(tie)           = (theta ** 2 - 1) * P(first better) * P(second better)
 
-    The three sum to one for every d.
+    The three sum to one for every d. Without any pair the loss is 0.
 
     Args:
         score_margins: [...], d of each pair.
@@ -36,7 +36,8 @@ def bradley_terry_loss(score_margins: Tensor, label_margins: Tensor, tie: float,
 
     Source: Rao and Kupper 1967; used for video rewards by VideoAlign (arXiv 2501.13918).
     """
-    return -preference_log_probability(score_margins, label_margins, tie, theta).mean()
+    likelihood = preference_log_probability(score_margins, label_margins, tie, theta)
+    return -likelihood.sum() / max(1, likelihood.numel())
 
 
 def preference_log_probability(score_margins: Tensor, label_margins: Tensor, tie: float, theta: float) -> Tensor:
@@ -50,10 +51,8 @@ def preference_log_probability(score_margins: Tensor, label_margins: Tensor, tie
 def draw_pairs(count: int, partners: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Indices of random pairs of `count` items, [n] each: every item meets `partners` others, itself never.
 
-    With fewer other items than `partners`, it meets them all.
+    With fewer other items than `partners`, it meets them all; a single item meets none.
     """
     order = torch.randperm(count, generator=generator)
     steps = range(1, min(partners, count - 1) + 1)
-    first = order.repeat(len(steps))
-    second = torch.cat([order.roll(step) for step in steps]) if len(steps) else first
-    return first, second
+    return order.repeat(len(steps)), torch.cat([order[:0], *(order.roll(step) for step in steps)])

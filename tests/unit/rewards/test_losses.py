@@ -74,6 +74,10 @@ def test_every_item_meets_others_never_itself_and_no_one_twice(count: int, partn
     assert len({(int(a), int(b)) for a, b in zip(first, second, strict=True)}) == kept * count
 
 
-def test_one_item_alone_is_compared_with_itself() -> None:
+def test_one_item_alone_has_nothing_to_be_compared_with() -> None:
     first, second = draw_pairs(1, 4, torch.Generator())
-    assert torch.equal(first, second)
+    assert len(first) == len(second) == 0
+    score = torch.ones(1, requires_grad=True)
+    loss = bradley_terry_loss(score[first] - score[second], torch.ones(0), 0.25)
+    loss.backward()
+    assert loss == 0 and score.grad is not None and score.grad == 0

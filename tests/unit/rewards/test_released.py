@@ -15,14 +15,6 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_models import (
-    IDEFICS_TOKENS,
-    QWEN_TOKENS,
-    idefics2_config,
-    make_tokenizer,
-    qwen_config,
-    write_language_model,
-)
 from torch import Tensor
 
 from halovid.config import RewardConfig
@@ -37,28 +29,29 @@ from halovid.rewards.released.videoreward import QUESTION as THREE_QUESTIONS
 from halovid.rewards.released.videoreward import TOKENS
 from halovid.rewards.released.videoscore import ASPECTS, QUESTION
 from halovid.rewards.scoring import score_dense
+from tiny_models import (
+    CONSTANTS,
+    IDEFICS_TOKENS,
+    QWEN_TOKENS,
+    WIDTH,
+    idefics2_config,
+    make_head,
+    make_tokenizer,
+    old_qwen_config,
+    old_qwen_names,
+    qwen_config,
+    shake,
+    write_language_model,
+    write_videoreward,
+)
 
 PROMPT = "a red ball"
 GRID = PatchGrid(3, 3, 4)
-WIDTH = 24
-CONSTANTS = {"VQ_mean": 1.5, "VQ_std": 2.0, "MQ_mean": -0.5, "MQ_std": 4.0, "TA_mean": 0.25, "TA_std": 0.5}
 
 
 def make_video(frames: int = 6, height: int = 30, width: int = 40) -> Tensor:
     pixels = torch.randint(0, 256, (3, frames, height, width), generator=torch.Generator().manual_seed(3))
     return pixels / 127.5 - 1
-
-
-def shake(model: Any) -> None:
-    """Random weights that are large enough for every input to count."""
-    torch.manual_seed(7)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.3)
-
-
-def make_head(rows: int) -> Tensor:
-    return torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(5))
 
 
 def write_config(folder: Path, config: transformers.PreTrainedConfig, architecture: str, **more: object) -> None:
@@ -92,22 +85,6 @@ def videoscore(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def old_qwen_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As transformers of 2024 named them."""
-    return {name.replace("language_model.", "model.", 1): value for name, value in state.items()}
-
-
-def old_qwen_config() -> dict[str, Any]:
-    """The flat config.json of 2024: the text model's settings at the top."""
-    config = qwen_config("qwen2_vl").to_dict()
-    text = config.pop("text_config")
-    rope = text.pop("rope_parameters")
-    text["rope_scaling"] = {"type": "mrope", "mrope_section": rope["mrope_section"]}
-    flat = text | config | {"rope_theta": rope["rope_theta"], "model_type": "qwen2_vl"}
-    flat["vision_config"]["model_type"] = "qwen2_vl"
-    return flat
-
-
 @pytest.fixture(scope="session")
 def videoscore_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """VideoScore-Qwen2-VL: `visual.*`, `model.*` and a head with bias."""
@@ -121,72 +98,6 @@ def videoscore_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config["id2label"] = {str(i): f"LABEL_{i}" for i in range(5)}
     (folder / "config.json").write_text(json.dumps(config))
     make_tokenizer(QWEN_TOKENS).save_pretrained(folder)
-    return folder
-
-
-def write_videoreward(folder: Path, layout: str, outputs: int) -> Path:
-    """VideoReward with its base model beside it, in one of its two layouts."""
-    base = folder / "base"
-    base.mkdir(parents=True)
-    model = transformers.Qwen2VLForConditionalGeneration(qwen_config("qwen2_vl"))
-    shake(model)
-    model.save_pretrained(base)
-    (base / "config.json").write_text(json.dumps(old_qwen_config()))
-    tokenizer = make_tokenizer(QWEN_TOKENS)
-    tokenizer.save_pretrained(base)
-    vocabulary = len(tokenizer) + 3
-    state = {f"base_model.model.{name}": v for name, v in old_qwen_names(model.model.state_dict()).items()}
-    embedding = "base_model.model.model.embed_tokens.weight"
-    state[embedding] = torch.randn(vocabulary, WIDTH, generator=torch.Generator().manual_seed(6))
-    state["base_model.model.rm_head.weight"] = make_head(outputs)
-    generator = torch.Generator().manual_seed(8)
-    linear = [name for name in state if ".layers." in name and "norm" not in name and name.endswith("_proj.weight")]
-    lora: dict[str, Tensor] = {}
-    for name in linear:
-        layer = name.removesuffix(".weight")
-        rows, columns = state[name].shape
-        lora[f"{layer}.lora_A.weight"] = torch.randn(4, columns, generator=generator) / 5
-        lora[f"{layer}.lora_B.weight"] = torch.randn(rows, 4, generator=generator) / 5
-    checkpoint = folder / "checkpoint-11352"
-    checkpoint.mkdir()
-    (folder / "checkpoint-200").mkdir()  # an earlier one, which nothing reads
-    if layout == "whole":
-        whole = {
-            name.replace("lora_A.", "lora_A.default.").replace("lora_B.", "lora_B.default."): v
-            for name, v in lora.items()
-        }
-        layers = {name.rpartition(".")[0] for name in linear}
-        for name, value in state.items():
-            layer, _, kind = name.rpartition(".")
-            whole[f"{layer}.base_layer.{kind}" if layer in layers else name] = value
-        whole["base_model.model.lm_head.weight"] = state[embedding]
-        torch.save(whole, checkpoint / "model.pth")
-    else:
-        trained = {n: v for n, v in state.items() if ".visual." in n or "rm_head" in n or n == embedding}
-        trained = {n: v + 0.01 if ".visual." in n else v for n, v in trained.items()}
-        torch.save(trained, checkpoint / "non_lora_state_dict.pth")
-        save_file(lora, checkpoint / "adapter_model.safetensors")
-    config = {
-        "data_config": {
-            "meta_data": None,
-            "data_dir": None,
-            "fps": 2.0,
-            "num_frames": None,
-            "max_frame_pixels": 448 * 448,
-            "sample_type": "uniform",
-            "eval_dim": ["VQ", "MQ", "TA"],
-            "prompt_template_type": "detailed_special",
-        },
-        "model_config": {
-            "model_name_or_path": "base",
-            "output_dim": outputs,
-            "use_special_tokens": True,
-            "reward_token": "special",
-        },
-        "peft_lora_config": {"lora_enable": True, "lora_r": 4, "lora_alpha": 8, "use_rslora": False},
-        "inference_config": CONSTANTS,
-    }
-    (folder / "model_config.json").write_text(json.dumps(config))
     return folder
 
 
