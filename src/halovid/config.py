@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -138,6 +139,28 @@ class RewardConfig(Section):
         return self
 
 
+class ServerConfig(Section):
+    """A reward model that writes its scores, behind an OpenAI-compatible server such as vLLM."""
+
+    family: Literal["videoscore2", "unifiedreward"]
+    model: str = Field(description="the name by which the server knows it")
+    base_url: str
+    key_variable: str = Field("OPENAI_API_KEY", description="environment variable with the key, if it needs one")
+    frames_per_second: float = Field(2.0, gt=0)
+    question: Path | None = Field(None, description="text file with the authors' question, {prompt} in it")
+    tries: int = Field(3, ge=1, description="how often an answer without scores is asked again")
+    timeout: float = Field(120.0, gt=0, description="seconds")
+
+    @model_validator(mode="after")
+    def _no_secret(self) -> ServerConfig:
+        address = urlsplit(self.base_url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ValueError("base_url must be an http or https address")
+        if address.username or address.query:
+            raise ValueError(f"base_url must hold no name, key or query; put the key into {self.key_variable}")
+        return self
+
+
 class ScoreConfig(Section):
     """How the reward model scores patches."""
 
@@ -146,6 +169,13 @@ class ScoreConfig(Section):
     released: str | None = Field(
         None, description="folder or hub id of a released video reward model that scores instead of the run's own"
     )
+    server: ServerConfig | None = Field(None, description="a released reward model that a server runs")
+
+    @model_validator(mode="after")
+    def _one_model(self) -> ScoreConfig:
+        if self.released and self.server:
+            raise ValueError("released and server name two reward models; leave one out")
+        return self
 
 
 class PairConfig(Section):
@@ -243,7 +273,12 @@ class RunConfig(Section):
         return self.model_dump(mode="json", include=set(sections))
 
 
-_FILES = (("generate", "prompts", "file"), ("evaluate", "prompts", "file"), ("judge", "labels"))
+_FILES = (
+    ("generate", "prompts", "file"),
+    ("evaluate", "prompts", "file"),
+    ("judge", "labels"),
+    ("score", "server", "question"),
+)
 
 
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:

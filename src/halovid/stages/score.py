@@ -3,8 +3,8 @@
     halovid score RECIPE.yaml RUN
 
 Reads RUN/generate and RUN/reward; writes RUN/score/rewards.parquet. A reward is the mean rating over the aspects.
-With `score.released` a released reward model takes the place of RUN/reward, every patch is scored as a crop, and
-RUN/score/released.parquet tells all its scores and what it was shown.
+With `score.released` or `score.server` a released reward model takes the place of RUN/reward: every patch is scored as
+a crop, and RUN/score/released.parquet tells all its scores and what it was shown.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from halovid.folders import StageFolder, open_stage
 from halovid.rewards.data import prompt_inputs
 from halovid.rewards.network import load_reward
 from halovid.rewards.pretrained import model_identity
-from halovid.rewards.released import load_released
+from halovid.rewards.released import ReleasedReward, UnscoredError, load_released
 from halovid.rewards.released.patches import score_clip
+from halovid.rewards.released.served import ServedReward
 from halovid.rewards.scoring import SCORERS
 from halovid.runtime import resolve_device, resolve_dtype, set_threads
 from halovid.tables import RELEASED, REWARDS
@@ -31,14 +32,14 @@ from halovid.tables import RELEASED, REWARDS
 
 def run(config: RunConfig, run_dir: Path) -> None:
     """Rewards every candidate and its patches; clips that can't be read or give no finite reward are skipped."""
-    released = config.score.released
-    depends = config.part("grid", "score") | {"model": model_identity(released)}
+    released = bool(config.score.released or config.score.server)
+    depends = config.part("grid", "score") | {"model": model_identity(config.score.released)}
     with open_stage(run_dir, "score", depends, ["generate"] if released else ["generate", "reward"]) as stage:
         if stage is None:
             return
         set_threads(config.threads)
         if released:
-            table = _score_released(stage, config, ClipFolder(run_dir / "generate", config.clip_size), released)
+            table = _score_released(stage, config, ClipFolder(run_dir / "generate", config.clip_size))
             stage.write("released.parquet", table)
             table = table.select(REWARDS.names).cast(REWARDS)
         else:
@@ -69,21 +70,29 @@ def _score(stage: StageFolder, config: RunConfig, clips: ClipFolder, folder: Pat
     return stage.map_batches("score", clips.rows, config.score.batch_size, score, REWARDS)
 
 
-def _score_released(stage: StageFolder, config: RunConfig, clips: ClipFolder, model: str) -> pa.Table:
+def _score_released(stage: StageFolder, config: RunConfig, clips: ClipFolder) -> pa.Table:
     """Rewards by a released model, clip by clip at full size: its overall scores."""
-    device = resolve_device(config.device)
-    reward = load_released(model, device, resolve_dtype(config.dtype, device))
+    reward = _released_reward(config)
 
     def score(batch: Sequence[Row]) -> list[Row]:
+        scored = []
         rows, video = clips.readable(batch, stage.skip)
-        if video is None:
-            return []
-        scored = [
-            score_clip(reward, clip, row, config.grid, clips.geometry) for clip, row in zip(video, rows, strict=True)
-        ]
+        for row, clip in zip(rows, video if video is not None else (), strict=True):
+            try:
+                scored.append(score_clip(reward, clip, row, config.grid, clips.geometry))
+            except UnscoredError as error:
+                stage.skip(row["clip_id"], str(error))
         return _finite(scored, stage)
 
     return stage.map_batches("score", clips.rows, 1, score, RELEASED)
+
+
+def _released_reward(config: RunConfig) -> ReleasedReward:
+    """The released model that the configuration names, here or behind a server."""
+    if config.score.server:
+        return ServedReward(config.score.server)
+    device = resolve_device(config.device)
+    return load_released(str(config.score.released), device, resolve_dtype(config.dtype, device))
 
 
 def _finite(scored: list[Row], stage: StageFolder) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from halovid.errors import InputError
 from halovid.files import write_json
 from halovid.folders import open_stage
 from halovid.rewards import training
+from halovid.rewards.released import UnscoredError
+from halovid.rewards.released.served import ServedReward
 from halovid.stages import reward, score
 from halovid.video import write_video
 from tiny_models import write_language_model, write_videoreward
@@ -138,6 +141,22 @@ def test_a_released_model_scores_without_a_training_and_tells_what_it_saw(run_di
         assert row["frames"] == [0, 3, 5, 8] and row["fps"] == 8 and row["model"] == str(folder)
         assert "2 frames a second" in row["policy"]
         assert len(row["patch_rewards"]) == 6 and len(set(row["patch_rewards"])) == 6
+
+
+def test_a_server_scores_and_the_clips_that_it_does_not_score_are_listed(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rate(self: ServedReward, frames: torch.Tensor, prompt: str) -> torch.Tensor:
+        if prompt == "prompt 1":
+            raise UnscoredError("no answer")
+        return torch.tensor([2.0, 3.0, 4.0])
+
+    monkeypatch.setattr(ServedReward, "rate", rate)
+    server = {"family": "videoscore2", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
+    score.run(settings(score={"server": server}), run_dir)
+    assert rewards(run_dir).column("reward").to_pylist() == [3.0] * 4
+    skipped = json.loads((run_dir / "score" / "manifest.json").read_text())["skipped"]
+    assert skipped == [{"item": f"p1-{i}", "reason": "no answer"} for i in (0, 1)]
 
 
 def test_changed_weights_score_anew(run_dir: Path, tmp_path: Path) -> None:

@@ -11,7 +11,15 @@ import torch
 from halovid.errors import InputError
 from halovid.rewards.pretrained import load_base, load_config, load_tokenizer, local_folder
 from halovid.rewards.released import videoreward, videoscore, videoscore_qwen2_vl
-from halovid.rewards.released.base import Head, ReleasedReward, ReleasedScore, Start, read_json
+from halovid.rewards.released.base import (
+    Head,
+    LocalReward,
+    ReleasedReward,
+    ReleasedScore,
+    Start,
+    UnscoredError,
+    read_json,
+)
 
 __all__ = [
     "RELEASED",
@@ -19,13 +27,14 @@ __all__ = [
     "ReleasedReward",
     "ReleasedScore",
     "Start",
+    "UnscoredError",
     "find_family",
     "load_released",
     "load_start",
     "model_config",
 ]
 
-RELEASED: dict[str, Callable[[Path, str, torch.device, torch.dtype], ReleasedReward]] = {
+RELEASED: dict[str, Callable[[Path, str, torch.device, torch.dtype], LocalReward]] = {
     "videoscore": videoscore.VideoScore,
     "videoscore-qwen2-vl": videoscore_qwen2_vl.VideoScoreQwen2VL,
     "videoreward": videoreward.VideoReward,
@@ -47,7 +56,7 @@ def find_family(folder: Path) -> str | None:
     return next((_ARCHITECTURES[name] for name in architectures if name in _ARCHITECTURES), None)
 
 
-def load_released(model: str, device: torch.device = _CPU, dtype: torch.dtype = torch.float32) -> ReleasedReward:
+def load_released(model: str, device: torch.device = _CPU, dtype: torch.dtype = torch.float32) -> LocalReward:
     """The released reward model of a folder or hub id.
 
     Raises:

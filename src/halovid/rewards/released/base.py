@@ -62,6 +62,10 @@ class ReleasedScore:
     model: str
 
 
+class UnscoredError(ValueError):
+    """A clip that a reward model gave no score for, and why; other clips may go on."""
+
+
 class ReleasedReward(ABC):
     """A published video reward model.
 
@@ -84,10 +88,6 @@ class ReleasedReward(ABC):
     def overall(self, scores: Tensor) -> float:
         """The one number that its authors make of the scores."""
 
-    @abstractmethod
-    def start(self) -> Start:
-        """Its weights, tokenizer and head, for a training that goes on from them."""
-
     @torch.no_grad()
     def score(self, video: Tensor, fps: float, prompt: str) -> ReleasedScore:
         """The scores of a clip [3, F, H, W] in [-1, 1].
@@ -101,6 +101,14 @@ class ReleasedReward(ABC):
         scores = self.rate(to_bytes(video[:, chosen]).transpose(0, 1), prompt).float().cpu()
         named = dict(zip(self.names, scores.tolist(), strict=True))
         return ReleasedScore(named, self.overall(scores), tuple(chosen), fps, self.policy, self.model_name)
+
+
+class LocalReward(ReleasedReward):
+    """A release whose weights are read here."""
+
+    @abstractmethod
+    def start(self) -> Start:
+        """Its weights, tokenizer and head, for a training that goes on from them."""
 
 
 def question_of(folder: Path, default: str, needed: tuple[str, ...] = ("{prompt}",)) -> tuple[str, str]:

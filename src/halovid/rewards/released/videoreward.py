@@ -17,7 +17,7 @@ from halovid.errors import InputError
 from halovid.rewards.pretrained import load_base, load_config, load_tokenizer, local_folder, make_base
 from halovid.rewards.readers.qwen import QwenReader
 from halovid.rewards.readers.text import fill, plain_text, token_rows, without_pad
-from halovid.rewards.released.base import Head, ReleasedReward, Start, question_of, read_json
+from halovid.rewards.released.base import Head, LocalReward, Start, question_of, read_json
 from halovid.rewards.released.qwen_frames import CHAT, choose_by_rate, shown, spread
 from halovid.rewards.released.weights import assign, merge_lora, read_pickled, read_safetensors
 
@@ -32,7 +32,7 @@ The prompt is: {prompt}
 _OUR_ASPECTS = ("visual_quality", "temporal_consistency", "text_alignment")
 
 
-class VideoReward(ReleasedReward):
+class VideoReward(LocalReward):
     """VideoReward from its folder, from the checkpoint of the latest step.
 
     Raises:

@@ -16,7 +16,7 @@ from halovid.rewards.pretrained import load_base, load_tokenizer
 from halovid.rewards.readers.idefics2 import KINDS, Idefics2Reader
 from halovid.rewards.readers.pixels import fit_edges, resize
 from halovid.rewards.readers.text import fill, last_of, plain_text, token_rows, without_pad
-from halovid.rewards.released.base import Head, ReleasedReward, Start, question_of, read_json
+from halovid.rewards.released.base import Head, LocalReward, Start, question_of, read_json
 from halovid.rewards.released.weights import read_tensors
 
 ARCHITECTURE = "Idefics2ForSequenceClassification"
@@ -35,7 +35,7 @@ The prompt is "{prompt}". The frames are:
 _FRAMES, _FRAMES_V1_1 = 16, 48  # what each version was trained with
 
 
-class VideoScore(ReleasedReward):
+class VideoScore(LocalReward):
     """VideoScore from its folder.
 
     Args:
