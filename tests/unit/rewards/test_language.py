@@ -177,6 +177,27 @@ def test_mixed_precision_keeps_what_is_trained_in_float32(method: str, language_
     features.grid.sum().backward()
 
 
+def test_many_short_clips_at_once_are_read_like_each_alone(network: RewardNetwork) -> None:
+    """More clips than a clip has tokens: crops of a fine grid."""
+    prompts = network.backbone.tokenize([""])
+    many = prompts.shape[1] + 3
+    if network.spec.backbone.name != "qwen_vl":
+        many = 5
+    video = make_video(2)
+    features = network.features(video[:1].expand(many, -1, -1, -1, -1), prompts.expand(many, -1))
+    alone = network.features(video[:1], prompts)
+    torch.testing.assert_close(features.grid[-1], alone.grid[0], atol=2e-4, rtol=1e-3)
+
+
+def test_a_slower_clip_of_qwen2_5_has_other_positions_in_time(language_models: dict[str, Path]) -> None:
+    network = make_network("qwen2_5_vl", language_models["qwen2_5_vl"])
+    slow = network.spec.backbone.model_copy(update={"fps": 1.0})
+    slower = RewardNetwork(network.spec.model_copy(update={"backbone": slow})).eval()
+    inputs = make_video(1), network.backbone.tokenize(PROMPTS[:1])
+    moved = (slower.features(*inputs).grid - network.features(*inputs).grid).abs().amax((0, 2, 3, 4))
+    assert moved[0] < 1e-4 < moved[-1]
+
+
 def test_fewer_frames_are_spread_over_the_clip(language_models: dict[str, Path]) -> None:
     network = make_network("qwen3_vl", language_models["qwen3_vl"], frames=5)
     assert network.spec.backbone.frames == 6  # type: ignore[union-attr]  # pairs

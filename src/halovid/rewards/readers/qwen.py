@@ -22,16 +22,18 @@ class QwenReader:
         model: the transformer without its head.
         sequential: number the tokens one after the other instead of by time, row and column, as the released reward
             models of this family were trained.
+        frame_seconds: how long each frame is shown; Qwen2.5-VL's positions in time are those of a clock.
     """
 
-    def __init__(self, model: Any, sequential: bool = False) -> None:
-        self._model, self._sequential = model, sequential
+    def __init__(self, model: Any, sequential: bool = False, frame_seconds: float = 0.5) -> None:
+        self._model, self._sequential, self._frame_seconds = model, sequential, frame_seconds
         config = model.config
         self.visual: int = config.video_token_id
         self.merge: int = config.vision_config.spatial_merge_size
         self.together: int = config.vision_config.temporal_patch_size
         self.patch: int = config.vision_config.patch_size
         self.factor = self.patch * self.merge
+        self._clocked = config.model_type == "qwen2_5_vl"
         self._told_time = config.model_type == "qwen3_vl"
         self._statistics = _HALF if self._told_time else _CLIP
 
@@ -58,6 +60,8 @@ class QwenReader:
         visual = (ids == self.visual) & mask
         positions = torch.arange(ids.shape[1], device=ids.device).expand(3, len(ids), -1)
         order = {"position_ids": positions} if self._sequential else {"mm_token_type_ids": 2 * visual.long()}
+        if self._clocked:
+            order["second_per_grid_ts"] = torch.full((len(ids),), self.together * self._frame_seconds)
         output = self._model(
             input_ids=ids,
             attention_mask=mask.long(),
