@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import BACKBONE_OF, LANGUAGE, write_language_model
 from torch import Tensor
 
 from halovid.config import LoraOptions, RewardConfig
@@ -15,6 +14,7 @@ from halovid.grid import LatentGeometry, PatchGrid
 from halovid.rewards.backbones import make_spec
 from halovid.rewards.network import RewardNetwork, RewardSpec, load_reward, save_reward
 from halovid.rewards.scoring import SCORERS
+from tiny_models import BACKBONE_OF, LANGUAGE, write_language_model
 
 GEOMETRY = LatentGeometry(4, 8, True)
 SIZE = (9, 16, 24)

@@ -113,8 +113,8 @@ class ServedReward(ReleasedReward):
                 )
             except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
                 raise InputError(
-                    f"score.server answers {error.status_code} for model {self._config.model!r}; check model, base_url and "
-                    f"the key in {self._config.key_variable}"
+                    f"score.server answers {error.status_code} for model {self._config.model!r}; check model, "
+                    f"base_url and the key in {self._config.key_variable}"
                 ) from error
             except (openai.APIError, ValueError) as error:  # the client has tried again what can pass
                 raise UnscoredError(f"the server gave no answer ({type(error).__name__})") from error
