@@ -1,6 +1,6 @@
 """Patch rewards from one dense pass against crops: agreement with the truth, and CPU seconds per clip.
 
-python benchmarks/patch_scoring.py [--clips 240] [--steps 340] [--backbones conv qwen_vl]
+python benchmarks/patch_scoring.py [--clips 240] [--steps 90] [--crop-clips 6] [--backbones conv qwen_vl]
 
 Rendered clips of the embedded world, rated by its inspector, train a reward model of each backbone, which then scores
 clips that it has not seen: densely; by crops enlarged to the size of the clip, in batches and one by one; and by crops
@@ -50,7 +50,8 @@ def main() -> None:
     """Prints one line per backbone, grid and way of scoring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=240)
-    parser.add_argument("--steps", type=int, default=340)
+    parser.add_argument("--steps", type=int, default=90, help="of training, a quarter of them on clips alone")
+    parser.add_argument("--crop-clips", type=int, default=6, help="clips on which both ways are held against the truth")
     parser.add_argument("--backbones", nargs="+", default=["conv", "qwen_vl"], choices=["conv", "qwen_vl"])
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -63,7 +64,8 @@ def main() -> None:
             data = LabelledClips(video.half(), prompts, torch.arange(options.clips), clip_ratings, patch_ratings)
             network.start_heads(data.subset(~held_out).clip_ratings)
             train_reward(network, data.subset(~held_out), config, 0, Path(name))
-            report(backbone, network.eval().requires_grad_(False), data.subset(held_out))
+            network.eval().requires_grad_(False)
+            report(backbone, network, data.subset(held_out), options.crop_clips)
 
 
 def rated_clips(count: int) -> tuple[Tensor, list[str], Tensor, Tensor]:
@@ -100,6 +102,7 @@ def write_qwen(folder: Path) -> Path:
     tokenizer.add_special_tokens({"additional_special_tokens": list(QWEN_TOKENS)})
     ids = dict(zip(QWEN_TOKENS, tokenizer.convert_tokens_to_ids(list(QWEN_TOKENS)), strict=True))
     text = {"vocab_size": len(tokenizer), "hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3}
+    text |= {"bos_token_id": 0, "eos_token_id": 0}
     text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096}
     text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 4, 4]}}
     vision = {"depth": 2, "hidden_size": 64, "num_heads": 4, "intermediate_size": 128, "out_hidden_size": 96}
@@ -123,25 +126,21 @@ def prompts_of(network: RewardNetwork, captions: list[str]) -> Tensor:
     return torch.zeros(len(captions), 1, 8)
 
 
-def report(backbone: str, network: RewardNetwork, data: LabelledClips) -> None:
-    """Prints agreement and seconds of every way of scoring."""
+def report(backbone: str, network: RewardNetwork, data: LabelledClips, crop_clips: int) -> None:
+    """Prints agreement and seconds of every way of scoring, and the dense agreement on all clips that were held out."""
     video, prompts = data.inputs(torch.device("cpu"))
-    scorers: dict[str, Scorer] = {"dense": score_dense, "crops, batched": score_crop, "crops, one by one": score_singly}
     for grid in GRIDS:
-        truth = pool_cells(data.patch_ratings, grid)
         dense = seconds(score_dense, network, video, prompts, grid)
-        for name, scorer in scorers.items():
-            with torch.inference_mode():
-                used = video if scorer is not score_singly else video[:0]  # the same ratings as in a batch
-                rated = torch.cat(
-                    [scorer(network, video[i : i + 4], prompts[i : i + 4], grid)[1] for i in range(0, len(used), 4)]
-                    or [torch.empty(0)]
-                )
-            own = dense if scorer is score_dense else seconds(scorer, network, video, prompts, grid)
-            print_line(backbone, grid, name, own, own / dense, agreement(rated, truth) if len(used) else "")
-        native = native_network(network, grid)
-        own = seconds(score_natively(native), network, video, prompts, grid)
-        print_line(backbone, grid, "crops, own size", own, own / dense, "")
+        print_line(backbone, grid, "dense, all clips", dense, 1, agreement(score_dense, network, data, grid, len(data)))
+        scorers: dict[str, tuple[Scorer, str]] = {
+            "dense": (score_dense, agreement(score_dense, network, data, grid, crop_clips)),
+            "crops, batched": (score_crop, agreement(score_crop, network, data, grid, crop_clips)),
+            "crops, one by one": (score_singly, ""),  # the same ratings
+            "crops, own size": (score_natively(native_network(network, grid)), ""),  # not what it was trained on
+        }
+        for name, (scorer, agrees) in scorers.items():
+            own = seconds(scorer, network, video, prompts, grid)
+            print_line(backbone, grid, name, own, own / dense, agrees)
 
 
 def score_singly(network: RewardNetwork, video: Tensor, prompts: Tensor, grid: PatchGrid) -> None:
@@ -189,11 +188,15 @@ def seconds(scorer: Scorer, network: RewardNetwork, video: Tensor, prompts: Tens
     return min(taken)
 
 
-def agreement(rated: Tensor, truth: Tensor) -> str:
-    """Spearman and AUROC of defective patches, of the first aspect."""
+def agreement(scorer: Scorer, network: RewardNetwork, data: LabelledClips, grid: PatchGrid, clips: int) -> str:
+    """Spearman and AUROC of defective patches, of the first aspect, on the first clips."""
+    video, prompts = data.subset(torch.arange(clips)).inputs(torch.device("cpu"))
+    with torch.inference_mode():
+        rated = torch.cat([scorer(network, video[i : i + 1], prompts[i : i + 1], grid)[1] for i in range(clips)])
+    truth = pool_cells(data.patch_ratings[:clips], grid)
     scores, true = rated[:, 0].numpy().ravel(), truth[:, 0].numpy().ravel()
     auroc = metrics.auroc(-scores, np.asarray(true < DEFECT_RATING))
-    return f"spearman {metrics.spearman(scores, true):.3f}  auroc {auroc:.3f}"
+    return f"spearman {metrics.spearman(scores, true):.3f}  auroc {auroc:.3f}  ({clips} clips)"
 
 
 def print_line(backbone: str, grid: PatchGrid, name: str, own: float, ratio: float, agree: str) -> None:

@@ -32,7 +32,7 @@ def plain_text(tokenizer: Any, text: str) -> str:
 
 def token_rows(tokenizer: Any, texts: list[str]) -> Tensor:
     """[n, L] token ids of whole texts, with the tokens that the tokenizer begins a text with; PAD on the right."""
-    rows = [torch.tensor(ids, dtype=torch.long) for ids in tokenizer(texts).input_ids]
+    rows = [torch.tensor(ids, dtype=torch.long) for ids in tokenizer(texts, verbose=False).input_ids]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
 
 
