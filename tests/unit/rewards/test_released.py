@@ -378,6 +378,20 @@ def test_files_of_videoreward_that_are_not_there_or_not_tensors_are_refused(tmp_
         load_released(str(folder))
 
 
+def test_settings_of_pictures_are_read_wherever_they_were_saved(videoscore: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(videoscore, tmp_path / "VideoScore")
+    before = load_released(str(folder)).score(make_video(), 8.0, PROMPT)
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(InputError, match="preprocessor_config.json is missing or damaged"):
+        load_released(str(folder))
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
+    assert load_released(str(folder)).score(make_video(), 8.0, PROMPT).scores == before.scores
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": {"do_image_splitting": True}}))
+    with pytest.raises(InputError, match="splits images"):
+        load_released(str(folder))
+
+
 def test_a_clip_without_a_frame_rate_is_refused(videoscore: Path) -> None:
     with pytest.raises(InputError, match="fps is 0"):
         load_released(str(videoscore)).score(make_video(), 0.0, PROMPT)

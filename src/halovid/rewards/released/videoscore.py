@@ -112,8 +112,12 @@ def stretched_head(weight: Tensor, bias: Tensor) -> Head:
 
 def _edges(folder: Path) -> tuple[int, int]:
     """The shortest and longest edge that frames are resized to."""
-    settings = read_json(folder / "preprocessor_config.json")
+    newer = folder / "processor_config.json"  # where transformers 5 writes them when a model is saved again
+    if (folder / "preprocessor_config.json").exists() or not newer.exists():
+        settings = read_json(folder / "preprocessor_config.json")
+    else:
+        settings = read_json(newer).get("image_processor", {})
     size = settings.get("size", {})
     if settings.get("do_image_splitting"):
-        raise InputError(f"{folder}/preprocessor_config.json splits images; VideoScore was trained without splitting")
+        raise InputError(f"the image processor in {folder} splits images; VideoScore was trained without splitting")
     return int(size.get("shortest_edge", 378)), int(size.get("longest_edge", 980))
