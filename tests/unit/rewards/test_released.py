@@ -383,7 +383,7 @@ def test_settings_of_pictures_are_read_wherever_they_were_saved(videoscore: Path
     before = load_released(str(folder)).score(make_video(), 8.0, PROMPT)
     settings = json.loads((folder / "preprocessor_config.json").read_text())
     (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(InputError, match="preprocessor_config.json is missing or damaged"):
+    with pytest.raises(InputError, match=r"preprocessor_config.json is missing or damaged"):
         load_released(str(folder))
     (folder / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
     assert load_released(str(folder)).score(make_video(), 8.0, PROMPT).scores == before.scores
