@@ -90,7 +90,8 @@ def gran_dpo_loss(
     """
     grid = PatchGrid(*margins.patches.shape[1:])
     # how much more the policy errs than the reference, in each clip of the pair
-    gap = (errors.chosen - errors.ref_chosen) - (errors.rejected - errors.ref_rejected)
+    gap_chosen, gap_rejected = errors.chosen - errors.ref_chosen, errors.rejected - errors.ref_rejected
+    gap = gap_chosen - gap_rejected
     video_logits = -options.beta_video * timestep_weight * gap.mean((1, 2, 3))
     patch_logits = -options.beta_patch * timestep_weight[:, None, None, None] * pool_cells(gap, grid)
     weights = patch_weights(margins.patches, options)
@@ -108,9 +109,11 @@ def gran_dpo_loss(
         "rewards/margins": video_logits.detach(),
         "rewards/accuracies": 0.5 + 0.5 * video_logits.detach().sign(),
         "rewards/patch_accuracies": (weights * agree).sum((1, 2, 3)).detach(),
-        "errors/chosen": (errors.chosen - errors.ref_chosen).mean((1, 2, 3)).detach(),
-        "errors/rejected": (errors.rejected - errors.ref_rejected).mean((1, 2, 3)).detach(),
-        "errors/winning_patches": (weights * _winning(errors, margins.patches, grid)).sum((1, 2, 3)).detach(),
+        "errors/chosen": gap_chosen.mean((1, 2, 3)).detach(),
+        "errors/rejected": gap_rejected.mean((1, 2, 3)).detach(),
+        "errors/winning_patches": (weights * _of_winner(gap_chosen, gap_rejected, margins.patches, grid))
+        .sum((1, 2, 3))
+        .detach(),
         "errors/drift": 0.5 * (errors.drift_chosen + errors.drift_rejected).mean((1, 2, 3)).detach(),
     }
     return loss, metrics
@@ -146,8 +149,7 @@ def anchor_term(errors: PairErrors, margins: Tensor, weights: Tensor, grid: Patc
     Against likelihood displacement: a preference can also be met by making both errors grow, the loser's faster.
     Not in the paper.
     """
-    winner = torch.where(margins > 0, pool_cells(errors.chosen, grid), pool_cells(errors.rejected, grid))
-    return (weights * winner).sum((1, 2, 3))
+    return (weights * _of_winner(errors.chosen, errors.rejected, margins, grid)).sum((1, 2, 3))
 
 
 def nft_term(errors: PairErrors, margins: Tensor, grid: PatchGrid, options: GranDPOOptions) -> Tensor:
@@ -170,7 +172,6 @@ def nft_term(errors: PairErrors, margins: Tensor, grid: PatchGrid, options: Gran
     return (sign * (gain_chosen - gain_rejected) + options.nft_step * drift).mean((1, 2, 3))
 
 
-def _winning(errors: PairErrors, margins: Tensor, grid: PatchGrid) -> Tensor:
-    """Policy minus reference error of each patch in the clip that won it, [B, t, h, w]."""
-    chosen = pool_cells(errors.chosen - errors.ref_chosen, grid)
-    return torch.where(margins > 0, chosen, pool_cells(errors.rejected - errors.ref_rejected, grid))
+def _of_winner(chosen: Tensor, rejected: Tensor, margins: Tensor, grid: PatchGrid) -> Tensor:
+    """The mean of each patch in the clip that won it, of two maps [B, T, h, w]: [B, t, h, w]."""
+    return torch.where(margins > 0, pool_cells(chosen, grid), pool_cells(rejected, grid))

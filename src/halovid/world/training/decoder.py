@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from halovid.optimizers import MuonAdamW
 from halovid.world.training.clips import Clips
-from halovid.world.training.generator import load_latents
-from halovid.world.training.loop import Stateful, run_steps
+from halovid.world.training.generator import latent_statistics, load_latents
+from halovid.world.training.loop import Stateful, descend, run_steps
 from halovid.world.training.vae import reconstruction_loss, use_channels_last
 
 NUM_STEPS = 400
@@ -31,7 +30,7 @@ def train_decoder(vae: AutoencoderKLWan, clips_folder: Path, folder: Path, seed:
     """Trains `vae`'s decoder to the end, continuing from `folder`'s checkpoint decoder.safetensors."""
     torch.manual_seed(seed)
     clips, latents = Clips(clips_folder), load_latents(clips_folder)
-    scale = torch.from_numpy(latents[:2000].astype(np.float32).std((0, 2, 3, 4)))[:, None, None, None]
+    _, scale = latent_statistics(latents)
     use_channels_last(vae).requires_grad_(False)
     for part in (vae.decoder, vae.post_quant_conv):
         part.requires_grad_(True)
@@ -44,11 +43,7 @@ def train_decoder(vae: AutoencoderKLWan, clips_folder: Path, folder: Path, seed:
         level = MOST_NOISE * torch.rand((BATCH_SIZE, 1, 1, 1, 1), generator=generator)
         noisy = exact + level * scale * torch.randn(exact.shape, generator=generator)
         loss, psnr = decoder_loss(vae, noisy, clips.batch(rows, 13, 0))
-        optimizer.set_rate(RATE * min((step + 1) / WARMUP, 1 - step / NUM_STEPS))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, vae, optimizer, RATE * min((step + 1) / WARMUP, 1 - step / NUM_STEPS))
         return {"loss": loss.item(), "psnr": psnr.item()}
 
     parts: dict[str, Stateful] = {"model": vae, "optimizer": optimizer}

@@ -17,7 +17,7 @@ from halovid.files import atomic_path
 from halovid.generators.wan import merge_text_padding
 from halovid.optimizers import MuonAdamW
 from halovid.world.training.clips import SHARD_SIZE, Clips, caption_path
-from halovid.world.training.loop import Stateful, run_steps
+from halovid.world.training.loop import Stateful, descend, run_steps
 from halovid.world.training.text import MAX_TEXT, CaptionReader, build_text_encoder, build_tokenizer
 
 NUM_CHANNELS = 8  # of the latents
@@ -126,11 +126,7 @@ def train_generator(clips_folder: Path, folder: Path, schedule: Schedule, seed: 
     def train_step(step: int) -> dict[str, float]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         loss = flow_loss(model, *data.batch(schedule, generator), generator)
-        optimizer.set_rate(schedule.rate_at(step + 1))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, model, optimizer, schedule.rate_at(step + 1))
         average.update_parameters(model)
         return {"loss": loss.item()}
 

@@ -8,10 +8,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import Tensor, nn
+
 from halovid.checkpoint import load_checkpoint, save_checkpoint
+from halovid.optimizers import MuonAdamW
 from halovid.runtime import progress
 
 LOG_EVERY = 50
+
+
+def descend(loss: Tensor, module: nn.Module, optimizer: MuonAdamW, rate: float) -> None:
+    """One step of the optimizer at this rate, its gradient's norm clipped at 1."""
+    optimizer.set_rate(rate)
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    optimizer.step()
 
 
 class Stateful(Protocol):

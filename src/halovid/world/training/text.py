@@ -29,7 +29,7 @@ from halovid.world.scenes import (
     SceneSpec,
     sample_spec,
 )
-from halovid.world.training.loop import Stateful, run_steps
+from halovid.world.training.loop import Stateful, descend, run_steps
 
 MAX_TEXT = 512  # what WanPipeline pads every prompt to
 WIDTH = 128
@@ -90,12 +90,9 @@ def train_text_encoder(folder: Path, num_steps: int = NUM_STEPS, seed: int = 0) 
         logits = reader(ids, mask)
         losses = [F.cross_entropy(logits[name].flatten(0, -2), truth[name].flatten()) for name in logits]
         right = [(logits[name].argmax(-1) == truth[name]).float().mean() for name in logits]
-        optimizer.set_rate(RATE * min((step + 1) / WARMUP, 1 - step / num_steps))
-        optimizer.zero_grad()
-        torch.stack(losses).sum().backward()
-        nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
-        optimizer.step()
-        return {"loss": torch.stack(losses).sum().item(), "right": torch.stack(right).mean().item()}
+        loss = torch.stack(losses).sum()
+        descend(loss, reader, optimizer, RATE * min((step + 1) / WARMUP, 1 - step / num_steps))
+        return {"loss": loss.item(), "right": torch.stack(right).mean().item()}
 
     parts: dict[str, Stateful] = {"model": reader, "optimizer": optimizer}
     run_steps(folder / "text.safetensors", parts, num_steps, train_step, CHECKPOINT_EVERY)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from halovid.optimizers import MuonAdamW
 from halovid.world.training.clips import Clips
-from halovid.world.training.loop import Stateful, run_steps
+from halovid.world.training.loop import Stateful, descend, run_steps
 
 LAYOUT = {
     "base_dim": 24,
@@ -68,11 +68,7 @@ def train_vae(clips_folder: Path, folder: Path, seed: int = 0) -> None:
         indices = torch.randint(len(clips), (phase.batch_size,), generator=generator)
         first = int(torch.randint(13 - phase.num_frames + 1, (), generator=generator))
         loss, psnr = vae_loss(vae, clips.batch(indices, phase.num_frames, first), generator)
-        optimizer.set_rate(learning_rate(step))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, vae, optimizer, learning_rate(step))
         return {"loss": loss.item(), "psnr": psnr.item()}
 
     parts: dict[str, Stateful] = {"model": vae, "optimizer": optimizer}
