@@ -6,6 +6,7 @@ import copy
 import difflib
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import Field, PositiveInt, ValidationError, model_validator
@@ -19,6 +20,7 @@ from halovid.vlm_config import VlmConfig
 
 Split = Literal["train", "heldout"]
 S = TypeVar("S", bound=Section)
+ENCODERS = ("conv", "videomae", "vjepa2")  # reward backbones that read the generator's text conditions
 
 
 class PromptsConfig(Section):
@@ -62,21 +64,45 @@ class JudgeConfig(Section):
     noise: float = Field(0.5, ge=0, description="simulated: standard deviation added before rounding to 1..5")
 
 
+class LoraOptions(Section):
+    """A LoRA adapter; `targets` are the layers' last names, by default the family's attention and feed-forward ones."""
+
+    rank: int = Field(32, ge=1)
+    alpha: int = Field(32, ge=1)
+    targets: tuple[str, ...] | None = None
+
+
 class RewardConfig(Section):
     """The reward model: video phase, then patch phase."""
 
-    backbone: Literal["conv", "videomae"] = "conv"
-    width: int = Field(64, ge=16, multiple_of=16, description="features per cell; a multiple of heads too")
+    backbone: Literal["conv", "videomae", "vjepa2", "qwen_vl", "smolvlm", "idefics2"] = "conv"
+    model: str | None = Field(
+        None,
+        description="folder or hub id of pretrained weights, or of a released video reward model, whose head is then "
+        "the start of phase one; left out: conv and videomae learn from nothing",
+    )
+    method: Literal["full", "lora"] = Field("full", description="pretrained weights: train all, or adapters")
+    lora: LoraOptions = LoraOptions(rank=16, alpha=32)
+    gradient_checkpointing: bool = False
+    frames: int | None = Field(None, ge=1, description="language models: frames shown, evenly spaced; all if left out")
+    width: int = Field(64, ge=16, multiple_of=16, description="features per cell; pretrained models bring their own")
     layers: int = Field(2, ge=1)
     heads: int = Field(4, ge=1)
     downscale: int = Field(1, ge=1, description="whole factor by which clips are reduced before the network sees them")
-    patch_size: int = Field(8, ge=1, description="reduced pixels per token side")
+    patch_size: int = Field(8, ge=1, description="reduced pixels per token side; some models have a size of their own")
     aspects: tuple[Aspect, ...] = Field(ASPECTS, min_length=1)
     patch_aspects: tuple[Aspect, ...] = Field(("visual_quality", "temporal_consistency"), min_length=1)
     video_steps: int = Field(80, ge=0)
     patch_steps: int = Field(260, ge=0)
     batch_size: int = Field(16, ge=1)
-    learning_rate: float = Field(4e-3, gt=0)
+    learning_rate: float = Field(4e-3, gt=0, description="for Muon; pretrained weights take AdamW, some 1e-5 to 2e-4")
+    loss: Literal["regression", "bradley_terry"] = Field(
+        "regression", description="ratings as such, or only which of two clips or patches is rated higher"
+    )
+    tie: float = Field(0.25, ge=0, description="bradley_terry: ratings that differ by no more are a tie")
+    partners: int = Field(
+        4, ge=1, description="bradley_terry: others that each clip or patch is compared with per step"
+    )
     crops: int = Field(8, ge=0, description="patches per step rated as clips of their own, for `crop` scoring")
     video_weight: float = Field(0.3, ge=0, description="weight of the clip term during the patch phase")
     mirror: tuple[Literal["horizontal", "vertical"], ...] = Field(
@@ -91,8 +117,36 @@ class RewardConfig(Section):
             raise ValueError(f"patch_aspects {sorted(extra)} are not among aspects {list(self.aspects)}")
         if self.backbone == "conv" and self.patch_size & (self.patch_size - 1):
             raise ValueError(f"patch_size {self.patch_size} must be a power of two for the conv backbone, which halves")
+        if self.backbone not in ("conv", "videomae") and self.model is None:
+            raise ValueError(f"backbone {self.backbone} has pretrained weights: name their folder or hub id as model")
+        if self.method == "lora" and self.model is None:
+            raise ValueError("method lora adapts pretrained weights: name their folder or hub id as model")
+        if self.loss == "bradley_terry" and self.batch_size < 2:
+            raise ValueError("loss bradley_terry compares clips: batch_size must be at least 2")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        return self
+
+
+class ServerConfig(Section):
+    """A reward model that writes its scores, behind an OpenAI-compatible server such as vLLM."""
+
+    family: Literal["videoscore2", "unifiedreward"]
+    model: str = Field(description="the name by which the server knows it")
+    base_url: str
+    key_variable: str = Field("OPENAI_API_KEY", description="environment variable with the key, if it needs one")
+    frames_per_second: float = Field(2.0, gt=0)
+    question: Path | None = Field(None, description="text file with the authors' question, {prompt} in it")
+    tries: int = Field(3, ge=1, description="how often an answer without scores is asked again")
+    timeout: float = Field(120.0, gt=0, description="seconds")
+
+    @model_validator(mode="after")
+    def _no_secret(self) -> ServerConfig:
+        address = urlsplit(self.base_url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ValueError("base_url must be an http or https address")
+        if address.username or address.query:
+            raise ValueError(f"base_url must hold no name, key or query; put the key into {self.key_variable}")
         return self
 
 
@@ -101,6 +155,16 @@ class ScoreConfig(Section):
 
     scoring: Literal["dense", "crop"] = "dense"
     batch_size: int = Field(32, ge=1)
+    released: str | None = Field(
+        None, description="folder or hub id of a released video reward model that scores instead of the run's own"
+    )
+    server: ServerConfig | None = Field(None, description="a released reward model that a server runs")
+
+    @model_validator(mode="after")
+    def _one_model(self) -> ScoreConfig:
+        if self.released and self.server:
+            raise ValueError("released and server name two reward models; leave one out")
+        return self
 
 
 class RestoreConfig(Section):
@@ -134,14 +198,6 @@ class PairConfig(Section):
     grid: PatchGrid | None = Field(None, description="coarser grid of the patch margins; the judged one if left out")
     rarity_power: float = Field(0.0, ge=0, description="VideoDPO: pairs of rare rewards weigh more; 0 weighs all alike")
     limit: int | None = Field(None, ge=1, description="keep so many pairs, drawn at random")
-
-
-class LoraOptions(Section):
-    """The LoRA adapter; `targets` defaults to the family's attention and feed-forward projections."""
-
-    rank: int = Field(32, ge=1)
-    alpha: int = Field(32, ge=1)
-    targets: tuple[str, ...] | None = None
 
 
 class AlignConfig(Section):
@@ -245,6 +301,15 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _best_of_reads_conditions(self) -> RunConfig:
+        if self.evaluate.best_of > 1 and self.reward.backbone not in ENCODERS:
+            raise ValueError(
+                f"evaluate.best_of compares clips by the generator's text conditions, which reward.backbone "
+                f"{self.reward.backbone!r} does not read: use one of {', '.join(ENCODERS)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _judged_aspects(self) -> RunConfig:
         vlm, reward = self.judge.vlm, self.reward
         missing = (set(reward.aspects) - set(vlm.aspects)) | (set(reward.patch_aspects) - set(vlm.patch_aspects))
@@ -263,6 +328,7 @@ _FILES = (
     ("evaluate", "prompts", "file"),
     ("judge", "labels"),
     ("judge", "vlm", "answers"),
+    ("score", "server", "question"),
 )
 
 

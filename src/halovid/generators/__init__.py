@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from halovid.config import GeneratorConfig
-from halovid.files import hash_file, hash_value
+from halovid.files import hash_folder
 from halovid.generators.base import ADAPTER, Generator, Sampler
 from halovid.generators.wan import WanGenerator
 from halovid.world import packaged_pipeline
@@ -27,7 +27,7 @@ def model_identity(config: GeneratorConfig) -> str:
     folder = Path(_resolve(config.model))
     if not folder.is_dir():
         return config.model
-    return hash_value({str(path.relative_to(folder)): hash_file(path) for path in sorted(folder.rglob("*.*"))})
+    return hash_folder(folder)
 
 
 def _resolve(model: str) -> str:

@@ -88,7 +88,9 @@ def _agreement(config: RunConfig, run_dir: Path) -> list[Row]:
     whole = ClipFolder(run_dir / "baseline", config.clip_size)
     truth = rows_to_table(_true_labels(whole, clips.rows, config), LABELS)
     spec = network.spec
-    data, _ = load_labelled(clips, truth, spec.aspects, spec.patch_aspects, config.grid, lambda *_: None)
+    data, _ = load_labelled(
+        clips, truth, spec.aspects, spec.patch_aspects, config.grid, lambda *_: None, network.backbone
+    )
     rows = agreement_rows(network, data, "dense", config.grid, DEFECT_RATING, config.score.batch_size)
     few = data.subset(torch.arange(min(config.evaluate.crop_clips, len(data))))
     return rows + (agreement_rows(network, few, "crop", config.grid, DEFECT_RATING, 4) if len(few) else [])
