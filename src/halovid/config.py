@@ -14,7 +14,8 @@ from halovid.errors import InputError
 from halovid.grid import PatchGrid
 from halovid.losses import GranDPOOptions
 from halovid.noising import SigmaSampling, WeightScheme
-from halovid.sections import ASPECTS, Aspect, Section, section_fields
+from halovid.reward_config import ENCODERS, RewardConfig, ScoreConfig
+from halovid.sections import LoraOptions, Section, section_fields
 from halovid.vlm_config import VlmConfig
 
 Split = Literal["train", "heldout"]
@@ -39,7 +40,7 @@ class GeneratorConfig(Section):
     height: int = Field(64, ge=8)
     width: int = Field(64, ge=8)
     num_inference_steps: int = Field(16, ge=1)
-    guidance_scale: float = Field(1.5, ge=0)
+    guidance_scale: float = Field(1.2, ge=0)
     negative_prompt: str = ""
     fps: float = Field(8.0, gt=0)
     batch_size: int = Field(16, ge=1, description="clips sampled at once")
@@ -60,47 +61,6 @@ class JudgeConfig(Section):
     labels: Path | None = Field(None, description="table: Parquet or JSON Lines file of labels that exist already")
     error_rate: float = Field(0.1, ge=0, le=1, description="simulated: share of ratings replaced by a random one")
     noise: float = Field(0.5, ge=0, description="simulated: standard deviation added before rounding to 1..5")
-
-
-class RewardConfig(Section):
-    """The reward model: video phase, then patch phase."""
-
-    backbone: Literal["conv", "videomae"] = "conv"
-    width: int = Field(64, ge=16, multiple_of=16, description="features per cell; a multiple of heads too")
-    layers: int = Field(2, ge=1)
-    heads: int = Field(4, ge=1)
-    downscale: int = Field(1, ge=1, description="whole factor by which clips are reduced before the network sees them")
-    patch_size: int = Field(8, ge=1, description="reduced pixels per token side")
-    aspects: tuple[Aspect, ...] = Field(ASPECTS, min_length=1)
-    patch_aspects: tuple[Aspect, ...] = Field(("visual_quality", "temporal_consistency"), min_length=1)
-    video_steps: int = Field(80, ge=0)
-    patch_steps: int = Field(260, ge=0)
-    batch_size: int = Field(16, ge=1)
-    learning_rate: float = Field(4e-3, gt=0)
-    crops: int = Field(8, ge=0, description="patches per step rated as clips of their own, for `crop` scoring")
-    video_weight: float = Field(0.3, ge=0, description="weight of the clip term during the patch phase")
-    mirror: tuple[Literal["horizontal", "vertical"], ...] = Field(
-        ("horizontal",), description="training clips are mirrored at random along these axes"
-    )
-    held_out: float = Field(0.15, gt=0, lt=1, description="share of the prompts kept for the agreement figures")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> RewardConfig:
-        extra = set(self.patch_aspects) - set(self.aspects)
-        if extra:
-            raise ValueError(f"patch_aspects {sorted(extra)} are not among aspects {list(self.aspects)}")
-        if self.backbone == "conv" and self.patch_size & (self.patch_size - 1):
-            raise ValueError(f"patch_size {self.patch_size} must be a power of two for the conv backbone, which halves")
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
-        return self
-
-
-class ScoreConfig(Section):
-    """How the reward model scores patches."""
-
-    scoring: Literal["dense", "crop"] = "dense"
-    batch_size: int = Field(32, ge=1)
 
 
 class RestoreConfig(Section):
@@ -134,14 +94,6 @@ class PairConfig(Section):
     grid: PatchGrid | None = Field(None, description="coarser grid of the patch margins; the judged one if left out")
     rarity_power: float = Field(0.0, ge=0, description="VideoDPO: pairs of rare rewards weigh more; 0 weighs all alike")
     limit: int | None = Field(None, ge=1, description="keep so many pairs, drawn at random")
-
-
-class LoraOptions(Section):
-    """The LoRA adapter; `targets` defaults to the family's attention and feed-forward projections."""
-
-    rank: int = Field(32, ge=1)
-    alpha: int = Field(32, ge=1)
-    targets: tuple[str, ...] | None = None
 
 
 class AlignConfig(Section):
@@ -245,6 +197,15 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _best_of_reads_conditions(self) -> RunConfig:
+        if self.evaluate.best_of > 1 and self.reward.backbone not in ENCODERS:
+            raise ValueError(
+                f"evaluate.best_of compares clips by the generator's text conditions, which reward.backbone "
+                f"{self.reward.backbone!r} does not read: use one of {', '.join(ENCODERS)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _judged_aspects(self) -> RunConfig:
         vlm, reward = self.judge.vlm, self.reward
         missing = (set(reward.aspects) - set(vlm.aspects)) | (set(reward.patch_aspects) - set(vlm.patch_aspects))
@@ -263,6 +224,7 @@ _FILES = (
     ("evaluate", "prompts", "file"),
     ("judge", "labels"),
     ("judge", "vlm", "answers"),
+    ("score", "server", "question"),
 )
 
 

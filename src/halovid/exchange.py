@@ -26,10 +26,10 @@ from halovid.files import hash_file, hash_value, write_json
 from halovid.folders import StageFolder, open_stage
 from halovid.formats import get_format
 from halovid.formats.base import Collection, RunData, SourceClip, copy_file
-from halovid.generators import load_generator, model_identity
+from halovid.generators import model_identity, open_generator
 from halovid.grid import LatentGeometry
 from halovid.prompts import Prompt
-from halovid.runtime import console, progress, resolve_device, resolve_dtype, set_threads
+from halovid.runtime import console, progress, set_threads
 from halovid.tables import CLIPS, LABELS, PAIRS, SOURCES, read_table, rows_to_table
 from halovid.video import probe_video, read_video, write_video
 
@@ -100,8 +100,7 @@ def _import_clips(stage: StageFolder, found: Collection, config: RunConfig | Non
         write_json(stage.path / "geometry.json", dataclasses.asdict(_PLAIN))
     else:
         set_threads(config.threads)
-        device = resolve_device(config.device)
-        generator = load_generator(config.generator, device, resolve_dtype(config.dtype, device))
+        generator = open_generator(config)
         save_conditions(stage.path, generator, [Prompt(name, text) for text, name in prompt_ids.items()])
 
     def take(batch: Sequence[SourceClip]) -> list[Row]:

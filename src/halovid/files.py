@@ -52,3 +52,9 @@ def hash_file(path: Path) -> str:
 def hash_value(value: Any) -> str:
     """SHA-256 of a JSON value, independent of the order of its keys, hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def hash_folder(folder: Path) -> str:
+    """SHA-256 of the names and contents of all files below a folder, hexadecimal."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return hash_value({str(path.relative_to(folder)): hash_file(path) for path in files})

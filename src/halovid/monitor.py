@@ -14,6 +14,7 @@ from halovid.config import RunConfig
 from halovid.generators import Sampler
 from halovid.measures import MEASURES, Instrument, Measure, measure_critic, measure_plain
 from halovid.metrics import paired_bootstrap
+from halovid.rewards.data import prompt_inputs
 from halovid.rewards.network import RewardNetwork
 from halovid.rewards.scoring import reward_clips
 from halovid.video import write_video
@@ -57,6 +58,8 @@ class Monitor:
     ) -> None:
         self._folder, self._network, self._config = folder, network, config
         self._clips, self._prompt_embeds = clips, prompt_embeds
+        embeds = {row["prompt_id"]: own for row, own in zip(clips, prompt_embeds, strict=True)}
+        self._reward_prompts = prompt_inputs(network.backbone, clips, embeds.__getitem__)
         self._seeds = [row["seed"] for row in clips]
         self._instruments: list[Instrument] = [measure_plain]
         if config.evaluate.critic == "world":
@@ -68,7 +71,7 @@ class Monitor:
         for row, clip in zip(self._clips, video, strict=True):
             name = f"{row['prompt_id']}-step{step:06d}.mp4"
             write_video(self._folder / name, clip, self._config.generator.fps)
-        clips, patches = reward_clips(self._network, video, self._prompt_embeds, self._config.grid)
+        clips, patches = reward_clips(self._network, video, self._reward_prompts.to(video.device), self._config.grid)
         values = {REWARD: clips, PATCH_REWARD: patches.flatten(1).mean(1)}
         for instrument in self._instruments:
             values |= instrument(video.cpu(), self._clips, self._config.grid)

@@ -1,4 +1,4 @@
-"""Muon for weight matrices and convolution kernels, AdamW for the rest: for small networks trained from nothing."""
+"""Muon for weight matrices and kernels and AdamW for the rest, for small networks trained from nothing; plain AdamW."""
 
 from __future__ import annotations
 
@@ -63,6 +63,19 @@ class MuonAdamW:
         """Continues from `state_dict`."""
         self._optimizers[0].load_state_dict(state["muon"])
         self._optimizers[1].load_state_dict(state["adamw"])
+
+
+class AdamW(torch.optim.AdamW):
+    """AdamW of a module's trained parameters, used like `MuonAdamW`: for weights that are trained already."""
+
+    def __init__(self, module: nn.Module, rate: float, weight_decay: float = 0.0) -> None:
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        super().__init__(trained, lr=rate, weight_decay=weight_decay)
+
+    def set_rate(self, rate: float) -> None:
+        """Sets the learning rate of the next steps."""
+        for group in self.param_groups:
+            group["lr"] = rate
 
 
 def _as_matrix(weight: Tensor) -> Tensor:

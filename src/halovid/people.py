@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from halovid.config import Aspect
 from halovid.errors import InputError
 from halovid.grid import PatchGrid
 from halovid.runtime import console
+from halovid.sections import Aspect
 from halovid.tables import CLIPS, read_table, write_rows
 
 if TYPE_CHECKING:  # imported by the commands that need it: the libraries come with halovid[people]

@@ -24,11 +24,12 @@ from halovid.files import atomic_path
 from halovid.folders import read_manifest
 from halovid.formats import folder, vbench
 from halovid.formats.base import SourceClip
-from halovid.generators import load_generator
+from halovid.generators import open_generator
 from halovid.grid import PatchGrid, spread_to_frames
+from halovid.rewards.backbones import EncoderSpec
 from halovid.rewards.network import RewardNetwork, load_reward
 from halovid.rewards.scoring import geometry_of, score_dense
-from halovid.runtime import console, progress, resolve_device, resolve_dtype, set_threads
+from halovid.runtime import console, progress, resolve_device, set_threads
 from halovid.tables import write_table
 from halovid.video import probe_video, read_video, write_video
 
@@ -38,11 +39,11 @@ WORST, BEST = 1.0, 5.0  # the rating scale: what heat maps show as wholly red, a
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-    """A reward model and what it needs to score any clip: its patches, and the text conditions of the prompts."""
+    """A reward model and what it needs to score any clip: its patches, and the prompts as it takes them."""
 
     network: RewardNetwork
     grid: PatchGrid
-    prompt_embeds: dict[str, Tensor]
+    prompts: dict[str, Tensor]
     device: torch.device
 
     @torch.no_grad()
@@ -55,7 +56,7 @@ class Scorer:
         spec = self.network.spec.backbone
         probe_video(clip.files[0])
         video = read_video(clip.files[0], (spec.frame_height, spec.frame_width), spec.num_frames)
-        prompt = self.prompt_embeds[clip.prompt][None].float().to(self.device)
+        prompt = self.prompts[clip.prompt][None].to(self.device)
         ratings, patches = score_dense(self.network, video[None].to(self.device), prompt, self.grid)
         if not (torch.isfinite(ratings).all() and torch.isfinite(patches).all()):
             raise InputError("the reward is not finite")
@@ -108,15 +109,23 @@ def _make_scorer(reward: Path, config: RunConfig | None, prompts: list[str]) -> 
     config = config or _config_of_run(model)
     set_threads(config.threads)
     device = resolve_device(config.device)
-    generator = load_generator(config.generator, device, resolve_dtype(config.dtype, device))
-    embeds = {prompt: generator.encode_prompts([prompt])[0].cpu() for prompt in prompts}
-    width = next(iter(embeds.values())).shape[-1]
-    if width != network.spec.prompt_width:
+    if network.backbone.reads_text:
+        inputs = {prompt: network.backbone.tokenize([prompt])[0] for prompt in prompts}
+    else:
+        generator = open_generator(config)
+        inputs = {prompt: generator.encode_prompts([prompt])[0].float().cpu() for prompt in prompts}
+        _check_width(next(iter(inputs.values())).shape[-1], network, model, config)
+    return Scorer(network.to(device), config.grid, inputs, device)
+
+
+def _check_width(width: int, network: RewardNetwork, model: Path, config: RunConfig) -> None:
+    """InputError when the text conditions are not those of the generator that the reward model was trained with."""
+    spec = network.spec.backbone
+    if isinstance(spec, EncoderSpec) and width != spec.prompt_width:
         raise InputError(
-            f"the reward model {model} was trained with text conditions {network.spec.prompt_width} wide, those of "
+            f"the reward model {model} was trained with text conditions {spec.prompt_width} wide, those of "
             f"generator {config.generator.model!r} are {width} wide; name the recipe it was trained with by --recipe"
         )
-    return Scorer(network.to(device), config.grid, embeds, device)
 
 
 def _config_of_run(model: Path) -> RunConfig:

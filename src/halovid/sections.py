@@ -1,11 +1,11 @@
-"""What all sections of the configuration have in common, and the aspects that ratings are of."""
+"""What sections of the configuration have in common: their base, the aspects of ratings, LoRA options."""
 
 from __future__ import annotations
 
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Aspect = Literal["visual_quality", "temporal_consistency", "dynamic_degree", "text_alignment", "factual_consistency"]
 ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
@@ -25,6 +25,14 @@ class Section(BaseModel):
         known = cls.model_fields
         empty = {key for key in known if raw.get(key, 0) is None and section_fields(known[key].annotation)}
         return {key: value for key, value in raw.items() if key not in empty}
+
+
+class LoraOptions(Section):
+    """A LoRA adapter; `targets` are the layers' last names, by default the family's attention and feed-forward ones."""
+
+    rank: int = Field(32, ge=1)
+    alpha: int = Field(32, ge=1)
+    targets: tuple[str, ...] | None = None
 
 
 def section_fields(section: Any) -> dict[Any, Any]:

@@ -54,6 +54,19 @@ PREFERENCES = _schema(
     patch_preferences=_PATCHES,
     judge=_TEXT,
 )
+RELEASED = _schema(
+    "released",
+    clip_id=_TEXT,
+    prompt_id=_TEXT,
+    reward=_FLOAT,
+    patch_rewards=_PATCHES,
+    names=pa.list_(_TEXT),
+    scores=pa.list_(_FLOAT),
+    frames=pa.list_(_INT),
+    fps=_FLOAT,
+    policy=_TEXT,
+    model=_TEXT,
+)
 AGREEMENT = _schema(
     "agreement", scope=_TEXT, scoring=_TEXT, aspect=_TEXT, spearman=_FLOAT, kendall=_FLOAT, auroc=_FLOAT, count=_INT
 )

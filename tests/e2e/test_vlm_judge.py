@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import Kill, Outcome, Plan, manifest, run_here, snapshot, start_apart
-from halovid.config import RewardConfig
 from halovid.judges.base import HIGHEST
+from halovid.reward_config import RewardConfig
 from halovid.tables import LABELS, VOTES, read_table
 from vlm_server import Handler, Server, answer_well, completion, good_answer, running_server, send, status
 

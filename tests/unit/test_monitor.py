@@ -12,7 +12,7 @@ from torch import Tensor
 from halovid.config import make_config
 from halovid.grid import LatentGeometry
 from halovid.monitor import PATCH_REWARD, REWARD, Monitor, Reading, parting
-from halovid.rewards.backbones import BackboneSpec
+from halovid.rewards.backbones import EncoderSpec
 from halovid.rewards.network import RewardNetwork, RewardSpec
 
 NUM_CLIPS = 12
@@ -75,7 +75,7 @@ class FlatSampler:
 
 def test_the_monitor_keeps_the_clips_and_measures_each(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    backbone = BackboneSpec(
+    backbone = EncoderSpec(
         name="conv",
         width=16,
         layers=1,
@@ -86,9 +86,10 @@ def test_the_monitor_keeps_the_clips_and_measures_each(tmp_path: Path) -> None:
         frame_width=32,
         temporal_stride=4,
         causal_first_frame=True,
+        prompt_width=4,
     )
     aspects = ("visual_quality",)
-    network = RewardNetwork(RewardSpec(backbone=backbone, prompt_width=4, aspects=aspects, patch_aspects=aspects))
+    network = RewardNetwork(RewardSpec(backbone=backbone, aspects=aspects, patch_aspects=aspects))
     clips = [{"prompt_id": "p0", "prompt": "a", "seed": 1}, {"prompt_id": "p1", "prompt": "b", "seed": 4}]
     monitor = Monitor(tmp_path, network.eval(), clips, torch.randn(2, 3, 4), make_config({}))
     found = monitor.observe(FlatSampler(), 30)

@@ -22,6 +22,7 @@ SCHEMAS = (
     tables.LABELS,
     tables.VOTES,
     tables.REWARDS,
+    tables.RELEASED,
     tables.PAIRS,
     tables.PREFERENCES,
     tables.RELIABILITY,
@@ -40,6 +41,8 @@ def example_rows(schema: pa.Schema) -> list[dict[str, Any]]:
         pa.string(): ['a\nb, "c" 😀', ""],
         pa.int64(): [2**63 - 1, -1],
         pa.float32(): [0.5, math.nan],
+        pa.list_(pa.string()): [["a", ""], []],
+        pa.list_(pa.int64()): [[0, 3], [-1]],
         pa.list_(pa.float32()): [[1.5, -2.5, 0.0], [3.0, 4.0, 5.0]],
     }
     return [{field.name: values[field.type][row] for field in schema} for row in (0, 1)]

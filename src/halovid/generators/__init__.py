@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 
-from halovid.config import GeneratorConfig
-from halovid.files import hash_file, hash_value
+from halovid.config import GeneratorConfig, RunConfig
+from halovid.files import hash_folder
 from halovid.generators.base import ADAPTER, Generator, Sampler
 from halovid.generators.wan import WanGenerator
+from halovid.runtime import resolve_device, resolve_dtype
 from halovid.world import packaged_pipeline
 
-__all__ = ["ADAPTER", "FAMILIES", "Generator", "Sampler", "load_generator", "model_identity"]
+__all__ = ["ADAPTER", "FAMILIES", "Generator", "Sampler", "load_generator", "model_identity", "open_generator"]
 
 FAMILIES = {"wan": WanGenerator}
 
@@ -22,12 +23,18 @@ def load_generator(config: GeneratorConfig, device: torch.device, dtype: torch.d
     return FAMILIES[config.family](_resolve(config.model), config, device, dtype)
 
 
+def open_generator(config: RunConfig) -> Generator:
+    """The run's model on the run's device, in its number format."""
+    device = resolve_device(config.device)
+    return load_generator(config.generator, device, resolve_dtype(config.dtype, device))
+
+
 def model_identity(config: GeneratorConfig) -> str:
     """A hash of a local pipeline folder's files; the name itself for a model of the hub."""
     folder = Path(_resolve(config.model))
     if not folder.is_dir():
         return config.model
-    return hash_value({str(path.relative_to(folder)): hash_file(path) for path in sorted(folder.rglob("*.*"))})
+    return hash_folder(folder)
 
 
 def _resolve(model: str) -> str:

@@ -14,13 +14,14 @@ from torch import Tensor
 from halovid.clips import ClipFolder, Row
 from halovid.errors import InputError
 from halovid.grid import PatchGrid
+from halovid.rewards.backbones import Backbone
 
 
 @dataclass(frozen=True)
 class LabelledClips:
     """n clips of m prompts with their labels.
 
-    video: [n, 3, F, H, W] float16 in [-1, 1].  prompts: [m, L, D].  prompt_of: [n], row of `prompts`.
+    video: [n, 3, F, H, W] float16 in [-1, 1].  prompts: [m, ...], see `prompt_inputs`.  prompt_of: [n], row of them.
     clip_ratings: [n, aspects].  patch_ratings: [n, patch aspects, t, h, w], all NaN when nobody rated patches.
     """
 
@@ -56,7 +57,18 @@ class LabelledClips:
 
     def inputs(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Clips and their prompts as the network takes them."""
-        return self.video.float().to(device), self.prompts[self.prompt_of].float().to(device)
+        return self.video.float().to(device), self.prompts[self.prompt_of].to(device)
+
+
+def prompt_inputs(backbone: Backbone, rows: Sequence[Row], conditions: Callable[[str], Tensor]) -> Tensor:
+    """The prompts of clips as a backbone takes them: [n, L, D] float32 text conditions, or [n, L] token ids.
+
+    Args:
+        conditions: prompt id -> the generator's text conditions, [L, D]; only asked when the backbone takes them.
+    """
+    if backbone.reads_text:
+        return backbone.tokenize([row["prompt"] for row in rows])
+    return torch.stack([conditions(row["prompt_id"]) for row in rows]).float()
 
 
 def load_labelled(
@@ -66,6 +78,7 @@ def load_labelled(
     patch_aspects: Sequence[str],
     grid: PatchGrid,
     skip: Callable[[str, str], None],
+    backbone: Backbone,
 ) -> tuple[LabelledClips, list[Row]]:
     """The judged clips that can be read, and their rows of the clip table; `skip` is told of the others.
 
@@ -93,11 +106,12 @@ def load_labelled(
         ) from error
     if not (np.isfinite(clip_ratings).all() and (np.isfinite(patch_ratings).all() or not rated_by_patch)):
         raise InputError("the labels hold ratings that are not finite; judge again")
-    names = sorted({row["prompt_id"] for row in rows})
+    by_prompt = {row["prompt_id"]: row for row in rows}
+    names = sorted(by_prompt)
     return (
         LabelledClips(
             video.half(),
-            torch.stack([clips.prompt_embeds(name) for name in names]),
+            prompt_inputs(backbone, [by_prompt[name] for name in names], clips.prompt_embeds),
             torch.tensor([names.index(row["prompt_id"]) for row in rows]),
             torch.from_numpy(clip_ratings),
             torch.from_numpy(patch_ratings),

@@ -1,4 +1,4 @@
-"""The reward network: a backbone, the prompt, a video head and a patch head on one scale."""
+"""The reward network: a backbone, a video head and a patch head on one scale."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from halovid.errors import InputError
 from halovid.files import atomic_path, write_text
 from halovid.grid import PatchGrid, pool_cells
-from halovid.rewards.backbones import BACKBONES, BackboneSpec
+from halovid.rewards.backbones import EncoderSpec, Features, LanguageSpec, make_backbone
+from halovid.rewards.backbones.language import LanguageBackbone
+
+_LEAST_SPREAD = 0.1  # of an aspect's ratings: one that is always rated alike must not blow up its scale
 
 
 class RewardSpec(BaseModel):
@@ -21,71 +24,115 @@ class RewardSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    backbone: BackboneSpec
-    prompt_width: int
+    backbone: EncoderSpec | LanguageSpec
     aspects: tuple[str, ...]
     patch_aspects: tuple[str, ...]
 
 
 class RewardNetwork(nn.Module):
-    """Rates clips and their patches, given the prompt; outputs are ratings on the judge's scale."""
+    """Rates clips and their patches, given the prompt.
+
+    The heads give scores; a rating is `shift + scale * score` with one shift and scale per aspect, for clips and
+    patches alike. They are stored with the weights and say what scale the ratings are on: the judge's.
+    """
+
+    shift: Tensor  # [aspects]
+    scale: Tensor  # [aspects]
 
     def __init__(self, spec: RewardSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.backbone = BACKBONES[spec.backbone.name](spec.backbone)
-        width = spec.backbone.width
-        self.prompt_projection = nn.Linear(spec.prompt_width, width)
-        self.prompt_mixer = nn.TransformerDecoderLayer(
-            width, spec.backbone.heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True
-        )
-        self.norm = nn.LayerNorm(width)
-        self.video_head = nn.Linear(width, len(spec.aspects))
-        self.patch_head = nn.Linear(width, len(spec.patch_aspects))
+        self.backbone = make_backbone(spec.backbone)
+        self.video_head = nn.Linear(spec.backbone.width, len(spec.aspects))
+        self.patch_head = nn.Linear(spec.backbone.width, len(spec.patch_aspects))
+        self.register_buffer("shift", torch.zeros(len(spec.aspects)))
+        self.register_buffer("scale", torch.ones(len(spec.aspects)))
+        self.patch_rows = [spec.aspects.index(aspect) for aspect in spec.patch_aspects]
 
-    def features(self, video: Tensor, prompt_embeds: Tensor) -> Tensor:
-        """[B, T', h', w', D] of clips [B, 3, F, H, W] and prompts [B, L, D'], whose zero rows are padding."""
-        grid = self.backbone(video)
-        empty = (prompt_embeds == 0).all(-1)
-        kept = max(1, int((~empty).sum(1).max()))
-        prompt = self.prompt_projection(prompt_embeds[:, :kept])
-        mixed = self.prompt_mixer(grid.flatten(1, 3), prompt, memory_key_padding_mask=empty[:, :kept])
-        return self.norm(mixed).unflatten(1, grid.shape[1:4])
+    def features(self, video: Tensor, prompts: Tensor) -> Features:
+        """Features of clips [B, 3, F, H, W] in [-1, 1] and prompts, as `data.prompt_inputs` gives them."""
+        return self.backbone(video, prompts)
 
-    def rate_videos(self, features: Tensor) -> Tensor:
-        """Ratings of the clips, [B, aspects]."""
-        return self.video_head(features.mean((1, 2, 3)))
+    def score_videos(self, features: Features) -> Tensor:
+        """Scores of the clips, [B, aspects]: before shift and scale."""
+        return self.video_head(features.clip)
 
-    def rate_patches(self, features: Tensor, grid: PatchGrid) -> Tensor:
-        """Ratings of all patches in one pass, [B, patch aspects, t, h, w]: each sees its context."""
-        pooled = pool_cells(features.movedim(-1, 1), grid)
+    def score_patches(self, features: Features, grid: PatchGrid) -> Tensor:
+        """Scores of all patches in one pass, [B, patch aspects, t, h, w]: each sees its context."""
+        pooled = pool_cells(features.grid.movedim(-1, 1), grid)
         return self.patch_head(pooled.movedim(1, -1)).movedim(-1, 1)
+
+    def rate_videos(self, features: Features) -> Tensor:
+        """Ratings of the clips, [B, aspects]."""
+        return self.shift + self.scale * self.score_videos(features)
+
+    def rate_patches(self, features: Features, grid: PatchGrid) -> Tensor:
+        """Ratings of all patches, [B, patch aspects, t, h, w]."""
+        shift, scale = (value[self.patch_rows].view(-1, 1, 1, 1) for value in (self.shift, self.scale))
+        return shift + scale * self.score_patches(features, grid)
+
+    def start_heads(self, clip_labels: Tensor) -> None:
+        """Before a training: the released head, where the backbone comes with one; shift and scale of the labels.
+
+        Args:
+            clip_labels: [n, aspects], the ratings to learn.
+        """
+        with torch.no_grad():
+            self.shift.copy_(clip_labels.mean(0))
+            self.scale.copy_(clip_labels.std(0).clamp(min=_LEAST_SPREAD))
+            if not isinstance(self.backbone, LanguageBackbone) or (head := self.backbone.start.head) is None:
+                return
+            for row, aspect in enumerate(head.aspects):
+                if aspect in self.spec.aspects:
+                    own = self.spec.aspects.index(aspect)
+                    self.video_head.weight[own] = head.weight[row].to(self.shift)
+                    self.video_head.bias[own] = head.bias[row].to(self.shift)
+                    self.shift[own], self.scale[own] = head.shift[row], head.scale[row]
 
     def start_patch_head(self) -> None:
         """Makes the patch head a copy of the video head's rows, so that both begin on one scale."""
-        rows = [self.spec.aspects.index(aspect) for aspect in self.spec.patch_aspects]
         with torch.no_grad():
-            self.patch_head.weight.copy_(self.video_head.weight[rows])
-            self.patch_head.bias.copy_(self.video_head.bias[rows])
+            self.patch_head.weight.copy_(self.video_head.weight[self.patch_rows])
+            self.patch_head.bias.copy_(self.video_head.bias[self.patch_rows])
+
+    def stored_state(self) -> dict[str, Tensor]:
+        """What must be kept of this network: all of it, or without the frozen weights under LoRA adapters."""
+        adapted = self.backbone.adapted
+        return {
+            name: value
+            for name, value in self.state_dict().items()
+            if adapted is None or ".lora_" in name or not name.startswith(f"backbone.{adapted}.")
+        }
+
+    def load_stored(self, state: dict[str, Tensor]) -> None:
+        """Continues from `stored_state`.
+
+        Raises:
+            KeyError: a name is missing or there is one too many.
+        """
+        own = self.stored_state()
+        if own.keys() != state.keys():
+            raise KeyError(f"weights that are missing or too many: {sorted(own.keys() ^ state.keys())[:3]}")
+        self.load_state_dict(state, strict=False)  # the names agree; frozen weights are those of the pretrained model
 
 
 def save_reward(network: RewardNetwork, folder: Path) -> None:
     """Writes reward.json and reward.safetensors."""
     write_text(folder / "reward.json", network.spec.model_dump_json(indent=2) + "\n")
     with atomic_path(folder / "reward.safetensors") as temporary:
-        save_file({name: value.contiguous() for name, value in network.state_dict().items()}, temporary)
+        save_file({name: value.contiguous() for name, value in network.stored_state().items()}, temporary)
 
 
 def load_reward(folder: Path) -> RewardNetwork:
     """The network that `save_reward` wrote, in evaluation mode.
 
     Raises:
-        InputError: a file is missing, damaged or does not fit.
+        InputError: a file is missing, damaged or does not fit, or the pretrained model that it adapts is not there.
     """
     try:
         spec = RewardSpec.model_validate_json((folder / "reward.json").read_text(encoding="utf-8"))
         network = RewardNetwork(spec)
-        network.load_state_dict(load_file(folder / "reward.safetensors"))
+        network.load_stored(load_file(folder / "reward.safetensors"))
     except (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError) as error:
         raise InputError(f"{folder} holds no readable reward model ({error}); run `halovid reward` again") from error
     return network.eval().requires_grad_(False)

@@ -15,21 +15,20 @@ from halovid.rewards.network import RewardNetwork
 _CROPS_AT_ONCE = 64
 
 
-def score_dense(network: RewardNetwork, video: Tensor, prompt_embeds: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
+def score_dense(network: RewardNetwork, video: Tensor, prompts: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
     """Ratings of clips [B, aspects] and patches [B, patch aspects, t, h, w] from one pass."""
-    features = network.features(video, prompt_embeds)
+    features = network.features(video, prompts)
     return network.rate_videos(features), network.rate_patches(features, grid)
 
 
-def score_crop(network: RewardNetwork, video: Tensor, prompt_embeds: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
+def score_crop(network: RewardNetwork, video: Tensor, prompts: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
     """The same from P + 1 passes: every patch is rated as a small clip of its own, as in the paper."""
-    ratings, _ = score_dense(network, video, prompt_embeds, grid)
+    ratings, _ = score_dense(network, video, prompts, grid)
     crops = torch.cat([crop_patches(clip, grid, geometry_of(network)) for clip in video])
-    prompts = prompt_embeds.repeat_interleave(grid.num_patches, 0)
-    rows = [network.spec.aspects.index(aspect) for aspect in network.spec.patch_aspects]
+    repeated = prompts.repeat_interleave(grid.num_patches, 0)
     parts = [
-        network.rate_videos(network.features(some, own))[:, rows]
-        for some, own in zip(crops.split(_CROPS_AT_ONCE), prompts.split(_CROPS_AT_ONCE), strict=True)
+        network.rate_videos(network.features(some, own))[:, network.patch_rows]
+        for some, own in zip(crops.split(_CROPS_AT_ONCE), repeated.split(_CROPS_AT_ONCE), strict=True)
     ]
     patches = torch.cat(parts).unflatten(0, (len(video), *grid.shape))
     return ratings, patches.movedim(-1, 1)
@@ -41,17 +40,18 @@ SCORERS: dict[str, Scorer] = {"dense": score_dense, "crop": score_crop}
 
 @torch.no_grad()
 def reward_clips(
-    network: RewardNetwork, video: Tensor, prompt_embeds: Tensor, grid: PatchGrid, scoring: str = "dense"
+    network: RewardNetwork, video: Tensor, prompts: Tensor, grid: PatchGrid, scoring: str = "dense"
 ) -> tuple[Tensor, Tensor]:
     """Rewards of clips [B] and of their patches [B, t, h, w]: the mean rating over the aspects.
 
     Args:
         video: [B, 3, F, H, W]; larger frames than the network's are reduced to them.
+        prompts: as `data.prompt_inputs` gives them.
     """
     spec = network.spec.backbone
     if video.shape[-2:] != (spec.frame_height, spec.frame_width):
         video = F.interpolate(video, (video.shape[2], spec.frame_height, spec.frame_width), mode="area")
-    clips, patches = SCORERS[scoring](network, video, prompt_embeds.float(), grid)
+    clips, patches = SCORERS[scoring](network, video, prompts.float() if prompts.is_floating_point() else prompts, grid)
     return clips.mean(1), patches.mean(1)
 
 

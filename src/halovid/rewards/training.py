@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from halovid.checkpoint import load_checkpoint, save_checkpoint
-from halovid.config import RewardConfig
 from halovid.errors import TrainingError
 from halovid.grid import PatchGrid
-from halovid.optimizers import MuonAdamW
+from halovid.optimizers import AdamW, MuonAdamW
+from halovid.reward_config import RewardConfig
 from halovid.rewards.data import LabelledClips
+from halovid.rewards.losses import bradley_terry_loss, draw_pairs, regression_loss
 from halovid.rewards.network import RewardNetwork
 from halovid.rewards.scoring import crop_patches, geometry_of
 from halovid.runtime import progress
@@ -26,15 +28,18 @@ _LOG_EVERY = 10
 
 def train_reward(network: RewardNetwork, data: LabelledClips, config: RewardConfig, seed: int, folder: Path) -> None:
     """Trains in place, continuing from `folder`'s checkpoint; logs to folder/log.jsonl."""
-    optimizer = MuonAdamW(network, config.learning_rate, weight_decay=0.05)
+    make_optimizer = AdamW if network.backbone.pretrained else MuonAdamW
+    optimizer = make_optimizer(network, config.learning_rate, weight_decay=0.05)
     total, step, log = config.video_steps + config.patch_steps, 0, []
     checkpoint = folder / "parts" / "training.safetensors"
     if checkpoint.exists():
         state = load_checkpoint(checkpoint)
-        network.load_state_dict(state["network"])
+        network.load_stored(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         step, log = state["step"], state["log"]
     network.train()
+    if config.gradient_checkpointing:
+        network.backbone.checkpoint_gradients()
     with progress("reward", total, step) as advance:
         while step < total:
             if step == config.video_steps:
@@ -56,28 +61,33 @@ def train_reward(network: RewardNetwork, data: LabelledClips, config: RewardConf
             if step % _LOG_EVERY == 0:
                 log.append({"step": step} | {name: term.item() for name, term in terms.items()})
             if step % CHECKPOINT_EVERY == 0:
-                state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+                state = {"network": network.stored_state(), "optimizer": optimizer.state_dict()}
                 save_checkpoint(checkpoint, state | {"step": step, "log": log})
     if not config.patch_steps:  # without a second phase patches are rated as clips are
         network.start_patch_head()
+    if config.loss == "bradley_terry":
+        _calibrate(network, data, config.batch_size)
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
 
 
 def _loss_terms(
     network: RewardNetwork, batch: LabelledClips, config: RewardConfig, patch_phase: bool, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Squared errors of the ratings: of the clips, and in the patch phase of all patches and of some crops."""
-    device = next(network.parameters()).device
+    """The loss of the clips, and in the patch phase of all patches and of some crops."""
+    device = network.shift.device
     video, prompts = batch.inputs(device)
     features = network.features(video, prompts)
-    video_term = F.mse_loss(network.rate_videos(features), batch.clip_ratings.to(device))
+    loss = functools.partial(_loss, network, config, generator)
+    every = range(len(network.spec.aspects))
+    video_term = loss(network.score_videos(features), batch.clip_ratings.to(device), every)
     if not patch_phase:
         return {"video": video_term}
     labels = batch.patch_ratings.to(device)
     grid = PatchGrid(*labels.shape[2:])
+    scores = network.score_patches(features, grid)
     terms = {
         "video": config.video_weight * video_term,
-        "patch": F.mse_loss(network.rate_patches(features, grid), labels),
+        "patch": loss(_as_items(scores), _as_items(labels), network.patch_rows),
     }
     if config.crops:
         clips = torch.randint(len(batch), (config.crops,), generator=generator)
@@ -88,10 +98,45 @@ def _loss_terms(
                 for c, p in zip(clips, patches, strict=True)
             ]
         )
-        rows = [network.spec.aspects.index(aspect) for aspect in network.spec.patch_aspects]
-        rated = network.rate_videos(network.features(crops, prompts[clips]))[:, rows]
-        terms["crop"] = F.mse_loss(rated, labels.flatten(2)[clips, :, patches])
+        scored = network.score_videos(network.features(crops, prompts[clips]))[:, network.patch_rows]
+        terms["crop"] = loss(scored, labels.flatten(2)[clips, :, patches], network.patch_rows)
     return terms
+
+
+def _as_items(patches: Tensor) -> Tensor:
+    """[B, aspects, t, h, w] -> [B * t * h * w, aspects]."""
+    return patches.movedim(1, -1).flatten(0, -2)
+
+
+def _loss(
+    network: RewardNetwork,
+    config: RewardConfig,
+    generator: torch.Generator,
+    scores: Tensor,
+    labels: Tensor,
+    rows: Sequence[int],
+) -> Tensor:
+    """The configured loss of scores against labels on the judge's scale, [N, aspects] of these rows; a scalar."""
+    if config.loss == "regression":
+        return regression_loss(network.shift[rows] + network.scale[rows] * scores, labels)
+    first, second = draw_pairs(len(scores), config.partners, generator)
+    return bradley_terry_loss(scores[first] - scores[second], labels[first] - labels[second], config.tie)
+
+
+@torch.no_grad()
+def _calibrate(network: RewardNetwork, data: LabelledClips, batch_size: int) -> None:
+    """Sets shift and scale so that the clips' ratings have the mean and the spread of their labels, per aspect.
+
+    Preferences leave the scale of the scores open. The same shift and scale hold for patches.
+    """
+    network.eval()
+    device = network.shift.device
+    parts = [data.subset(rows) for rows in torch.arange(len(data)).split(batch_size)]
+    scores = torch.cat([network.score_videos(network.features(*part.inputs(device))).cpu() for part in parts])
+    labels = data.clip_ratings
+    scale = labels.std(0) / scores.std(0).clamp(min=1e-6)
+    network.scale.copy_(scale)
+    network.shift.copy_(labels.mean(0) - scale * scores.mean(0))
 
 
 def _rate_share(step: int, config: RewardConfig) -> float:

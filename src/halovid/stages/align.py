@@ -22,13 +22,13 @@ from halovid.config import RunConfig
 from halovid.errors import InputError, TrainingError
 from halovid.files import write_text
 from halovid.folders import StageFolder, open_stage
-from halovid.generators import Generator, load_generator, model_identity
+from halovid.generators import Generator, model_identity, open_generator
 from halovid.losses import Margins, PairErrors, gran_dpo_loss, squared_error_map
 from halovid.monitor import Monitor, Reading, parting
 from halovid.noising import sample_sigma, timestep_weight
 from halovid.policy import Policy, snapshot_folder
 from halovid.rewards.network import load_reward
-from halovid.runtime import console, progress, resolve_device, resolve_dtype, set_threads
+from halovid.runtime import console, progress, resolve_device, set_threads
 from halovid.tables import PAIRS, read_table
 
 
@@ -43,7 +43,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
             return
         set_threads(config.threads)
         device = resolve_device(config.device)
-        generator = load_generator(config.generator, device, resolve_dtype(config.dtype, device))
+        generator = open_generator(config)
         pairs = PairData(run_dir, config, device)
         pairs.encode_latents(generator, stage.path / "parts" / "latents")
         torch.manual_seed(config.align_seed)  # the adapter's first weights

@@ -15,10 +15,10 @@ from halovid.clips import ClipFolder, sample_clips
 from halovid.config import RunConfig
 from halovid.errors import InputError
 from halovid.folders import open_stage
-from halovid.generators import load_generator, model_identity
+from halovid.generators import model_identity, open_generator
 from halovid.measures import EVALUATION_SEED, measure_clips
 from halovid.prompts import Prompt, load_prompts
-from halovid.runtime import resolve_device, resolve_dtype, set_threads
+from halovid.runtime import set_threads
 from halovid.world.captions import parse_caption
 
 
@@ -40,8 +40,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         for item, reason in refused:
             stage.skip(item, reason)
         set_threads(config.threads)
-        device = resolve_device(config.device)
-        generator = load_generator(config.generator, device, resolve_dtype(config.dtype, device))
+        generator = open_generator(config)
         seed, samples = config.seed + EVALUATION_SEED, config.evaluate.samples
         table = sample_clips(stage, generator, config.generator, prompts, seed, samples, "sample base")
         stage.write("clips.parquet", table)

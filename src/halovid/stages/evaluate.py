@@ -20,7 +20,7 @@ from halovid.clips import ClipFolder, Row, sample_clips
 from halovid.config import RunConfig
 from halovid.errors import InputError
 from halovid.folders import open_stage
-from halovid.generators import Sampler, load_generator, model_identity
+from halovid.generators import Sampler, model_identity, open_generator
 from halovid.judges import InspectorJudge
 from halovid.judges.base import DEFECT_RATING, Judgement, label_rows
 from halovid.measures import EVALUATION_SEED, compare, measure_clips
@@ -29,7 +29,7 @@ from halovid.prompts import Prompt
 from halovid.rewards.agreement import agreement_rows
 from halovid.rewards.data import load_labelled
 from halovid.rewards.network import load_reward
-from halovid.runtime import batches, resolve_device, resolve_dtype, set_threads
+from halovid.runtime import batches, resolve_device, set_threads
 from halovid.tables import AGREEMENT, LABELS, MEASURES, METRICS, read_table, rows_to_table
 
 _BATCH = 32
@@ -67,7 +67,7 @@ def _compared_model(config: RunConfig, run_dir: Path) -> Sampler:
         InputError: align kept no weights of `evaluate.step`.
     """
     device = resolve_device(config.device)
-    generator = load_generator(config.generator, device, resolve_dtype(config.dtype, device))
+    generator = open_generator(config)
     if config.evaluate.best_of > 1:
         network = load_reward(run_dir / "reward").to(device)
         return BestOf(generator, network, config.grid, config.evaluate.best_of, config.evaluate.best_by)
@@ -88,7 +88,9 @@ def _agreement(config: RunConfig, run_dir: Path) -> list[Row]:
     whole = ClipFolder(run_dir / "baseline", config.clip_size)
     truth = rows_to_table(_true_labels(whole, clips.rows, config), LABELS)
     spec = network.spec
-    data, _ = load_labelled(clips, truth, spec.aspects, spec.patch_aspects, config.grid, lambda *_: None)
+    data, _ = load_labelled(
+        clips, truth, spec.aspects, spec.patch_aspects, config.grid, lambda *_: None, network.backbone
+    )
     rows = agreement_rows(network, data, "dense", config.grid, DEFECT_RATING, config.score.batch_size)
     few = data.subset(torch.arange(min(config.evaluate.crop_clips, len(data))))
     return rows + (agreement_rows(network, few, "crop", config.grid, DEFECT_RATING, 4) if len(few) else [])

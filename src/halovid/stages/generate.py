@@ -12,9 +12,9 @@ from pathlib import Path
 from halovid.clips import sample_clips
 from halovid.config import RunConfig
 from halovid.folders import open_stage
-from halovid.generators import load_generator, model_identity
+from halovid.generators import model_identity, open_generator
 from halovid.prompts import load_prompts
-from halovid.runtime import resolve_device, resolve_dtype, set_threads
+from halovid.runtime import set_threads
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
@@ -30,8 +30,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         for item, reason in refused:
             stage.skip(item, reason)
         set_threads(config.threads)
-        device = resolve_device(config.device)
-        generator = load_generator(config.generator, device, resolve_dtype(config.dtype, device))
+        generator = open_generator(config)
         count = config.generate.candidates
         clips = sample_clips(stage, generator, config.generator, prompts, config.seed, count, "generate")
         stage.write("clips.parquet", clips)

@@ -25,6 +25,7 @@ from halovid.folders import open_stage, read_manifest, versions
 from halovid.grid import spread_to_frames
 from halovid.measures import KIND_PREFIX
 from halovid.metrics import paired_ratio
+from halovid.rewards.data import prompt_inputs
 from halovid.rewards.network import RewardNetwork, load_reward
 from halovid.rewards.scoring import reward_clips
 from halovid.runtime import set_threads
@@ -150,8 +151,8 @@ def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str], Non
 
 def _patch_rewards(network: RewardNetwork, clips: ClipFolder, row: Row, config: RunConfig) -> page.PatchRewards:
     """[t][h][w] rewards of a clip's patches; InputError when the clip can't be read."""
-    prompt = clips.prompt_embeds(row["prompt_id"])[None]
-    _, patches = reward_clips(network, clips.video(row)[None], prompt, config.grid)
+    prompts = prompt_inputs(network.backbone, [row], clips.prompt_embeds)
+    _, patches = reward_clips(network, clips.video(row)[None], prompts, config.grid)
     return patches[0].tolist()
 
 

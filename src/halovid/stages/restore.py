@@ -20,11 +20,11 @@ from halovid.clips import ClipFolder, Row, clip_seed, save_conditions, write_cli
 from halovid.config import RunConfig
 from halovid.errors import InputError
 from halovid.folders import open_stage
-from halovid.generators import Generator, load_generator
+from halovid.generators import Generator, open_generator
 from halovid.grid import pool_cells
 from halovid.prompts import Prompt
 from halovid.restoring import random_regions, restore
-from halovid.runtime import console, resolve_device, resolve_dtype, set_threads
+from halovid.runtime import console, resolve_device, set_threads
 from halovid.tables import CLIPS, PAIRS, rows_to_table
 from halovid.world.captions import parse_caption
 from halovid.world.render import render_scene
@@ -45,7 +45,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
             return
         set_threads(config.threads)
         device = resolve_device(config.device)
-        generator = load_generator(config.generator, device, resolve_dtype(config.dtype, device))
+        generator = open_generator(config)
         candidates = ClipFolder(run_dir / "generate", config.clip_size)
         prompts = {row["prompt_id"]: Prompt(row["prompt_id"], row["prompt"]) for row in candidates.rows}
         save_conditions(stage.path, generator, list(prompts.values()))

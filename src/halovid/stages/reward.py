@@ -19,17 +19,18 @@ from halovid.errors import InputError
 from halovid.folders import open_stage
 from halovid.judges.base import DEFECT_RATING
 from halovid.rewards.agreement import agreement_rows
-from halovid.rewards.backbones import BackboneSpec
-from halovid.rewards.data import LabelledClips, load_labelled
+from halovid.rewards.backbones import make_spec
+from halovid.rewards.data import load_labelled
 from halovid.rewards.network import RewardNetwork, RewardSpec, save_reward
+from halovid.rewards.pretrained import model_identity
 from halovid.rewards.training import train_reward
-from halovid.runtime import resolve_device, set_threads
+from halovid.runtime import resolve_device, resolve_dtype, set_threads
 from halovid.tables import AGREEMENT, LABELS, read_table, rows_to_table
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
     """Trains the reward model and measures it on held-out prompts."""
-    depends = config.part("seed", "grid", "reward")
+    depends = config.part("seed", "dtype", "grid", "reward") | {"model": model_identity(config.reward.model)}
     with open_stage(run_dir, "reward", depends, ["generate", "judge"]) as stage:
         if stage is None:
             return
@@ -37,15 +38,19 @@ def run(config: RunConfig, run_dir: Path) -> None:
         clips = ClipFolder(run_dir / "generate", config.reward_size)
         labels = read_table(run_dir / "judge" / "labels.parquet", LABELS)
         reward = config.reward
-        data, rows = load_labelled(clips, labels, reward.aspects, reward.patch_aspects, config.grid, stage.skip)
+        device = resolve_device(config.device)
+        torch.manual_seed(config.seed)
+        network = RewardNetwork(_spec(config, clips, device)).to(device)
+        data, rows = load_labelled(
+            clips, labels, reward.aspects, reward.patch_aspects, config.grid, stage.skip, network.backbone
+        )
         if reward.patch_steps and not data.rated_by_patch:
             raise InputError(
                 f"the labels rate no patch, and reward.patch_steps is {reward.patch_steps}: set it to 0 to learn from "
                 f"the ratings of clips alone, or have the patches judged"
             )
         held_out = _held_out(rows, reward.held_out, config.seed)
-        torch.manual_seed(config.seed)
-        network = RewardNetwork(_spec(config, clips, data)).to(resolve_device(config.device))
+        network.start_heads(data.subset(~held_out).clip_ratings)
         train_reward(network, data.subset(~held_out), reward, config.seed, stage.path)
         network.eval()
         save_reward(network, stage.path)
@@ -64,30 +69,12 @@ def _held_out(rows: list[Row], share: float, seed: int) -> torch.Tensor:
     return torch.tensor([row["prompt_id"] in out for row in rows])
 
 
-def _spec(config: RunConfig, clips: ClipFolder, data: LabelledClips) -> RewardSpec:
-    """What the network is built from: the config, and the division of time of the generator's latents."""
-    reward = config.reward
-    frames, height, width = config.reward_size
-    if height % reward.patch_size or width % reward.patch_size:
-        raise InputError(
-            f"reward.patch_size is {reward.patch_size}; it must divide the height {height} and width {width} at which "
-            f"the reward model sees clips (generator.height and width over reward.downscale {reward.downscale})"
-        )
-    backbone = BackboneSpec(
-        name=reward.backbone,
-        width=reward.width,
-        layers=reward.layers,
-        heads=reward.heads,
-        patch_size=reward.patch_size,
-        num_frames=frames,
-        frame_height=height,
-        frame_width=width,
-        temporal_stride=clips.geometry.temporal_stride,
-        causal_first_frame=clips.geometry.causal_first_frame,
-    )
-    return RewardSpec(
-        backbone=backbone,
-        prompt_width=data.prompts.shape[-1],
-        aspects=reward.aspects,
-        patch_aspects=reward.patch_aspects,
-    )
+def _spec(config: RunConfig, clips: ClipFolder, device: torch.device) -> RewardSpec:
+    """What the network is built from: the config, and how the generator divides time and writes prompts."""
+    if not clips.rows:
+        raise InputError("there is no clip to learn from; run `halovid generate` with prompts that it can sample")
+    first = clips.rows[0]
+    width = clips.prompt_embeds(first["prompt_id"]).shape[-1]
+    dtype = str(resolve_dtype(config.dtype, device)).removeprefix("torch.")
+    backbone = make_spec(config.reward, config.reward_size, clips.geometry, first["fps"], width, dtype)
+    return RewardSpec(backbone=backbone, aspects=config.reward.aspects, patch_aspects=config.reward.patch_aspects)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from halovid.errors import InputError
 from halovid.grid import PatchGrid
-from halovid.rewards.backbones import BACKBONES, BackboneSpec
+from halovid.rewards.backbones import EncoderSpec, make_backbone
 from halovid.rewards.network import RewardNetwork, RewardSpec, load_reward, save_reward
 
+ENCODERS = ["conv", "videomae"]
 B, LENGTH, PROMPT_WIDTH, FEATURE_WIDTH = 2, 11, 5, 24
 FRAMES, HEIGHT, WIDTH = 9, 8, 20
 FEATURES = (3, 2, 5)  # latent frames, tokens down, tokens across
@@ -23,7 +24,7 @@ GRIDS = [(1, 1, 1), (2, 3, 5), (3, 2, 5), (5, 3, 2)]
 
 def make_network(name: str, causal: bool = True) -> RewardNetwork:
     torch.manual_seed(0)
-    backbone = BackboneSpec(
+    backbone = EncoderSpec(
         name=name,
         width=FEATURE_WIDTH,
         layers=2,
@@ -34,10 +35,9 @@ def make_network(name: str, causal: bool = True) -> RewardNetwork:
         frame_width=WIDTH,
         temporal_stride=4,
         causal_first_frame=causal,
+        prompt_width=PROMPT_WIDTH,
     )
-    spec = RewardSpec(
-        backbone=backbone, prompt_width=PROMPT_WIDTH, aspects=("look", "move", "fit"), patch_aspects=("fit", "look")
-    )
+    spec = RewardSpec(backbone=backbone, aspects=("look", "move", "fit"), patch_aspects=("fit", "look"))
     return RewardNetwork(spec).eval().requires_grad_(False)
 
 
@@ -50,28 +50,33 @@ def make_inputs(lengths: tuple[int, ...] = (7, 3)) -> tuple[Tensor, Tensor]:
     return video, prompts
 
 
-@pytest.fixture(scope="module", params=list(BACKBONES))
+@pytest.fixture(scope="module", params=ENCODERS)
 def network(request: pytest.FixtureRequest) -> RewardNetwork:
     return make_network(request.param)
 
 
 def test_shapes(network: RewardNetwork) -> None:
     features = network.features(*make_inputs())
-    assert features.shape == (B, *FEATURES, FEATURE_WIDTH)
+    assert features.grid.shape == (B, *FEATURES, FEATURE_WIDTH)
+    assert features.clip.shape == (B, FEATURE_WIDTH)
     assert network.rate_videos(features).shape == (B, 3)
     for grid in GRIDS:
         assert network.rate_patches(features, PatchGrid(*grid)).shape == (B, 2, *grid)
 
 
-@pytest.mark.parametrize("name", list(BACKBONES))
+@pytest.mark.parametrize("name", ENCODERS)
 def test_a_family_without_a_lone_first_frame_has_the_grid_of_its_latents(name: str) -> None:
     video = torch.zeros(B, 3, 12, HEIGHT, WIDTH)
-    assert make_network(name, causal=False).features(video, make_inputs()[1]).shape == (B, *FEATURES, FEATURE_WIDTH)
+    assert make_network(name, causal=False).features(video, make_inputs()[1]).grid.shape == (
+        B,
+        *FEATURES,
+        FEATURE_WIDTH,
+    )
 
 
 def test_a_convolution_takes_any_width_that_heads_and_groups_divide() -> None:
-    spec = make_network("conv").spec.backbone.model_copy(update={"width": 40, "patch_size": 8})
-    assert BACKBONES["conv"](spec)(make_inputs()[0]).shape == (B, 3, 1, 3, 40)
+    spec = make_network("conv").spec.backbone.model_copy(update={"width": 40, "heads": 5, "patch_size": 8})
+    assert make_backbone(spec)(*make_inputs()).grid.shape == (B, 3, 1, 3, 40)
 
 
 @pytest.mark.parametrize(
@@ -88,20 +93,20 @@ def test_a_feature_sees_most_of_its_own_pixels(
     video, prompts = make_inputs((4,))
     changed = video.clone()
     changed[:, :, frames, rows, columns] *= -1
-    change = (network.features(changed, prompts) - network.features(video, prompts)).norm(dim=-1)[0]
+    change = (network.features(changed, prompts).grid - network.features(video, prompts).grid).norm(dim=-1)[0]
     assert change[cell] > 1.5 * change.mean()
     assert (change > change[cell]).sum() < 3
 
 
 def test_padding_of_prompts_does_not_matter_and_prompts_do(network: RewardNetwork) -> None:
     video, prompts = make_inputs((7, 3))
-    features = network.features(video, prompts)
+    features = network.features(video, prompts).grid
     padded = torch.cat([prompts, torch.zeros(B, 13, PROMPT_WIDTH)], 1)
-    torch.testing.assert_close(network.features(video, padded), features)
-    torch.testing.assert_close(network.features(video[1:], prompts[1:, :3]), features[1:])
+    torch.testing.assert_close(network.features(video, padded).grid, features)
+    torch.testing.assert_close(network.features(video[1:], prompts[1:, :3]).grid, features[1:])
     other = prompts.clone()
     other[1, 2] += 1
-    changed = network.features(video, other)
+    changed = network.features(video, other).grid
     torch.testing.assert_close(changed[0], features[0])
     assert (changed[1] - features[1]).abs().max() > 1e-3
 
@@ -109,15 +114,15 @@ def test_padding_of_prompts_does_not_matter_and_prompts_do(network: RewardNetwor
 @pytest.mark.parametrize("lengths", [(3, 0), (0, 0)])
 def test_an_empty_prompt_is_a_prompt(network: RewardNetwork, lengths: tuple[int, int]) -> None:
     video, prompts = make_inputs(lengths)
-    features = network.features(video, prompts)
+    features = network.features(video, prompts).grid
     assert torch.isfinite(features).all()
-    torch.testing.assert_close(network.features(video[1:], prompts[1:]), features[1:])
+    torch.testing.assert_close(network.features(video[1:], prompts[1:]).grid, features[1:])
 
 
 def test_each_clip_is_rated_by_itself(network: RewardNetwork) -> None:
     video, prompts = make_inputs((5, 9))
-    swapped = network.features(video.flip(0), prompts.flip(0)).flip(0)
-    torch.testing.assert_close(swapped, network.features(video, prompts))
+    swapped = network.features(video.flip(0), prompts.flip(0)).grid.flip(0)
+    torch.testing.assert_close(swapped, network.features(video, prompts).grid)
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -138,8 +143,8 @@ def test_the_patch_head_starts_as_the_video_head(grid: tuple[int, int, int]) -> 
 
 def test_a_patch_is_rated_by_the_features_in_it(network: RewardNetwork) -> None:
     features = network.features(*make_inputs())
-    changed = features.clone()
-    changed[0, 2, 1, 3] += 1
+    changed = features._replace(grid=features.grid.clone())
+    changed.grid[0, 2, 1, 3] += 1
     moved = network.rate_patches(changed, PatchGrid(*FEATURES)) != network.rate_patches(features, PatchGrid(*FEATURES))
     assert moved.any(1).nonzero().tolist() == [[0, 2, 1, 3]]
 
@@ -151,7 +156,7 @@ def test_a_saved_network_comes_back(network: RewardNetwork, tmp_path: Path) -> N
     assert not loaded.training
     assert not any(value.requires_grad for value in loaded.parameters())
     expected, found = network.features(*make_inputs()), loaded.features(*make_inputs())
-    assert torch.equal(found, expected)
+    assert torch.equal(found.grid, expected.grid)
     assert torch.equal(loaded.rate_videos(found), network.rate_videos(expected))
     grid = PatchGrid(2, 3, 5)
     assert torch.equal(loaded.rate_patches(found, grid), network.rate_patches(expected, grid))

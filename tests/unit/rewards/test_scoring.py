@@ -9,20 +9,21 @@ import torch
 from torch import Tensor
 
 from halovid.grid import LatentGeometry, PatchGrid, spread_to_frames
-from halovid.rewards.backbones import BACKBONES, BackboneSpec
+from halovid.rewards.backbones import EncoderSpec
 from halovid.rewards.network import RewardNetwork, RewardSpec
 from halovid.rewards.scoring import SCORERS, crop_patches, geometry_of, score_crop, score_dense
 
+ENCODERS = ["conv", "videomae"]
 CAUSAL = LatentGeometry(temporal_stride=4, spatial_stride=1, causal_first_frame=True)
 PLAIN = LatentGeometry(temporal_stride=3, spatial_stride=1, causal_first_frame=False)
 FRAMES, HEIGHT, WIDTH = 9, 8, 12
 GRID = PatchGrid(3, 2, 3)
 
 
-@pytest.fixture(scope="module", params=list(BACKBONES))
+@pytest.fixture(scope="module", params=ENCODERS)
 def network(request: pytest.FixtureRequest) -> RewardNetwork:
     torch.manual_seed(0)
-    backbone = BackboneSpec(
+    backbone = EncoderSpec(
         name=request.param,
         width=24,
         layers=1,
@@ -33,8 +34,9 @@ def network(request: pytest.FixtureRequest) -> RewardNetwork:
         frame_width=WIDTH,
         temporal_stride=4,
         causal_first_frame=True,
+        prompt_width=5,
     )
-    spec = RewardSpec(backbone=backbone, prompt_width=5, aspects=("a", "b", "c"), patch_aspects=("c", "a"))
+    spec = RewardSpec(backbone=backbone, aspects=("a", "b", "c"), patch_aspects=("c", "a"))
     return RewardNetwork(spec).eval().requires_grad_(False)
 
 

@@ -1,0 +1,162 @@
+"""Pretrained models: loading them strictly, and LoRA adapters on them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from halovid.errors import InputError
+from halovid.files import hash_folder
+from halovid.sections import LoraOptions
+
+# what belongs to a model's first task: we bring heads of our own
+_OTHER_HEADS = ("lm_head.", "classifier.", "decoder.", "encoder_to_decoder.", "mask_token", "fc_norm.")
+_VISION = ("vision", "visual")
+
+
+def local_folder(model: str) -> Path:
+    """The folder of a model: itself, or the snapshot of a hub id, downloaded where that is allowed.
+
+    Raises:
+        InputError: there is no such folder, and the hub has no such model or can't be reached.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(model))
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{model!r} is neither a folder nor a model that the hub gives ({reason})") from error
+
+
+def model_identity(model: str | None) -> str | None:
+    """A hash of a local model's files; the name itself for a model of the hub."""
+    return hash_folder(Path(model)) if model and Path(model).is_dir() else model
+
+
+def load_config(model: str) -> Any:
+    """The transformers configuration of a folder or hub id; of its base for a release that is adapters.
+
+    Raises:
+        InputError: there is none that can be read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(local_folder(model))
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"reward.model {model!r} has no readable config.json ({_first_line(error)})") from error
+
+
+def load_base(
+    model: str, kinds: Collection[str], dtype: torch.dtype = torch.float32, heads: Collection[str] = ()
+) -> Any:
+    """The pretrained transformer of a folder or hub id, without the head of its first task.
+
+    Args:
+        heads: keys that the weights hold besides; they must be there.
+
+    Raises:
+        InputError: it can't be read, is of another kind than one of `kinds`, or its weights do not fit its
+            configuration exactly.
+    """
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    config = load_config(model)
+    if config.model_type not in kinds:
+        raise InputError(f"{model!r} is a {config.model_type!r} model; {', '.join(sorted(kinds))} is needed here")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns of keys that it ignores; below they are looked at one by one
+    try:
+        base, report = AutoModel.from_pretrained(
+            local_folder(model), config=config, dtype=dtype, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"the weights of {model!r} can't be loaded ({_first_line(error)})") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    found = set(report["unexpected_keys"])
+    check_keys(
+        model,
+        missing=set(report["missing_keys"]) | (set(heads) - found),
+        unexpected={key for key in found - set(heads) if not key.startswith(_OTHER_HEADS)},
+        misshapen=report.get("mismatched_keys", ()),
+    )
+    return base
+
+
+def make_base(config: Any, dtype: torch.dtype) -> Any:
+    """The transformer of a configuration, its weights still to be assigned."""
+    from transformers import AutoModel
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():  # billions of random numbers would take minutes
+        return AutoModel.from_config(config, dtype=dtype)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model's folder.
+
+    Raises:
+        InputError: there is none that can be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder} holds no readable tokenizer ({_first_line(error)})") from error
+
+
+def check_keys(source: str, missing: Collection[Any], unexpected: Collection[Any], misshapen: Collection[Any]) -> None:
+    """Refuses weights that do not fit exactly.
+
+    Raises:
+        InputError: names up to three keys of each kind.
+    """
+    problems = [
+        f"{len(keys)} {kind} ({', '.join(sorted(map(str, keys))[:3])}{', ...' if len(keys) > 3 else ''})"
+        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+        if keys
+    ]
+    if problems:
+        raise InputError(f"the weights of {source!r} do not fit the model: {'; '.join(problems)}; download them again")
+
+
+def add_lora(module: nn.Module, options: LoraOptions) -> None:
+    """Freezes a module and puts LoRA adapters, float32, on its linear layers outside a vision tower.
+
+    Raises:
+        InputError: `targets` names none of them.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    linear = [
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear) and not any(part in name for part in _VISION)
+    ]
+    targets = [name for name in linear if options.targets is None or name.split(".")[-1] in options.targets]
+    if not targets:
+        last = sorted({name.split(".")[-1] for name in linear})
+        raise InputError(f"reward.lora.targets {options.targets} name no linear layer; there are {', '.join(last)}")
+    module.requires_grad_(False)
+    inject_adapter_in_model(LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=targets), module)
+    for name, parameter in module.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

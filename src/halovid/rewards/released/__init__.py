@@ -1,0 +1,90 @@
+"""Published video reward models, in the layouts that are on the hub. One file per family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from halovid.errors import InputError
+from halovid.rewards.pretrained import load_base, load_config, load_tokenizer, local_folder
+from halovid.rewards.released import videoreward, videoscore, videoscore_qwen2_vl
+from halovid.rewards.released.base import (
+    Head,
+    LocalReward,
+    ReleasedReward,
+    ReleasedScore,
+    Start,
+    UnscoredError,
+    read_json,
+)
+
+__all__ = [
+    "RELEASED",
+    "Head",
+    "ReleasedReward",
+    "ReleasedScore",
+    "Start",
+    "UnscoredError",
+    "find_family",
+    "load_released",
+    "load_start",
+    "model_config",
+]
+
+RELEASED: dict[str, Callable[[Path, str, torch.device, torch.dtype], LocalReward]] = {
+    "videoscore": videoscore.VideoScore,
+    "videoscore-qwen2-vl": videoscore_qwen2_vl.VideoScoreQwen2VL,
+    "videoreward": videoreward.VideoReward,
+}
+_CPU = torch.device("cpu")
+_ARCHITECTURES = {
+    videoscore.ARCHITECTURE: "videoscore",
+    videoscore_qwen2_vl.ARCHITECTURE: "videoscore-qwen2-vl",
+}
+
+
+def find_family(folder: Path) -> str | None:
+    """The family of a release, a key of RELEASED, by the files in its folder; None for any other folder."""
+    if (folder / videoreward.CONFIG).exists():
+        return "videoreward"
+    if not (folder / "config.json").exists():
+        return None
+    architectures = read_json(folder / "config.json").get("architectures") or []
+    return next((_ARCHITECTURES[name] for name in architectures if name in _ARCHITECTURES), None)
+
+
+def load_released(model: str, device: torch.device = _CPU, dtype: torch.dtype = torch.float32) -> LocalReward:
+    """The released reward model of a folder or hub id.
+
+    Raises:
+        InputError: it is none that is known here, or its files do not fit exactly.
+    """
+    folder = local_folder(model)
+    family = find_family(folder)
+    if family is None:
+        raise InputError(
+            f"{model!r} is no released reward model that is known here: {', '.join(RELEASED)} (by config.json or "
+            f"{videoreward.CONFIG})"
+        )
+    return RELEASED[family](folder, model, device, dtype)
+
+
+def model_config(model: str) -> Any:
+    """The transformers configuration of a plain or released model; of its base for adapters."""
+    folder = local_folder(model)
+    return load_config(str(videoreward.base_folder(folder) if find_family(folder) == "videoreward" else folder))
+
+
+def load_start(model: str, kinds: Collection[str], dtype: torch.dtype) -> Start:
+    """A language model to train: plain pretrained weights, or a released reward model.
+
+    Raises:
+        InputError: it can't be read or is of another kind than one of `kinds`.
+    """
+    folder = local_folder(model)
+    if find_family(folder) is not None:
+        return load_released(model, dtype=dtype).start()
+    return Start(load_base(model, kinds, dtype), load_tokenizer(folder))

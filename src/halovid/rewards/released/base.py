@@ -1,0 +1,145 @@
+"""What released reward models have in common: how they are read, and the record of a score."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halovid.errors import InputError
+from halovid.files import hash_value
+from halovid.rewards.readers.pixels import to_bytes
+
+QUESTION_FILE = "prompt.txt"
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of a release in our terms: weight [n, D], bias [n], our aspect of each row.
+
+    shift and scale, [n], bring its scores to the judges' scale of 1 to 5.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    aspects: tuple[str, ...]
+    shift: Tensor
+    scale: Tensor
+
+
+@dataclass(frozen=True)
+class Start:
+    """A language model to start from.
+
+    question: with `{prompt}` and `{video}`, when its release fixes it.  sequential: see `QwenReader`.
+    """
+
+    model: Any
+    tokenizer: Any
+    question: str | None = None
+    head: Head | None = None
+    sequential: bool = False
+
+
+@dataclass(frozen=True)
+class ReleasedScore:
+    """The scores of one clip and how they came about: a score means nothing without its frames.
+
+    scores: by the release's own names.  frames: indices into the clip, of which `fps` were played a second.
+    policy: how they were chosen and shown.
+    """
+
+    scores: dict[str, float]
+    overall: float
+    frames: tuple[int, ...]
+    fps: float
+    policy: str
+    model: str
+
+
+class UnscoredError(ValueError):
+    """A clip that a reward model gave no score for, and why; other clips may go on."""
+
+
+class ReleasedReward(ABC):
+    """A published video reward model.
+
+    names: of its scores, in the order of its outputs.
+    """
+
+    names: tuple[str, ...]
+    model_name: str
+    policy: str
+
+    @abstractmethod
+    def choose_frames(self, count: int, fps: float) -> list[int]:
+        """Which of a clip's frames it is shown."""
+
+    @abstractmethod
+    def rate(self, frames: Tensor, prompt: str) -> Tensor:
+        """Its scores, [names], of frames [n, 3, H, W] of bytes."""
+
+    @abstractmethod
+    def overall(self, scores: Tensor) -> float:
+        """The one number that its authors make of the scores."""
+
+    @torch.no_grad()
+    def score(self, video: Tensor, fps: float, prompt: str) -> ReleasedScore:
+        """The scores of a clip [3, F, H, W] in [-1, 1].
+
+        Raises:
+            InputError: the frame rate is not positive.
+        """
+        if not fps > 0:
+            raise InputError(f"fps is {fps}; released reward models need the clip's true frame rate, above 0")
+        chosen = self.choose_frames(video.shape[1], fps)
+        scores = self.rate(to_bytes(video[:, chosen]).transpose(0, 1), prompt).float().cpu()
+        named = dict(zip(self.names, scores.tolist(), strict=True))
+        return ReleasedScore(named, self.overall(scores), tuple(chosen), fps, self.policy, self.model_name)
+
+
+class LocalReward(ReleasedReward):
+    """A release whose weights are read here."""
+
+    @abstractmethod
+    def start(self) -> Start:
+        """Its weights, tokenizer and head, for a training that goes on from them."""
+
+
+def question_of(folder: Path, default: str, needed: tuple[str, ...] = ("{prompt}",)) -> tuple[str, str]:
+    """The question that a release is asked, and what to record of it: `prompt.txt` of its folder, or our own.
+
+    A release answers best to the very words that it was trained with; its authors publish them with their code, not
+    with the weights.
+
+    Raises:
+        InputError: the file lacks one of the strings that are needed.
+    """
+    path = folder / QUESTION_FILE
+    if not path.exists():
+        return default, "question halovid-1"
+    text = path.read_text(encoding="utf-8").replace("{text_prompt}", "{prompt}")
+    lacking = [part for part in needed if text.count(part) != 1]
+    if lacking:
+        raise InputError(f"{path} must hold {' and '.join(needed)} once each; check {', '.join(lacking)}")
+    return text, f"question {QUESTION_FILE} {hash_value(text)[:12]}"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a release.
+
+    Raises:
+        InputError: the file is missing or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is missing or damaged ({error}); download the model again") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold a JSON object; download the model again")
+    return value

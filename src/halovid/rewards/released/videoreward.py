@@ -1,0 +1,183 @@
+"""VideoReward (VideoAlign, Qwen2-VL 2B): visual quality, motion quality and text alignment, normalised.
+
+The folder has model_config.json {data_config, model_config, peft_lora_config, inference_config} and
+checkpoint-<step>/ with model.pth, or with adapter_model.safetensors and non_lora_state_dict.pth. The base model that
+`model_name_or_path` names gives configuration and tokenizer, and for the second layout the weights underneath.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halovid.errors import InputError
+from halovid.rewards.pretrained import load_base, load_config, load_tokenizer, local_folder, make_base
+from halovid.rewards.readers.qwen import QwenReader
+from halovid.rewards.readers.text import fill, plain_text, token_rows, without_pad
+from halovid.rewards.released.base import Head, LocalReward, Start, question_of, read_json
+from halovid.rewards.released.qwen_frames import CHAT, choose_by_rate, shown, spread
+from halovid.rewards.released.weights import assign, merge_lora, read_pickled, read_safetensors
+
+CONFIG = "model_config.json"
+TOKENS = ("<|VQ_reward|>", "<|MQ_reward|>", "<|TA_reward|>")
+QUESTION = """You are asked to rate a video that was made by a text-to-video model.
+Visual quality: is each frame clear, plausible, well composed and safe to look at? Rating: <|VQ_reward|>
+Motion quality: is the motion stable, plausible, fluent and present? Rating: <|MQ_reward|>
+Text alignment: do subject, motion, surroundings, style and camera follow the prompt? Rating: <|TA_reward|>
+The prompt is: {prompt}
+"""
+_OUR_ASPECTS = ("visual_quality", "temporal_consistency", "text_alignment")
+
+
+class VideoReward(LocalReward):
+    """VideoReward from its folder, from the checkpoint of the latest step.
+
+    Raises:
+        InputError: the folder is not laid out as released, its settings are others, or its weights do not fit exactly.
+    """
+
+    names = ("VQ", "MQ", "TA")
+
+    def __init__(self, folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> None:
+        self.model_name = name
+        config = read_json(folder / CONFIG)
+        self._data, settings = config.get("data_config", {}), config.get("model_config", {})
+        _check_settings(folder, self._data, settings)
+        base = base_folder(folder, config)
+        self._tokenizer = load_tokenizer(base)
+        self._tokenizer.add_special_tokens(
+            {"additional_special_tokens": list(TOKENS)}, replace_extra_special_tokens=False
+        )
+        self._token_ids = self._tokenizer.convert_tokens_to_ids(list(TOKENS))
+        model, self._weight = _load_weights(folder, base, config, len(self._tokenizer), dtype)
+        self._model = model.eval().to(device)
+        self._reader = QwenReader(self._model, sequential=True)
+        self._question, mark = question_of(folder, QUESTION, ("{prompt}", *TOKENS))
+        self._mean, self._std, normalised = _normalisation(folder, config.get("inference_config"), self.names)
+        number = self._data.get("num_frames")
+        rate = f"{number} frames" if number else f"{float(self._data.get('fps', 2.0)):g} frames a second"
+        self.policy = f"{rate}, ends included, at most {self._largest} pixels a frame; {normalised}; {mark}"
+
+    @property
+    def _largest(self) -> int:
+        """Pixels that a frame may have."""
+        return int(self._data.get("max_frame_pixels") or 448 * 448)
+
+    def choose_frames(self, count: int, fps: float) -> list[int]:
+        """Two frames a second, or as many as the release says."""
+        if number := self._data.get("num_frames"):
+            return spread(count, max(2, min(round(number / 2) * 2, count // 2 * 2)))
+        return choose_by_rate(count, fps, float(self._data.get("fps", 2.0)))
+
+    def rate(self, frames: Tensor, prompt: str) -> Tensor:
+        """The three normalised scores, each read at a token of its own."""
+        frames = shown(frames, self._reader.factor, self._largest)
+        grid = self._reader.grid(len(frames), *frames.shape[-2:])
+        question = fill(self._question, prompt=plain_text(self._tokenizer, prompt))
+        text = fill(CHAT, video=self._reader.visual_text(grid, []), question=question)
+        device = self._model.device
+        ids, mask = without_pad(token_rows(self._tokenizer, [text]).to(device), self._reader.visual)
+        hidden = self._reader.read(ids, mask, frames[None].to(device))[0].float()
+        states = torch.stack([hidden[ids[0] == token][0] for token in self._token_ids])
+        raw = (states * self._weight.to(states)).sum(1)  # row k of the head at token k
+        return (raw.cpu() - self._mean) / self._std
+
+    def overall(self, scores: Tensor) -> float:
+        """The sum."""
+        return scores.sum().item()
+
+    def start(self) -> Start:
+        """Its weights and head, whose normalised scores of -2 to 2 become ratings of 1 to 5.
+
+        Its question has the clip first; ours has the prompt first, so the first ratings are not yet its scores.
+        """
+        zero = torch.zeros(len(TOKENS))
+        head = Head(self._weight, zero, _OUR_ASPECTS, 3 - self._mean / self._std, 1 / self._std)
+        return Start(self._model, self._tokenizer, None, head, sequential=True)
+
+
+def base_folder(folder: Path, config: dict[str, Any] | None = None) -> Path:
+    """The folder of the base model: inside the release, or wherever its settings say."""
+    settings = (config or read_json(folder / CONFIG)).get("model_config", {})
+    name = settings.get("model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{folder}/{CONFIG} names no base model: model_config.model_name_or_path")
+    return folder / name if (folder / name).is_dir() else local_folder(name)
+
+
+def _check_settings(folder: Path, data: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Refuses settings under which a score would be read otherwise than here."""
+    found = {
+        "data_config.sample_type": (data.get("sample_type", "uniform"), ("uniform",)),
+        "model_config.reward_token": (settings.get("reward_token"), ("special",)),
+        "model_config.use_special_tokens": (settings.get("use_special_tokens"), (True,)),
+        "model_config.output_dim": (settings.get("output_dim"), (1, len(TOKENS))),
+    }
+    for key, (value, allowed) in found.items():
+        if value not in allowed:
+            raise InputError(f"{folder}/{CONFIG}: {key} is {value!r}; the released model has one of {allowed}")
+
+
+def _load_weights(
+    folder: Path, base: Path, config: dict[str, Any], vocabulary: int, dtype: torch.dtype
+) -> tuple[Any, Tensor]:
+    """The model with all adapters merged, and the head as one row per score, [3, D] float32."""
+    checkpoint = _latest(folder)
+    if (checkpoint / "model.pth").exists():
+        state = _renamed(read_pickled(checkpoint / "model.pth"))
+        model = make_base(load_config(str(base)), dtype)
+        model.resize_token_embeddings(vocabulary, mean_resizing=False)
+    else:
+        model = load_base(str(base), {"qwen2_vl"}, dtype)
+        model.resize_token_embeddings(vocabulary, mean_resizing=False)
+        state = model.state_dict()
+        more = _renamed(read_pickled(checkpoint / "non_lora_state_dict.pth"))
+        state |= more | _renamed(read_safetensors(checkpoint / "adapter_model.safetensors"))
+    lora = config.get("peft_lora_config", {})
+    state = merge_lora(state, lora.get("lora_r", 16), lora.get("lora_alpha", 32), bool(lora.get("use_rslora")))
+    head = state.pop("rm_head.weight", None)
+    state.pop("lm_head.weight", None)
+    shape = (config["model_config"]["output_dim"], model.config.get_text_config().hidden_size)
+    if head is None or head.shape != shape:
+        found = "missing" if head is None else tuple(head.shape)
+        raise InputError(f"{checkpoint}: rm_head.weight is {found}; it must be {shape}")
+    assign(model, state, str(checkpoint))
+    return model, head.float().expand(len(TOKENS), -1)
+
+
+def _latest(folder: Path) -> Path:
+    """The checkpoint folder of the latest step."""
+    steps = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*")}
+    numbered = {path: int(step) for path, step in steps.items() if step.isdigit()}
+    if not numbered:
+        raise InputError(f"{folder} holds no checkpoint-<step> folder; download the model again")
+    return max(numbered, key=lambda path: numbered[path])
+
+
+def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of the release, of old transformers under peft, as those of today's model without a head."""
+    renamed = {}
+    for name, value in state.items():
+        name = name.removeprefix("base_model.model.")
+        inner = name.removeprefix("model.")
+        if inner != name and not inner.startswith(("visual.", "language_model.")):
+            inner = f"language_model.{inner}"
+        renamed[inner] = value
+    return renamed
+
+
+def _normalisation(folder: Path, settings: Any, names: tuple[str, ...]) -> tuple[Tensor, Tensor, str]:
+    """Mean and standard deviation per score, and what to record of them."""
+    if not settings:
+        return torch.zeros(len(names)), torch.ones(len(names)), "not normalised"
+    try:
+        mean = torch.tensor([float(settings[f"{name}_mean"]) for name in names])
+        std = torch.tensor([float(settings[f"{name}_std"]) for name in names])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder}/{CONFIG}: inference_config lacks mean or std of a score ({error})") from error
+    if not (std > 0).all():
+        raise InputError(f"{folder}/{CONFIG}: inference_config has a std that is not above 0: {std.tolist()}")
+    return mean, std, "normalised"
