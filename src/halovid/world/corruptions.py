@@ -35,13 +35,13 @@ class Event:
 def _flicker(layer: Tensor, rng: np.random.Generator) -> Tensor:
     """The sprite fades out and comes back every two frames."""
     on = (np.arange(len(layer)) // 2 + rng.integers(2)) % 2
-    strength = np.where(on, rng.uniform(0.8, 1.0), rng.uniform(0.1, 0.35))
+    strength = np.where(on, rng.uniform(0.8, 1.0), rng.uniform(0.0, 0.25))
     return layer * torch.tensor(strength, dtype=layer.dtype)[:, None, None, None]
 
 
 def _smear(layer: Tensor, rng: np.random.Generator) -> Tensor:
     """The sprite is dragged out along a line."""
-    angle, length = rng.uniform(0, math.pi), rng.uniform(12, 18)
+    angle, length = rng.uniform(0, math.pi), rng.uniform(16, 22)
     steps = np.linspace(-0.5, 0.5, 9)[:, None] * length * np.array([math.cos(angle), math.sin(angle)])
     return torch.stack([_shift(layer, dx, dy) for dx, dy in steps]).mean(0)
 
@@ -51,7 +51,7 @@ def _melt(layer: Tensor, rng: np.random.Generator) -> Tensor:
     wave = 2 * math.pi / rng.uniform(7, 11)
     phase = rng.uniform(0, 2 * math.pi)
     rows, columns = _pixel_axes()
-    drop = rng.uniform(6, 9) * (0.55 + 0.45 * torch.sin(columns * wave + phase))
+    drop = rng.uniform(8, 12) * (0.55 + 0.45 * torch.sin(columns * wave + phase))
     centre = (layer[:, 3].sum(-1) * rows[:, 0]).sum(-1) / layer[:, 3].sum((-1, -2)).clamp(min=1e-3)
     below = ((rows - centre[:, None, None] + 8) / 16).clamp(0, 1)
     return _resample(layer, torch.zeros_like(below), -drop * below)
@@ -88,7 +88,7 @@ def _freeze(layer: Tensor, rng: np.random.Generator) -> Tensor:
 def _ghost(layer: Tensor, rng: np.random.Generator) -> Tensor:
     """A translucent copy stands beside the sprite."""
     angle, distance = rng.uniform(0, 2 * math.pi), rng.uniform(9, 14)
-    copy = _shift(layer, distance * math.cos(angle), distance * math.sin(angle)) * rng.uniform(0.45, 0.65)
+    copy = _shift(layer, distance * math.cos(angle), distance * math.sin(angle)) * rng.uniform(0.6, 0.8)
     return layer + copy * (1 - layer[:, 3:])
 
 
@@ -105,12 +105,12 @@ KINDS = tuple(CORRUPTIONS)
 
 
 def sample_events(scene: Scene, rng: np.random.Generator, rate: float) -> list[Event]:
-    """Random events: each sprite is corrupted with probability `rate`, for 6 frames to the whole clip."""
+    """Random events: each sprite is corrupted with probability `rate`, for 9 frames to the whole clip."""
     events = []
     for sprite, spec in enumerate(scene.spec.sprites):
         if rng.uniform() >= rate:
             continue
-        length = int(rng.integers(6, NUM_FRAMES + 1))
+        length = int(rng.integers(9, NUM_FRAMES + 1))
         first = int(rng.integers(0, NUM_FRAMES - length + 1))
         kind = KINDS[rng.integers(len(KINDS))]
         if kind == "freeze":  # long enough to be seen, short enough that the rest of the path tells where it should be

@@ -1,4 +1,4 @@
-"""The training clips of the packaged generator: rendered scenes, 45% of whose sprites are corrupted."""
+"""The training clips of the packaged generator: rendered scenes, half of whose sprites are corrupted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from halovid.world.corruptions import render_corrupted, sample_events
 from halovid.world.scenes import sample_scene
 
 SHARD_SIZE = 500
-CORRUPTION_RATE = 0.45  # share of the sprites that carry an event
+CORRUPTION_RATE = 0.5  # share of the sprites that carry an event
 
 
 def render_training_clip(seed: int) -> tuple[Tensor, str]:

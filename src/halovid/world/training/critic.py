@@ -21,6 +21,7 @@ from halovid.world.critic import Critic
 from halovid.world.inspector import DEFECT_THRESHOLD, patch_distance
 from halovid.world.render import render_scene
 from halovid.world.scenes import Scene, sample_scene
+from halovid.world.training.clips import CORRUPTION_RATE
 
 GRID = PatchGrid(4, 8, 8)
 FIRST_SEED = 10_000_000  # scenes that nothing else uses
@@ -44,7 +45,7 @@ def render_example(seed: int) -> tuple[Tensor, Tensor]:
     """
     scene = sample_scene(seed, "train")
     rng = np.random.default_rng([seed, 3])
-    events = sample_events(scene, rng, rate=0.45)
+    events = sample_events(scene, rng, CORRUPTION_RATE)
     clean = render_scene(scene)
     distances = torch.stack(
         [_distance(_alone(scene, event, seed), clean) for event in events] or [_distance(clean, clean)]

@@ -18,6 +18,7 @@ from halovid.world.critic import load_critic
 from halovid.world.inspector import DEFECT_THRESHOLD, inspect, patch_distance
 from halovid.world.render import render_scene
 from halovid.world.scenes import sample_scene
+from halovid.world.training.clips import CORRUPTION_RATE
 
 GRID = PatchGrid(4, 4, 4)
 FIRST_SEED = 20_000_000  # scenes that nothing else uses
@@ -45,7 +46,7 @@ def measure_inspector(num_scenes: int) -> dict[str, float]:
             rngs = [np.random.default_rng([seed, 5]) for seed in seeds]
             corrupted = torch.stack(
                 [
-                    render_corrupted(scene, sample_events(scene, rng, rate=0.45), rng)
+                    render_corrupted(scene, sample_events(scene, rng, CORRUPTION_RATE), rng)
                     for scene, rng in zip(scenes, rngs, strict=True)
                 ]
             )

@@ -38,7 +38,7 @@ TRANSFORMER = {
 class Schedule:
     """How long and how fast: a warm-up, then a rate that falls to zero in a straight line."""
 
-    num_steps: int = 9_000
+    num_steps: int = 14_500
     batch_size: int = 16
     rate: float = 2e-3
     warmup: int = 300
