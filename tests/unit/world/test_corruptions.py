@@ -106,7 +106,7 @@ def test_a_flickering_sprite_keeps_its_colours_and_comes_and_goes(layer: Tensor)
 
 def test_a_smeared_sprite_keeps_its_mass_over_a_larger_area(layer: Tensor) -> None:
     after = corrupt("smear", layer)
-    torch.testing.assert_close(after.sum((2, 3)), layer.sum((2, 3)), rtol=0.01, atol=0.1)
+    torch.testing.assert_close(after.sum((2, 3)), layer.sum((2, 3)), rtol=0.03, atol=0.1)  # an end may leave the frame
     assert ((after[:, 3] > 0.05).sum((1, 2)) > 1.3 * (layer[:, 3] > 0.05).sum((1, 2))).all()
 
 
