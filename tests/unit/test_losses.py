@@ -116,7 +116,8 @@ def test_a_policy_that_equals_its_reference_gives_log_2_per_term(power: float, b
     torch.testing.assert_close(metrics["loss/video"], LOG_2 * ones)
     torch.testing.assert_close(metrics["loss/patch"], LOG_2 * ones)
     anchor = metrics["loss/anchor"]
-    torch.testing.assert_close(loss, LOG_2 * (options.lambda_video + options.lambda_patch) + options.lambda_anchor * anchor)
+    preferences = LOG_2 * (options.lambda_video + options.lambda_patch)
+    torch.testing.assert_close(loss, preferences + options.lambda_anchor * anchor)
     assert metrics["rewards/margins"].tolist() == [0, 0]
     assert metrics["rewards/accuracies"].tolist() == [0.5, 0.5]
     torch.testing.assert_close(metrics["rewards/patch_accuracies"], 0.5 * ones)
