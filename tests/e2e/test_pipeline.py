@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from conftest import LORA, RECIPE, SECRETS, Outcome, manifest, results, run_here, snapshot
 from halovid import tables
 from halovid.cli import STAGES
+from halovid.config import GeneratorConfig
 from halovid.video import read_video
 from halovid.world.training.vae import LAYOUT
 
@@ -229,7 +230,14 @@ def test_the_lora_loads_in_diffusers_and_makes_the_aligned_clips(run_dir: Path, 
     def sample(row: dict[str, Any]) -> torch.Tensor:
         settings = {key: generator[key] for key in ("num_frames", "height", "width", "num_inference_steps")}
         seed = torch.Generator().manual_seed(row["seed"])
-        return pipe(row["prompt"], "", guidance_scale=1.5, generator=seed, output_type="latent", **settings).frames[0]
+        return pipe(
+            row["prompt"],
+            "",
+            guidance_scale=GeneratorConfig().guidance_scale,
+            generator=seed,
+            output_type="latent",
+            **settings,
+        ).frames[0]
 
     row = rows(run_dir, "baseline/clips.parquet")[0]
     base, aligned = (load_file(run_dir / stage / row["latents"])["latents"] for stage in ("baseline", "evaluate"))

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from halovid.config import ASPECTS, RunConfig, load_config, make_config
+from halovid.config import RunConfig, load_config, make_config
 from halovid.errors import InputError
 from halovid.grid import PatchGrid
 from halovid.judges import make_judge
+from halovid.sections import ASPECTS
 from halovid.vlm_config import ModelConfig, VlmConfig
 
 SECRET = "sk-4f9dNeverShowThis"
