@@ -40,7 +40,7 @@ from halovid.video import write_video
 from halovid.world.training.text import build_tokenizer
 from halovid.world.training.vae import LAYOUT
 
-pytest_plugins = ["people_fixtures"]
+pytest_plugins = ["people_fixtures", "chromium_fixtures"]
 torch.set_num_threads(1)
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()

@@ -14,6 +14,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from halovid.rewards.backbones import EncoderSpec
+
 QWEN_TOKENS = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
     *("<|image_pad|>", "<|video_pad|>"),
@@ -37,6 +39,13 @@ TEXT = {
     "eos_token_id": 2,
 }
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
+
+
+def encoder_spec(**changes: Any) -> EncoderSpec:
+    """A small convolutional encoder of causal clips, 9 frames of 8 x 8 pixels, with some values changed."""
+    values: dict[str, Any] = {"name": "conv", "width": 16, "layers": 1, "heads": 2, "patch_size": 4, "prompt_width": 5}
+    values |= {"num_frames": 9, "frame_height": 8, "frame_width": 8, "temporal_stride": 4, "causal_first_frame": True}
+    return EncoderSpec(**values | changes)
 
 
 def make_tokenizer(special: tuple[str, ...]) -> PreTrainedTokenizerFast:

@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -52,8 +51,8 @@ def sample_clips(
     seed: int,
     per_prompt: int,
     description: str,
-) -> pa.Table:
-    """Samples `per_prompt` clips of every prompt into the stage's folder, continuing after a kill; their table."""
+) -> None:
+    """Samples `per_prompt` clips of every prompt into the stage's folder, with their table; continues after a kill."""
     folder = stage.path
     save_conditions(folder, sampler, prompts)
 
@@ -65,7 +64,7 @@ def sample_clips(
         return write_clips(folder, names, owners, seeds, latents, sampler.decode_video(latents), config.fps)
 
     jobs = [(prompt, index) for prompt in prompts for index in range(per_prompt)]
-    return stage.map_batches(description, jobs, config.batch_size, sample, CLIPS)
+    stage.write("clips.parquet", stage.map_batches(description, jobs, config.batch_size, sample, CLIPS))
 
 
 def save_conditions(folder: Path, sampler: Sampler, prompts: Sequence[Prompt]) -> None:

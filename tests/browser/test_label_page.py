@@ -1,12 +1,7 @@
-"""The labelling page in a browser: by mouse and by keyboard alone, three annotators at once, kills and closed tabs.
-
-Chromium is looked for in HALOVID_CHROMIUM, then on the path.
-"""
+"""The labelling page in a browser: by mouse and by keyboard alone, three annotators at once, kills and closed tabs."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,30 +12,10 @@ import pytest
 from halovid.labelling.database import Answer, open_database
 from people_run import HOSTILE, Server, make_run, serving
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-CHROMIUM = os.environ.get("HALOVID_CHROMIUM") or next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM, reason="no Chromium: set HALOVID_CHROMIUM to its path"),
-]
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+pytestmark = pytest.mark.browser
 SAVED = "() => document.getElementById('saved').textContent.includes('Saved')"
 PLAYS = "() => { const v = document.querySelector('video'); return !v.paused && v.currentTime > 0.3; }"
 GRID = ("--grid", "2x2x3")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

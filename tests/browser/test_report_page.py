@@ -1,13 +1,8 @@
-"""The report page in a browser: clips play in step, heat maps are drawn, nothing leaves the page.
-
-Chromium is looked for in HALOVID_CHROMIUM, then on the path.
-"""
+"""The report page in a browser: clips play in step, heat maps are drawn, nothing leaves the page."""
 
 from __future__ import annotations
 
 import io
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,19 +13,7 @@ import pytest
 
 from halovid.page import ClipPair, MetricRow, PageContent, render_page
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-CHROMIUM = os.environ.get("HALOVID_CHROMIUM") or next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM, reason="no Chromium: set HALOVID_CHROMIUM to its path"),
-]
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+pytestmark = pytest.mark.browser
 NUM_FRAMES, FPS = 13, 8
 NUM_PAIRS = 6
 FRAME_TO_PATCH = [(frame + 3) // 4 for frame in range(NUM_FRAMES)]
@@ -100,14 +83,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     path: Path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(render_page(_content()), encoding="utf-8")
     return path.as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

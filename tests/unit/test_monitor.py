@@ -12,8 +12,8 @@ from torch import Tensor
 from halovid.config import make_config
 from halovid.grid import LatentGeometry
 from halovid.monitor import PATCH_REWARD, REWARD, Monitor, Reading, parting
-from halovid.rewards.backbones import EncoderSpec
 from halovid.rewards.network import RewardNetwork, RewardSpec
+from tiny_models import encoder_spec
 
 NUM_CLIPS = 12
 LOWER, HIGHER, SAME = "flow warp error", "SSIM of adjacent frames", "flow magnitude"
@@ -75,19 +75,7 @@ class FlatSampler:
 
 def test_the_monitor_keeps_the_clips_and_measures_each(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    backbone = EncoderSpec(
-        name="conv",
-        width=16,
-        layers=1,
-        heads=2,
-        patch_size=8,
-        num_frames=13,
-        frame_height=32,
-        frame_width=32,
-        temporal_stride=4,
-        causal_first_frame=True,
-        prompt_width=4,
-    )
+    backbone = encoder_spec(patch_size=8, num_frames=13, frame_height=32, frame_width=32, prompt_width=4)
     aspects = ("visual_quality",)
     network = RewardNetwork(RewardSpec(backbone=backbone, aspects=aspects, patch_aspects=aspects))
     clips = [{"prompt_id": "p0", "prompt": "a", "seed": 1}, {"prompt_id": "p1", "prompt": "b", "seed": 4}]

@@ -14,7 +14,7 @@ from typing import Any
 
 from halovid.errors import InputError
 from halovid.files import atomic_path
-from halovid.formats.sources import SourceProblem, resolve_inside
+from halovid.formats.sources import SourceProblem, relative_name, resolve_inside
 from halovid.prompts import prompt_problem
 from halovid.video import probe_video
 
@@ -71,6 +71,12 @@ class Collection:
         if self.clips.setdefault(clip.name, clip) != clip:
             raise SourceProblem(f"the clip {clip.name!r} is named twice, with another prompt, rating or file")
 
+    def add_file(self, root: Path, path: Path, prompt: str) -> str:
+        """Takes the clip that is one file of the source; its name. Raises as `add`."""
+        clip = SourceClip(relative_name(root, path), prompt, (path,))
+        self.add(clip)
+        return clip.name
+
     def prefer(self, chosen: str, rejected: str, margin: float = 1.0) -> None:
         """Takes a preference between two clips that were added.
 
@@ -86,6 +92,16 @@ class Collection:
             raise SourceProblem("the two clips have different prompts")
         self._pairs.add(pair)
         self.preferences.append(Preference(chosen, rejected, margin))
+
+    def prefer_by_sign(self, first: str, second: str, sign: int, margin: float = 1.0) -> None:
+        """Takes a vote on two clips: for the first where sign > 0, for the second where sign < 0.
+
+        Raises:
+            SourceProblem: the vote is for neither; or see `prefer`.
+        """
+        if sign == 0:
+            raise SourceProblem("neither clip is preferred, which no pair can hold; its clips are kept")
+        self.prefer(*((first, second) if sign > 0 else (second, first)), margin)
 
     def clip_ids(self) -> dict[str, str]:
         """Name -> clip id: the file's own name where that is plain and no other clip's, else a hash of the name.

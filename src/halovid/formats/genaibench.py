@@ -19,14 +19,13 @@ import pyarrow.parquet as pq
 
 from halovid.files import atomic_path
 from halovid.formats import videofeedback
-from halovid.formats.base import Collection, RunData, SourceClip, copy_paired, swapped, usable_pairs
+from halovid.formats.base import Collection, RunData, copy_paired, swapped, usable_pairs
 from halovid.formats.sources import (
     SourceProblem,
     find_table,
     read_margin,
     read_number,
     read_rows,
-    relative_name,
     resolve_inside,
 )
 
@@ -55,7 +54,7 @@ def read(source: Path) -> Collection:
             found.skip(item, str(problem))
     for number, sides in halves.items():
         try:
-            _prefer(found, *_complete(sides))
+            found.prefer_by_sign(*_complete(sides))
         except SourceProblem as problem:
             found.skip(f"pair {number}", str(problem))
     return found
@@ -69,15 +68,12 @@ def _read_vote(found: Collection, root: Path, row: dict[str, Any]) -> None:
     if row["vote_type"] not in _SIGNS:
         raise SourceProblem(f"vote_type is {row['vote_type']!r}; allowed are {', '.join(_SIGNS)}")
     left, right = (_add(found, root, row, column) for column in ("left_video", "right_video"))
-    _prefer(found, left, right, _SIGNS[row["vote_type"]], read_margin(row))
+    found.prefer_by_sign(left, right, _SIGNS[row["vote_type"]], read_margin(row))
 
 
 def _add(found: Collection, root: Path, row: dict[str, Any], column: str) -> str:
     """Adds the clip of a column; its name."""
-    path = _find(root, row[column])
-    clip = SourceClip(relative_name(root, path), str(row["prompt"]).strip(), (path,))
-    found.add(clip)
-    return clip.name
+    return found.add_file(root, _find(root, row[column]), str(row["prompt"]).strip())
 
 
 def _find(root: Path, video: Any) -> Path:
@@ -106,13 +102,6 @@ def _complete(sides: dict[str, tuple[str, float]]) -> tuple[str, str, int]:
         raise SourceProblem("only one of its clips is there")
     (left, for_left), (right, for_right) = sides["left"], sides["right"]
     return left, right, (for_left > for_right) - (for_left < for_right)
-
-
-def _prefer(found: Collection, left: str, right: str, sign: int, margin: float = 1.0) -> None:
-    """Takes a preference; SourceProblem for a tie."""
-    if sign == 0:
-        raise SourceProblem("neither clip is preferred, which no pair can hold; its clips are kept")
-    found.prefer(*((left, right) if sign > 0 else (right, left)), margin)
 
 
 def write(run: RunData, target: Path) -> list[tuple[str, str]]:

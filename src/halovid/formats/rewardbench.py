@@ -17,8 +17,8 @@ from typing import Any
 
 from halovid.errors import InputError
 from halovid.files import write_text
-from halovid.formats.base import Collection, Row, RunData, SourceClip, copy_paired, swapped, usable_pairs
-from halovid.formats.sources import SourceProblem, find_table, read_margin, read_rows, relative_name, resolve_inside
+from halovid.formats.base import Collection, Row, RunData, copy_paired, swapped, usable_pairs
+from halovid.formats.sources import SourceProblem, find_table, read_margin, read_rows, resolve_inside
 
 TABLE = "videogen-rewardbench.csv"
 AXES = {"VQ": "visual_quality", "MQ": "temporal_consistency", "TA": "text_alignment"}
@@ -37,22 +37,12 @@ def read(source: Path) -> Collection:
         if "Overall" not in row and not AXES.keys() <= row.keys():
             raise InputError(f"{table} lacks the columns of preferences: Overall, or {', '.join(AXES)}")
         try:
-            first, second = (_add(found, root, row, f"path_{side}") for side in "AB")
-            sign, margin = _sign(row), read_margin(row)
-            if sign == 0:
-                raise SourceProblem("neither clip is preferred, which no pair can hold; its clips are kept")
-            found.prefer(*((first, second) if sign > 0 else (second, first)), margin)
+            prompt = row["prompt"].strip()
+            first, second = (found.add_file(root, resolve_inside(root, row[f"path_{s}"]), prompt) for s in "AB")
+            found.prefer_by_sign(first, second, _sign(row), read_margin(row))
         except SourceProblem as problem:
             found.skip(item, str(problem))
     return found
-
-
-def _add(found: Collection, root: Path, row: dict[str, Any], column: str) -> str:
-    """Adds the clip of a column; its name."""
-    path = resolve_inside(root, row[column])
-    clip = SourceClip(relative_name(root, path), row["prompt"].strip(), (path,))
-    found.add(clip)
-    return clip.name
 
 
 def _sign(row: dict[str, Any]) -> int:

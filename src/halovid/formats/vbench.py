@@ -17,8 +17,8 @@ from pathlib import Path
 
 from halovid.errors import InputError
 from halovid.files import write_json
-from halovid.formats.base import Collection, RunData, SourceClip, copy_file
-from halovid.formats.sources import SourceProblem, list_videos, relative_name, resolve_inside
+from halovid.formats.base import Collection, RunData, copy_file
+from halovid.formats.sources import SourceProblem, list_videos, resolve_inside
 from halovid.video import probe_video
 
 PROMPTS = "prompts.json"
@@ -34,7 +34,7 @@ def read(source: Path) -> Collection:
         try:
             path = resolve_inside(source, file)
             prompt = prompts.get(file, _INDEX.sub("", Path(file).stem))
-            found.add(SourceClip(relative_name(source, path), prompt, (path,)))
+            found.add_file(source, path, prompt)
         except SourceProblem as problem:
             found.skip(repr(file), str(problem))
     return found

@@ -15,8 +15,8 @@ from typing import Any
 
 from halovid.errors import InputError
 from halovid.files import write_json
-from halovid.formats.base import Collection, RunData, SourceClip, copy_paired, usable_pairs
-from halovid.formats.sources import SourceProblem, read_margin, read_number, read_rows, relative_name, resolve_inside
+from halovid.formats.base import Collection, RunData, copy_paired, usable_pairs
+from halovid.formats.sources import SourceProblem, read_margin, read_number, read_rows, resolve_inside
 
 CLIPS, PAIRS = "metadata.json", "pair.json"
 _SHORTEST = 1.0  # seconds
@@ -50,9 +50,7 @@ def _read_clips(found: Collection, folder: Path) -> list[str | None]:
                 raise SourceProblem("its basic and misc are no objects")
             counts = read_number(basic.get("clip_duration"), "clip_duration", 0) >= _SHORTEST
             path = resolve_inside(folder, basic.get("clip_path"))
-            clip = SourceClip(relative_name(folder, path), _caption(misc.get("frame_caption")), (path,))
-            found.add(clip)
-            name = clip.name
+            name = found.add_file(folder, path, _caption(misc.get("frame_caption")))
         except SourceProblem as problem:
             found.skip(f"clip {item}", str(problem))
         if counts:

@@ -42,8 +42,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         set_threads(config.threads)
         generator = open_generator(config)
         seed, samples = config.seed + EVALUATION_SEED, config.evaluate.samples
-        table = sample_clips(stage, generator, config.generator, prompts, seed, samples, "sample base")
-        stage.write("clips.parquet", table)
+        sample_clips(stage, generator, config.generator, prompts, seed, samples, "sample base")
         stage.write("measures.parquet", measure_clips(stage, ClipFolder(stage.path, config.clip_size), "base", config))
 
 

@@ -49,8 +49,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         prompts = list({row["prompt_id"]: Prompt(row["prompt_id"], row["prompt"]) for row in base.rows}.values())
         sampler = _compared_model(config, run_dir)
         seed, samples = config.seed + EVALUATION_SEED, config.evaluate.samples
-        table = sample_clips(stage, sampler, config.generator, prompts, seed, samples, "sample aligned")
-        stage.write("clips.parquet", table)
+        sample_clips(stage, sampler, config.generator, prompts, seed, samples, "sample aligned")
         own = measure_clips(stage, ClipFolder(stage.path, config.clip_size), "aligned", config)
         measured = pa.concat_tables([read_table(run_dir / "baseline" / "measures.parquet", MEASURES), own])
         stage.write("measures.parquet", measured)

@@ -32,5 +32,4 @@ def run(config: RunConfig, run_dir: Path) -> None:
         set_threads(config.threads)
         generator = open_generator(config)
         count = config.generate.candidates
-        clips = sample_clips(stage, generator, config.generator, prompts, config.seed, count, "generate")
-        stage.write("clips.parquet", clips)
+        sample_clips(stage, generator, config.generator, prompts, config.seed, count, "generate")

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from halovid.errors import InputError
 from halovid.grid import PatchGrid
-from halovid.rewards.backbones import EncoderSpec, make_backbone
+from halovid.rewards.backbones import make_backbone
 from halovid.rewards.network import RewardNetwork, RewardSpec, load_reward, save_reward
+from tiny_models import encoder_spec
 
 ENCODERS = ["conv", "videomae"]
 B, LENGTH, PROMPT_WIDTH, FEATURE_WIDTH = 2, 11, 5, 24
@@ -24,16 +25,14 @@ GRIDS = [(1, 1, 1), (2, 3, 5), (3, 2, 5), (5, 3, 2)]
 
 def make_network(name: str, causal: bool = True) -> RewardNetwork:
     torch.manual_seed(0)
-    backbone = EncoderSpec(
+    backbone = encoder_spec(
         name=name,
         width=FEATURE_WIDTH,
         layers=2,
         heads=3,
-        patch_size=4,
         num_frames=FRAMES if causal else 12,
         frame_height=HEIGHT,
         frame_width=WIDTH,
-        temporal_stride=4,
         causal_first_frame=causal,
         prompt_width=PROMPT_WIDTH,
     )

@@ -11,9 +11,9 @@ from halovid.grid import PatchGrid
 from halovid.reward_config import RewardConfig
 from halovid.rewards import training
 from halovid.rewards.agreement import rate
-from halovid.rewards.backbones import EncoderSpec
 from halovid.rewards.data import LabelledClips
 from halovid.rewards.network import RewardNetwork, RewardSpec, load_reward, save_reward
+from tiny_models import encoder_spec
 
 GRID = PatchGrid(3, 2, 2)
 ASPECTS = ("visual_quality", "text_alignment")
@@ -21,19 +21,7 @@ ASPECTS = ("visual_quality", "text_alignment")
 
 def make_network(labels: torch.Tensor) -> RewardNetwork:
     torch.manual_seed(0)
-    backbone = EncoderSpec(
-        name="conv",
-        width=16,
-        layers=1,
-        heads=2,
-        patch_size=4,
-        num_frames=9,
-        frame_height=8,
-        frame_width=8,
-        temporal_stride=4,
-        causal_first_frame=True,
-        prompt_width=5,
-    )
+    backbone = encoder_spec()
     network = RewardNetwork(RewardSpec(backbone=backbone, aspects=ASPECTS, patch_aspects=("visual_quality",)))
     network.start_heads(labels)
     return network

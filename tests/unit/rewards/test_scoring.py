@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from halovid.grid import LatentGeometry, PatchGrid, spread_to_frames
-from halovid.rewards.backbones import EncoderSpec
 from halovid.rewards.network import RewardNetwork, RewardSpec
 from halovid.rewards.scoring import SCORERS, crop_patches, geometry_of, score_crop, score_dense
+from tiny_models import encoder_spec
 
 ENCODERS = ["conv", "videomae"]
 CAUSAL = LatentGeometry(temporal_stride=4, spatial_stride=1, causal_first_frame=True)
@@ -23,18 +23,8 @@ GRID = PatchGrid(3, 2, 3)
 @pytest.fixture(scope="module", params=ENCODERS)
 def network(request: pytest.FixtureRequest) -> RewardNetwork:
     torch.manual_seed(0)
-    backbone = EncoderSpec(
-        name=request.param,
-        width=24,
-        layers=1,
-        heads=3,
-        patch_size=4,
-        num_frames=FRAMES,
-        frame_height=HEIGHT,
-        frame_width=WIDTH,
-        temporal_stride=4,
-        causal_first_frame=True,
-        prompt_width=5,
+    backbone = encoder_spec(
+        name=request.param, width=24, heads=3, num_frames=FRAMES, frame_height=HEIGHT, frame_width=WIDTH
     )
     spec = RewardSpec(backbone=backbone, aspects=("a", "b", "c"), patch_aspects=("c", "a"))
     return RewardNetwork(spec).eval().requires_grad_(False)

@@ -104,13 +104,19 @@ def hang(handler: Handler, body: dict[str, Any]) -> None:
     time.sleep(1.2)
 
 
-def drip(handler: Handler, body: dict[str, Any]) -> None:
-    """One byte after the other, each within any read time-out."""
+def promise_answer(handler: Handler, body: dict[str, Any]) -> bytes:
+    """Sends the headers of a good answer; the bytes that should follow."""
     data = completion(json.dumps(good_answer(body))).encode()
     handler.send_response(200)
     handler.send_header("content-type", "application/json")
     handler.send_header("content-length", str(len(data)))
     handler.end_headers()
+    return data
+
+
+def drip(handler: Handler, body: dict[str, Any]) -> None:
+    """One byte after the other, each within any read time-out."""
+    data = promise_answer(handler, body)
     for byte in data[:12]:
         handler.wfile.write(bytes([byte]))
         time.sleep(0.1)
@@ -118,11 +124,7 @@ def drip(handler: Handler, body: dict[str, Any]) -> None:
 
 def cut(handler: Handler, body: dict[str, Any]) -> None:
     """Promises more than it sends, and hangs up."""
-    data = completion(json.dumps(good_answer(body))).encode()
-    handler.send_response(200)
-    handler.send_header("content-type", "application/json")
-    handler.send_header("content-length", str(len(data)))
-    handler.end_headers()
+    data = promise_answer(handler, body)
     handler.wfile.write(data[: len(data) // 2])
     handler.wfile.flush()
     handler.connection.shutdown(socket.SHUT_RDWR)
