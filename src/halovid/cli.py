@@ -161,6 +161,7 @@ STAGE_HELP = {
     "pair": "Build preference pairs with the margin of the clips and of every patch.",
     "align": "Train the generator on the pairs with Gran-DPO.",
     "baseline": "Sample and measure the base generator on held-out prompts.",
+    "examine": "Hold the reward model against the truth, where the truth is known.",
     "evaluate": "Sample and measure the aligned generator, and compare it with the base.",
     "report": "Write the HTML report.",
 }

@@ -121,6 +121,13 @@ class AlignConfig(Section):
     gradient_checkpointing: bool = False
 
 
+class ExamineConfig(Section):
+    """The reward model against the truth."""
+
+    clips: int = Field(64, ge=2, description="clips of the base on which they are compared")
+    crop_clips: int = Field(16, ge=0, description="clips on which crop scoring, a pass per patch, is measured")
+
+
 class EvaluateConfig(Section):
     """Base against aligned generator, on prompts that no stage has seen."""
 
@@ -132,8 +139,6 @@ class EvaluateConfig(Section):
     truth: Literal["inspector", "none"] = Field("inspector", description="who knows the truth; none for real models")
     critic: Literal["world", "none"] = Field("world", description="independent reward model; none for real models")
     judge: bool = Field(False, description="also have the judge of this recipe rate the clips")
-    agreement_clips: int = Field(64, ge=2, description="clips on which the reward model is held against the truth")
-    crop_clips: int = Field(16, ge=0, description="clips on which crop scoring, a pass per patch, is measured")
     num_resamples: int = Field(10_000, ge=100)
 
 
@@ -160,6 +165,7 @@ class RunConfig(Section):
     restore: RestoreConfig | None = Field(None, description="pairs without a judge; left out, none are made")
     pair: PairConfig = PairConfig()
     align: AlignConfig = AlignConfig()
+    examine: ExamineConfig = ExamineConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
 

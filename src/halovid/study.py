@@ -15,6 +15,8 @@ method added later costs only its own cells.
 from __future__ import annotations
 
 import itertools
+import os
+import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +26,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from halovid.config import RunConfig, Section, changed, load_config, read_yaml, validated
 from halovid.errors import InputError
-from halovid.files import atomic_path, write_json
+from halovid.files import atomic_path, write_json, write_text
+from halovid.folders import versions
 from halovid.runtime import console
 from halovid.stages import run_stage
+from halovid.study_results import Results, compare_methods, markdown, write_figures
 from halovid.tables import MEASURES, STUDY, TUNING, read_table, rows_to_table, write_table
 
 Changes = dict[str, Any]
@@ -66,6 +70,13 @@ class StudyConfig(Section):
     settings: dict[str, Changes] = Field({"default": {}}, min_length=1)
     tuning: TuningConfig = TuningConfig()
     curve: tuple[PositiveInt, ...] = Field((), description="steps at which the first seed is measured as well")
+    rival: str | None = Field(None, description="a method that the others are held against, besides the base")
+
+    @model_validator(mode="after")
+    def _known_rival(self) -> StudyConfig:
+        if self.rival is not None and self.rival not in self.methods:
+            raise ValueError(f"rival {self.rival!r} is none of the methods {', '.join(self.methods)}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,7 @@ def load_study(path: Path) -> tuple[StudyConfig, RunConfig]:
 def run_study(path: Path, out: Path) -> pa.Table:
     """Runs what is missing of a study and returns its results, rows of tables.STUDY; they are also in OUT.
 
-    Writes OUT/tuning.parquet, OUT/chosen.json (the tuned settings), OUT/results.parquet; at the end OUT/results.csv.
+    Writes OUT/tuning.parquet, OUT/chosen.json (the tuned settings), OUT/results.parquet; at the end `write_findings`.
     """
     study, recipe = load_study(path)
     chosen: dict[str, Changes] = {}
@@ -117,9 +128,26 @@ def run_study(path: Path, out: Path) -> pa.Table:
         )
         results.append(_measured(cell, study.methods[cell.method].train, out / "run"))
         write_table(out / "results.parquet", pa.concat_tables(results))
-    with atomic_path(out / "results.csv") as temporary:
-        pyarrow.csv.write_csv(pa.concat_tables(results), temporary)
-    return pa.concat_tables(results)
+    found = pa.concat_tables(results)
+    write_findings(found, {name: best["step"] for name, best in chosen.items()}, study.rival, path, out)
+    return found
+
+
+def write_findings(results: pa.Table, steps: dict[str, int], rival: str | None, path: Path, out: Path) -> None:
+    """Writes what is kept of a study: results.csv, comparison.parquet and .csv, comparison.md, figures as SVG.
+
+    comparison.md ends with the command, the versions and the machine that made it.
+    """
+    grouped = Results(results, steps)
+    comparison = compare_methods(grouped, rival)
+    write_table(out / "comparison.parquet", comparison)
+    for name, table in (("results", results), ("comparison", comparison)):
+        with atomic_path(out / f"{name}.csv") as temporary:
+            pyarrow.csv.write_csv(table, temporary)
+    write_figures(grouped, comparison, out)
+    told = ", ".join(f"{name} {version}" for name, version in versions().items())
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
+    write_text(out / "comparison.md", f"{markdown(comparison)}\n`halovid study {path} {out}`; {told}; {machine}\n")
 
 
 def _tune(name: str, method: MethodConfig, study: StudyConfig, recipe: RunConfig, run_dir: Path) -> Iterator[Changes]:

@@ -107,6 +107,29 @@ STUDY = _schema(
     measure=_TEXT,
     value=_FLOAT,
 )
+COMPARISON = _schema(
+    "comparison",
+    setting=_TEXT,
+    method=_TEXT,
+    against=_TEXT,
+    measure=_TEXT,
+    group=_TEXT,
+    unit=_TEXT,
+    better=_TEXT,
+    seeds=_INT,
+    step=_INT,
+    prompts=_INT,
+    value=_FLOAT,
+    lowest_seed=_FLOAT,
+    highest_seed=_FLOAT,
+    other=_FLOAT,
+    difference=_FLOAT,
+    low=_FLOAT,
+    high=_FLOAT,
+    reduction=_FLOAT,
+    reduction_low=_FLOAT,
+    reduction_high=_FLOAT,
+)
 
 
 def rows_to_table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:

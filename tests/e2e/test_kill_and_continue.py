@@ -55,6 +55,7 @@ CASES = [
     Case("align", Kill("align/manifest.json"), ("weights/" + LORA, "log.jsonl"), ("align: 6/6",)),
     Case("baseline", Kill("parts/sample-base-000001.parquet"), ("clips/p00001-01.mp4",), ("sample base: 4/6",)),
     Case("baseline", Kill("baseline/measures.parquet"), ("clips.parquet",), ("measure base: 6/6",)),
+    Case("examine", Kill("examine/agreement.parquet")),
     Case("evaluate", Kill("parts/sample-aligned-000000.parquet"), ("clips/p00001-01.mp4",)),
     Case("evaluate", Kill("evaluate/metrics.parquet"), ("measures.parquet",), ("measure aligned: 6/6",)),
     Case("report", Kill("report/report.html")),

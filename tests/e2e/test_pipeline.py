@@ -36,7 +36,7 @@ TABLES = {
     "baseline/clips.parquet": (tables.CLIPS, 6),
     "baseline/measures.parquet": (tables.MEASURES, None),
     "evaluate/clips.parquet": (tables.CLIPS, 6),
-    "evaluate/agreement.parquet": (tables.AGREEMENT, 2 * (5 + 2 + 1)),
+    "examine/agreement.parquet": (tables.AGREEMENT, 2 * (5 + 2 + 1)),
     "evaluate/measures.parquet": (tables.MEASURES, None),
     "evaluate/metrics.parquet": (tables.METRICS, None),
 }
@@ -49,7 +49,8 @@ INPUTS = {
     "pair": {"score"},
     "align": {"generate", "reward", "pair"},
     "baseline": set(),
-    "evaluate": {"baseline", "align", "reward"},
+    "examine": {"baseline", "reward"},
+    "evaluate": {"baseline", "align"},
     "report": set(STAGES) - {"restore", "report"},
 }
 

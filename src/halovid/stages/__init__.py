@@ -7,7 +7,10 @@ from pathlib import Path
 
 from halovid.config import RunConfig
 
-STAGES = ("generate", "judge", "reward", "score", "restore", "pair", "align", "baseline", "evaluate", "report")
+STAGES = (
+    *("generate", "judge", "reward", "score", "restore", "pair", "align"),
+    *("baseline", "examine", "evaluate", "report"),
+)
 
 
 def run_stage(name: str, config: RunConfig, run_dir: Path) -> None:

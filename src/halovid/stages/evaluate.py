@@ -2,37 +2,29 @@
 
     halovid evaluate RECIPE.yaml RUN
 
-Reads RUN/baseline, RUN/reward and RUN/align (not the latter with `evaluate.best_of`, which trains nothing). Writes
+Reads RUN/baseline and RUN/align; with `evaluate.best_of`, which trains nothing, RUN/reward instead of the latter. Writes
 RUN/evaluate: a clip folder, measures.parquet (one row per clip and measure, of both models), metrics.parquet (base
-against aligned with intervals), agreement.parquet (the reward model against the truth, on the base's clips).
+against aligned with intervals).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import torch
 
 from halovid.best_of import BestOf
-from halovid.clips import ClipFolder, Row, sample_clips
+from halovid.clips import ClipFolder, sample_clips
 from halovid.config import RunConfig
 from halovid.errors import InputError
 from halovid.folders import open_stage
 from halovid.generators import Sampler, model_identity, open_generator
-from halovid.judges import InspectorJudge
-from halovid.judges.base import DEFECT_RATING, Judgement, label_rows
 from halovid.measures import EVALUATION_SEED, compare, measure_clips
 from halovid.policy import snapshot_folder
 from halovid.prompts import Prompt
-from halovid.rewards.agreement import agreement_rows
-from halovid.rewards.data import load_labelled
 from halovid.rewards.network import load_reward
-from halovid.runtime import batches, resolve_device, set_threads
-from halovid.tables import AGREEMENT, LABELS, MEASURES, METRICS, read_table, rows_to_table
-
-_BATCH = 32
+from halovid.runtime import resolve_device, set_threads
+from halovid.tables import MEASURES, METRICS, read_table, rows_to_table
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
@@ -40,8 +32,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
     depends = config.part("seed", "dtype", "grid", "generator", "evaluate") | {
         "model": model_identity(config.generator)
     }
-    trained = ["align"] if config.evaluate.best_of == 1 else []
-    with open_stage(run_dir, "evaluate", depends, ["baseline", "reward", *trained]) as stage:
+    compared = "align" if config.evaluate.best_of == 1 else "reward"
+    with open_stage(run_dir, "evaluate", depends, ["baseline", compared]) as stage:
         if stage is None:
             return
         set_threads(config.threads)
@@ -55,8 +47,6 @@ def run(config: RunConfig, run_dir: Path) -> None:
         stage.write("measures.parquet", measured)
         comparison = compare(measured, config.evaluate.num_resamples, config.seed)
         stage.write("metrics.parquet", rows_to_table(comparison, METRICS))
-        agreement = _agreement(config, run_dir) if config.evaluate.truth == "inspector" else []
-        stage.write("agreement.parquet", rows_to_table(agreement, AGREEMENT))
 
 
 def _compared_model(config: RunConfig, run_dir: Path) -> Sampler:
@@ -77,32 +67,3 @@ def _compared_model(config: RunConfig, run_dir: Path) -> Sampler:
             raise InputError(f"evaluate.step is {config.evaluate.step}, but align kept no weights of it: {weights}")
     generator.load_weights(weights)
     return generator
-
-
-def _agreement(config: RunConfig, run_dir: Path) -> list[Row]:
-    """The reward model's ratings of clips of the base model against the truth, dense and crop."""
-    network = load_reward(run_dir / "reward")
-    clips = ClipFolder(run_dir / "baseline", config.reward_size)
-    clips.rows = clips.rows[: config.evaluate.agreement_clips]
-    whole = ClipFolder(run_dir / "baseline", config.clip_size)
-    truth = rows_to_table(_true_labels(whole, clips.rows, config), LABELS)
-    spec = network.spec
-    data, _ = load_labelled(
-        clips, truth, spec.aspects, spec.patch_aspects, config.grid, lambda *_: None, network.backbone
-    )
-    rows = agreement_rows(network, data, "dense", config.grid, DEFECT_RATING, config.score.batch_size)
-    few = data.subset(torch.arange(min(config.evaluate.crop_clips, len(data))))
-    return rows + (agreement_rows(network, few, "crop", config.grid, DEFECT_RATING, 4) if len(few) else [])
-
-
-def _true_labels(clips: ClipFolder, some: Sequence[Row], config: RunConfig) -> list[Row]:
-    """The inspector's labels of some clips."""
-    judge, labels = InspectorJudge(config.grid), []
-    for batch in batches(some, _BATCH):
-        rows, video = clips.readable(batch, lambda *_: None)  # the unreadable ones were listed while measuring
-        if video is not None:
-            prompts, names = [row["prompt"] for row in rows], [row["clip_id"] for row in rows]
-            answers = judge.judge(video, prompts, names, clips.geometry)
-            for row, answer in zip(rows, answers, strict=True):
-                labels += label_rows(row["clip_id"], answer, judge.name) if isinstance(answer, Judgement) else []
-    return labels

@@ -32,7 +32,7 @@ from halovid.runtime import set_threads
 from halovid.tables import AGREEMENT, MEASURES, METRICS, read_table
 
 HEADLINE = "defective sprite patches"
-_READS = ("generate", "judge", "reward", "score", "pair", "align", "baseline", "evaluate")
+_READS = ("generate", "judge", "reward", "score", "pair", "align", "baseline", "examine", "evaluate")
 _SMOOTHING = 20  # training steps averaged for a point of a curve
 
 
@@ -51,7 +51,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
             metrics=[_metric_row(row) for row in metrics if not row["measure"].startswith(KIND_PREFIX)],
             clips=_clip_pairs(config, run_dir, stage.skip),
             kinds=[_kind_row(row) for row in metrics if row["measure"].startswith(KIND_PREFIX)],
-            agreement=_agreement(evaluated),
+            agreement=_agreement(run_dir),
             curves=_curves(run_dir),
             skipped=_skipped(run_dir, stage.skipped),
             config_yaml=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
@@ -100,8 +100,8 @@ def _kind_row(row: Row) -> page.KindRow:
     return page.KindRow(kind=kind, base=row["base"] / 100, aligned=row["aligned"] / 100)
 
 
-def _agreement(evaluated: Path) -> list[page.AgreementRow]:
-    rows = read_table(evaluated / "agreement.parquet", AGREEMENT).to_pylist()
+def _agreement(run_dir: Path) -> list[page.AgreementRow]:
+    rows = read_table(run_dir / "examine" / "agreement.parquet", AGREEMENT).to_pylist()
     return [
         page.AgreementRow(
             name=f"{row['scope']}: {row['aspect'].replace('_', ' ')}",

@@ -1,6 +1,7 @@
 """Finds the clean clip nearest to a given one, among all that its caption allows.
 
-An exhaustive search for the path of each sprite on reduced frames, then robust Gauss-Newton steps on the pixels.
+An exhaustive search for the path of each sprite on reduced frames, then robust Gauss-Newton steps on the pixels: first
+within the motion that the caption tells, at last with a small smooth bend of the path, which is no defect.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ _LOST = 0.1  # quality of the match below which a sprite counts as not seen
 _STRANGE = 0.02  # mean squared difference from the background that is surely not background
 _HINT = 0.3  # worth of standing on something that is not background, against a perfect match
 _REACH = 2  # reduced pixels that a frame's own best match may lie from the path found for the whole clip
+_BEND = 1.5  # pixels by which a sprite may stray, smoothly, from an exact drift, swing or orbit
+_BEND_DEGREE = 3  # of the polynomial in time by which it strays
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,9 @@ def fit_clean(video: Tensor, specs: Sequence[SceneSpec]) -> Fit:
     strange = ((frames - background[:, None]).square().mean(2) / _STRANGE).clamp(max=1)
     score = match_score(frames, kernels) + _HINT * _overlap(strange, kernels)
     paths = _locate(score, sprites, middle)
-    paths, radius = _polish(frames, background, pictures, sprites, paths, middle)
+    motions = _motion_moves(sprites)
+    bounds = torch.tensor([RADIUS[sprite.size] for sprite in sprites])
+    paths, radius = _polish(frames, background, pictures, motions, bounds, paths, middle)
     fit = _describe(frames, background, pictures, paths, radius)
 
     lost = fit.found.mean(-1).flatten() < _LOST
@@ -86,7 +91,12 @@ def fit_clean(video: Tensor, specs: Sequence[SceneSpec]) -> Fit:
         fit = _describe(frames, background, pictures, paths, radius)
 
     hidden = _look_behind(frames, strange, kernels, sprites, middle, fit)
-    paths, radius = _polish(frames, background, pictures, sprites, hidden, fit.radius.flatten())
+    paths, radius = _polish(frames, background, pictures, motions, bounds, hidden, fit.radius.flatten())
+    fit = _nearer(frames, fit, _describe(frames, background, pictures, paths, radius))
+
+    paths, radius, bends = fit.path.flatten(0, 1), fit.radius.flatten(), _bend_moves().expand(len(sprites), -1, -1, -1)
+    bent, radius = _polish(frames, background, pictures, bends, bounds, paths, radius)
+    paths = paths + (bent - paths).clamp(-_BEND, _BEND)
     return _nearer(frames, fit, _describe(frames, background, pictures, paths, radius))
 
 
@@ -296,27 +306,40 @@ def local_peaks(score: Tensor, paths: Tensor, reach: int) -> tuple[Tensor, Tenso
     return torch.stack([x, y], -1) * _COARSE, top
 
 
+def _motion_moves(sprites: Sequence[SpriteSpec]) -> Tensor:
+    """How each path can change its start, speed, amplitude and phase: [n, 4, F, 2]."""
+    bases = [_hypotheses(sprite.motion)[1] for sprite in sprites]
+    shifts = torch.eye(2)[:, None].expand(2, NUM_FRAMES, 2)
+    return torch.stack(  # two directions, then the motion's own one or two
+        [torch.cat([shifts, basis, torch.zeros(2 - len(basis), NUM_FRAMES, 2)]) for basis in bases]
+    )
+
+
+def _bend_moves() -> Tensor:
+    """How any path can change smoothly: polynomials in time in both directions, [K, F, 2]."""
+    powers = torch.linspace(-1, 1, NUM_FRAMES) ** torch.arange(_BEND_DEGREE + 1)[:, None]  # [degrees, F]
+    return torch.einsum("kf,ed->kefd", powers, torch.eye(2)).flatten(0, 1)
+
+
 def _polish(
-    frames: Tensor, background: Tensor, pictures: Tensor, sprites: Sequence[SpriteSpec], paths: Tensor, radius: Tensor
+    frames: Tensor, background: Tensor, pictures: Tensor, moves: Tensor, bounds: Tensor, paths: Tensor, radius: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Paths and radii moved to the nearest clean rendering by robust Gauss-Newton steps on the pixels.
 
-    A path may change its start, speed, amplitude and phase, a radius within its range; a pixel that no clean
-    sprite explains (a defect, a neighbour) loses its weight.
+    A pixel that no clean sprite explains (a defect, a neighbour) loses its weight.
+
+    Args:
+        moves: [n, K, F, 2], the displacements of which each path may change by a combination.
+        bounds: [n, 2], the smallest and the largest radius of each sprite.
     """
-    bases = [_hypotheses(sprite.motion)[1] for sprite in sprites]
-    drifts = torch.eye(2)[:, None].expand(2, NUM_FRAMES, 2)
-    moves = torch.stack(  # [n, 4, F, 2]: two directions, then the motion's own one or two
-        [torch.cat([drifts, basis, torch.zeros(2 - len(basis), NUM_FRAMES, 2)]) for basis in bases]
-    )
-    low, high = torch.tensor([RADIUS[sprite.size] for sprite in sprites]).T
+    low, high = bounds.T
     behind = background[:, None].expand_as(frames)
-    clips = torch.arange(len(sprites)) // (len(sprites) // len(frames))
-    times = torch.arange(0, NUM_FRAMES, 2)  # every other frame tells a path of five numbers well enough
+    clips = torch.arange(len(paths)) // (len(paths) // len(frames))
+    times = torch.arange(0, NUM_FRAMES, 2)  # every other frame tells a path of a few numbers well enough
     seen = moves[:, :, times]
     for _ in range(4):
-        crops, local = crop_windows(frames, paths[:, times], clips, times.expand(len(sprites), -1))
-        backdrop, _ = crop_windows(behind, paths[:, times], clips, times.expand(len(sprites), -1))
+        crops, local = crop_windows(frames, paths[:, times], clips, times.expand(len(paths), -1))
+        backdrop, _ = crop_windows(behind, paths[:, times], clips, times.expand(len(paths), -1))
 
         view = functools.partial(view_windows, pictures, backdrop)
         now, step = view(local, radius), 0.25
@@ -331,8 +354,8 @@ def _polish(
         normal = torch.einsum("nkp,np,nlp->nkl", flat, weight, flat)
         normal = normal + torch.diag_embed(normal.diagonal(dim1=1, dim2=2) * 0.01 + 1e-3)
         change = torch.linalg.solve(normal, torch.einsum("nkp,np->nk", flat, weight * error.flatten(1)))
-        paths = paths + torch.einsum("nk,nkfd->nfd", change[:, :4], moves).clamp(-1, 1)
-        radius = (radius + change[:, 4].clamp(-1, 1)).clamp(low, high)
+        paths = paths + torch.einsum("nk,nkfd->nfd", change[:, :-1], moves).clamp(-1, 1)
+        radius = (radius + change[:, -1].clamp(-1, 1)).clamp(low, high)
     return paths, radius
 
 

@@ -1,0 +1,68 @@
+"""examine: the reward model against the truth, on clips of the base that it was not trained on.
+
+    halovid examine RECIPE.yaml RUN
+
+Reads RUN/baseline and RUN/reward. Writes RUN/examine/agreement.parquet: how well its ratings of clips and patches agree with
+the inspector's, densely and by crops; no rows where nobody knows the truth (`evaluate.truth: none`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from halovid.clips import ClipFolder, Row
+from halovid.config import RunConfig
+from halovid.folders import open_stage
+from halovid.judges import InspectorJudge
+from halovid.judges.base import DEFECT_RATING, Judgement, label_rows
+from halovid.rewards.agreement import agreement_rows
+from halovid.rewards.data import load_labelled
+from halovid.rewards.network import load_reward
+from halovid.runtime import batches, set_threads
+from halovid.tables import AGREEMENT, LABELS, rows_to_table
+
+_BATCH = 32
+_CROP_BATCH = 4
+
+
+def run(config: RunConfig, run_dir: Path) -> None:
+    """Rates the base's clips with both, and compares."""
+    depends = config.part("grid", "examine") | {"truth": config.evaluate.truth}
+    with open_stage(run_dir, "examine", depends, ["baseline", "reward"]) as stage:
+        if stage is None:
+            return
+        set_threads(config.threads)
+        rows = _agreement(config, run_dir) if config.evaluate.truth == "inspector" else []
+        stage.write("agreement.parquet", rows_to_table(rows, AGREEMENT))
+
+
+def _agreement(config: RunConfig, run_dir: Path) -> list[Row]:
+    """Rows of tables.AGREEMENT, dense and crop."""
+    network = load_reward(run_dir / "reward")
+    clips = ClipFolder(run_dir / "baseline", config.reward_size)
+    clips.rows = clips.rows[: config.examine.clips]
+    whole = ClipFolder(run_dir / "baseline", config.clip_size)
+    truth = rows_to_table(_true_labels(whole, clips.rows, config), LABELS)
+    spec = network.spec
+    data, _ = load_labelled(
+        clips, truth, spec.aspects, spec.patch_aspects, config.grid, lambda *_: None, network.backbone
+    )
+    rows = agreement_rows(network, data, "dense", config.grid, DEFECT_RATING, config.score.batch_size)
+    few = data.subset(torch.arange(min(config.examine.crop_clips, len(data))))
+    return rows + (agreement_rows(network, few, "crop", config.grid, DEFECT_RATING, _CROP_BATCH) if len(few) else [])
+
+
+def _true_labels(clips: ClipFolder, some: Sequence[Row], config: RunConfig) -> list[Row]:
+    """The inspector's labels of some clips."""
+    judge, labels = InspectorJudge(config.grid), []
+    for batch in batches(some, _BATCH):
+        rows, video = clips.readable(batch, lambda *_: None)  # the unreadable ones were listed while measuring
+        if video is not None:
+            prompts, names = [row["prompt"] for row in rows], [row["clip_id"] for row in rows]
+            answers = judge.judge(video, prompts, names, clips.geometry)
+            for row, answer in zip(rows, answers, strict=True):
+                labels += label_rows(row["clip_id"], answer, judge.name) if isinstance(answer, Judgement) else []
+    return labels
