@@ -78,11 +78,10 @@ RECIPE: dict[str, Any] = {
         "sample_every": 3,
         "sample_prompts": 1,
     },
+    "examine": {"clips": 4, "crop_clips": 1},
     "evaluate": {
         "prompts": {"split": "heldout", "count": 3, "seed": 1},
         "samples": 2,
-        "agreement_clips": 4,
-        "crop_clips": 1,
         "num_resamples": 100,
     },
     "report": {"title": "Tiny report", "clips": 2},

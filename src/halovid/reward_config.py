@@ -22,6 +22,11 @@ class RewardConfig(Section):
         description="folder or hub id of pretrained weights, or of a released video reward model, whose head is then "
         "the start of phase one; left out: conv and videomae learn from nothing",
     )
+    start: str | None = Field(
+        None,
+        description="a reward model of the same shape to go on from: a folder that the stage reward wrote, or 'world', "
+        "the packaged one, which has learned from ratings of whole clips only",
+    )
     method: Literal["full", "lora"] = Field("full", description="pretrained weights: train all, or adapters")
     lora: LoraOptions = LoraOptions(rank=16, alpha=32)
     gradient_checkpointing: bool = False
@@ -56,6 +61,8 @@ class RewardConfig(Section):
         extra = set(self.patch_aspects) - set(self.aspects)
         if extra:
             raise ValueError(f"patch_aspects {sorted(extra)} are not among aspects {list(self.aspects)}")
+        if self.start is not None and self.model is not None:
+            raise ValueError("start and model are two beginnings: name one of them")
         if self.backbone == "conv" and self.patch_size & (self.patch_size - 1):
             raise ValueError(f"patch_size {self.patch_size} must be a power of two for the conv backbone, which halves")
         if self.backbone not in ("conv", "videomae") and self.model is None:

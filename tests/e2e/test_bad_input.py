@@ -235,6 +235,15 @@ def test_held_out_prompts_that_the_inspector_cannot_read(finished_run: Copy, tin
     assert not (run_dir / "baseline").exists(), "it was said only after the work began"
 
 
+def test_a_reward_model_to_start_from_that_is_not_there_or_of_another_shape(
+    finished_run: Copy, tiny_recipe: Path
+) -> None:
+    run_dir = finished_run(before="reward")
+    argv = ("reward", tiny_recipe, run_dir, "--set")
+    refuse(run_dir, *argv, "reward.start=nowhere", words=("reward.start is 'nowhere'", "give 'world' or a folder"))
+    refuse(run_dir, *argv, "reward.start=world", words=("of another shape than this recipe's", "width 64, not 16"))
+
+
 # --- what earlier stages wrote --------------------------------------------------------------------------------
 
 

@@ -223,6 +223,20 @@ def test_another_seed_gives_another_run(run_dir: Path, tiny_recipe: Path, tmp_pa
     assert not {row["seed"] for row in clips} & {row["seed"] for row in others}
 
 
+def test_a_reward_model_goes_on_from_another_runs(
+    finished_run: Callable[..., Path], run_dir: Path, tiny_recipe: Path
+) -> None:
+    going_on = finished_run(before="reward")
+    short = ("--set", "reward.video_steps=0", "--set", "reward.patch_steps=1")
+    start = run_dir / "reward"
+    outcome = run_here("reward", tiny_recipe, going_on, "--set", f"reward.start={start}", *short)
+    assert outcome.code == 0, outcome.stderr
+    before, after = (load_file(folder / "reward.safetensors") for folder in (start, going_on / "reward"))
+    moved = {name: (after[name] - before[name]).abs().max().item() for name in before}
+    assert 0 < moved["video_head.weight"] < 0.1, "one step from where the other run ended"
+    assert moved["shift"] == moved["scale"] == 0, "on the same scale"
+
+
 def test_the_lora_loads_in_diffusers_and_makes_the_aligned_clips(run_dir: Path, tiny_pipeline: Path) -> None:
     pipe = WanPipeline.from_pretrained(tiny_pipeline, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)

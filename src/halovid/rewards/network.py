@@ -116,6 +116,20 @@ class RewardNetwork(nn.Module):
         self.load_state_dict(state, strict=False)  # the names agree; frozen weights are those of the pretrained model
 
 
+def continue_reward(folder: Path, spec: RewardSpec) -> RewardNetwork:
+    """The network in a folder, ready to be trained on; its heads and its scale stay as they are.
+
+    Raises:
+        InputError: see `load_reward`, or it is of another shape than `spec`.
+    """
+    network = load_reward(folder)
+    told, wanted = (one.model_dump(exclude={"backbone"}) | one.backbone.model_dump() for one in (network.spec, spec))
+    differing = [f"{key} {told.get(key)!r}, not {value!r}" for key, value in wanted.items() if told.get(key) != value]
+    if differing:
+        raise InputError(f"the reward model in {folder} is of another shape than this recipe's: {'; '.join(differing)}")
+    return network.requires_grad_(True)
+
+
 def save_reward(network: RewardNetwork, folder: Path) -> None:
     """Writes reward.json and reward.safetensors."""
     write_text(folder / "reward.json", network.spec.model_dump_json(indent=2) + "\n")

@@ -2,9 +2,9 @@
 
     halovid evaluate RECIPE.yaml RUN
 
-Reads RUN/baseline and RUN/align; with `evaluate.best_of`, which trains nothing, RUN/reward instead of the latter. Writes
-RUN/evaluate: a clip folder, measures.parquet (one row per clip and measure, of both models), metrics.parquet (base
-against aligned with intervals).
+Reads RUN/baseline and RUN/align; with `evaluate.best_of`, which trains nothing, RUN/reward instead of the latter.
+Writes RUN/evaluate: a clip folder, measures.parquet (one row per clip and measure, of both models), metrics.parquet
+(base against aligned with intervals).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     halovid examine RECIPE.yaml RUN
 
-Reads RUN/baseline and RUN/reward. Writes RUN/examine/agreement.parquet: how well its ratings of clips and patches agree with
-the inspector's, densely and by crops; no rows where nobody knows the truth (`evaluate.truth: none`).
+Reads RUN/baseline and RUN/reward. Writes RUN/examine/agreement.parquet: how well its ratings of clips and patches
+agree with the inspector's, densely and by crops; no rows where nobody knows the truth (`evaluate.truth: none`).
 """
 
 from __future__ import annotations

@@ -16,21 +16,28 @@ import torch
 from halovid.clips import ClipFolder, Row, clip_seed
 from halovid.config import RunConfig
 from halovid.errors import InputError
+from halovid.files import hash_folder
 from halovid.folders import open_stage
 from halovid.judges.base import DEFECT_RATING
+from halovid.reward_config import RewardConfig
 from halovid.rewards.agreement import agreement_rows
 from halovid.rewards.backbones import make_spec
 from halovid.rewards.data import load_labelled
-from halovid.rewards.network import RewardNetwork, RewardSpec, save_reward
+from halovid.rewards.network import RewardNetwork, RewardSpec, continue_reward, save_reward
 from halovid.rewards.pretrained import model_identity
 from halovid.rewards.training import train_reward
 from halovid.runtime import resolve_device, resolve_dtype, set_threads
 from halovid.tables import AGREEMENT, LABELS, read_table, rows_to_table
+from halovid.world import packaged_reward
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
     """Trains the reward model and measures it on held-out prompts."""
-    depends = config.part("seed", "dtype", "grid", "reward") | {"model": model_identity(config.reward.model)}
+    start = _start_folder(config.reward)
+    depends = config.part("seed", "dtype", "grid", "reward") | {
+        "model": model_identity(config.reward.model),
+        "start": hash_folder(start) if start else None,
+    }
     with open_stage(run_dir, "reward", depends, ["generate", "judge"]) as stage:
         if stage is None:
             return
@@ -40,7 +47,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
         reward = config.reward
         device = resolve_device(config.device)
         torch.manual_seed(config.seed)
-        network = RewardNetwork(_spec(config, clips, device)).to(device)
+        spec = _spec(config, clips, device)
+        network = (continue_reward(start, spec) if start else RewardNetwork(spec)).to(device)
         data, rows = load_labelled(
             clips, labels, reward.aspects, reward.patch_aspects, config.grid, stage.skip, network.backbone
         )
@@ -50,7 +58,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
                 f"the ratings of clips alone, or have the patches judged"
             )
         held_out = _held_out(rows, reward.held_out, config.seed)
-        network.start_heads(data.subset(~held_out).clip_ratings)
+        if not start:
+            network.start_heads(data.subset(~held_out).clip_ratings)
         train_reward(network, data.subset(~held_out), reward, config.seed, stage.path)
         network.eval()
         save_reward(network, stage.path)
@@ -58,6 +67,20 @@ def run(config: RunConfig, run_dir: Path) -> None:
             network, data.subset(held_out), "dense", config.grid, DEFECT_RATING, config.score.batch_size
         )
         stage.write("agreement.parquet", rows_to_table(agreement, AGREEMENT))
+
+
+def _start_folder(config: RewardConfig) -> Path | None:
+    """The folder of the reward model to go on from.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    if config.start is None:
+        return None
+    folder = packaged_reward() if config.start == "world" else Path(config.start)
+    if not folder.is_dir():
+        raise InputError(f"reward.start is {config.start!r}: give 'world' or a folder that `halovid reward` wrote")
+    return folder
 
 
 def _held_out(rows: list[Row], share: float, seed: int) -> torch.Tensor:

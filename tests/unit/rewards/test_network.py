@@ -13,7 +13,7 @@ from torch import Tensor
 from halovid.errors import InputError
 from halovid.grid import PatchGrid
 from halovid.rewards.backbones import make_backbone
-from halovid.rewards.network import RewardNetwork, RewardSpec, load_reward, save_reward
+from halovid.rewards.network import RewardNetwork, RewardSpec, continue_reward, load_reward, save_reward
 from tiny_models import encoder_spec
 
 ENCODERS = ["conv", "videomae"]
@@ -196,3 +196,18 @@ def test_a_damaged_folder_is_an_input_error(
 def test_a_missing_folder_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no readable reward model"):
         load_reward(tmp_path / "nowhere")
+
+
+def test_a_continued_network_is_the_stored_one_and_can_be_trained(network: RewardNetwork, tmp_path: Path) -> None:
+    save_reward(network, tmp_path)
+    going_on = continue_reward(tmp_path, network.spec)
+    assert all(parameter.requires_grad for parameter in going_on.parameters())
+    stored = network.stored_state()
+    assert all(torch.equal(value, stored[name]) for name, value in going_on.stored_state().items())
+
+
+def test_a_network_of_another_shape_is_not_continued(network: RewardNetwork, tmp_path: Path) -> None:
+    save_reward(network, tmp_path)
+    other = network.spec.model_copy(update={"aspects": ("look", "move"), "patch_aspects": ("look",)})
+    with pytest.raises(InputError, match=r"another shape than this recipe's: aspects \('look', 'move', 'fit'\), not"):
+        continue_reward(tmp_path, other)
