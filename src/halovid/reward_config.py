@@ -22,10 +22,8 @@ class RewardConfig(Section):
         description="folder or hub id of pretrained weights, or of a released video reward model, whose head is then "
         "the start of phase one; left out: conv and videomae learn from nothing",
     )
-    start: str | None = Field(
-        None,
-        description="a reward model of the same shape to go on from: a folder that the stage reward wrote, or 'world', "
-        "the packaged one, which has learned from ratings of whole clips only",
+    start: Path | None = Field(
+        None, description="a folder that the stage reward wrote: its model, of the same shape, is trained on"
     )
     method: Literal["full", "lora"] = Field("full", description="pretrained weights: train all, or adapters")
     lora: LoraOptions = LoraOptions(rank=16, alpha=32)

@@ -236,12 +236,14 @@ def test_held_out_prompts_that_the_inspector_cannot_read(finished_run: Copy, tin
 
 
 def test_a_reward_model_to_start_from_that_is_not_there_or_of_another_shape(
-    finished_run: Copy, tiny_recipe: Path
+    finished_run: Copy, first_run: tuple[Path, Outcome], tiny_recipe: Path
 ) -> None:
     run_dir = finished_run(before="reward")
     argv = ("reward", tiny_recipe, run_dir, "--set")
-    refuse(run_dir, *argv, "reward.start=nowhere", words=("reward.start is 'nowhere'", "give 'world' or a folder"))
-    refuse(run_dir, *argv, "reward.start=world", words=("of another shape than this recipe's", "width 64, not 16"))
+    refuse(run_dir, *argv, "reward.start=nowhere", words=("reward.start is ", "nowhere", "give a folder that"))
+    other = ("--set", "reward.width=32")
+    start = f"reward.start={first_run[0] / 'reward'}"
+    refuse(run_dir, *argv, start, *other, words=("of another shape than this recipe's", "width 16, not 32"))
 
 
 # --- what earlier stages wrote --------------------------------------------------------------------------------

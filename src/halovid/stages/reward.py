@@ -19,7 +19,6 @@ from halovid.errors import InputError
 from halovid.files import hash_folder
 from halovid.folders import open_stage
 from halovid.judges.base import DEFECT_RATING
-from halovid.reward_config import RewardConfig
 from halovid.rewards.agreement import agreement_rows
 from halovid.rewards.backbones import make_spec
 from halovid.rewards.data import load_labelled
@@ -28,12 +27,13 @@ from halovid.rewards.pretrained import model_identity
 from halovid.rewards.training import train_reward
 from halovid.runtime import resolve_device, resolve_dtype, set_threads
 from halovid.tables import AGREEMENT, LABELS, read_table, rows_to_table
-from halovid.world import packaged_reward
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
     """Trains the reward model and measures it on held-out prompts."""
-    start = _start_folder(config.reward)
+    start = config.reward.start
+    if start and not start.is_dir():
+        raise InputError(f"reward.start is {str(start)!r}: give a folder that `halovid reward` wrote")
     depends = config.part("seed", "dtype", "grid", "reward") | {
         "model": model_identity(config.reward.model),
         "start": hash_folder(start) if start else None,
@@ -67,20 +67,6 @@ def run(config: RunConfig, run_dir: Path) -> None:
             network, data.subset(held_out), "dense", config.grid, DEFECT_RATING, config.score.batch_size
         )
         stage.write("agreement.parquet", rows_to_table(agreement, AGREEMENT))
-
-
-def _start_folder(config: RewardConfig) -> Path | None:
-    """The folder of the reward model to go on from.
-
-    Raises:
-        InputError: there is no such folder.
-    """
-    if config.start is None:
-        return None
-    folder = packaged_reward() if config.start == "world" else Path(config.start)
-    if not folder.is_dir():
-        raise InputError(f"reward.start is {config.start!r}: give 'world' or a folder that `halovid reward` wrote")
-    return folder
 
 
 def _held_out(rows: list[Row], share: float, seed: int) -> torch.Tensor:

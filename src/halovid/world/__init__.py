@@ -8,8 +8,3 @@ from pathlib import Path
 def packaged_pipeline() -> Path:
     """The folder of the packaged `WanPipeline`."""
     return Path(__file__).parent / "pipeline"
-
-
-def packaged_reward() -> Path:
-    """The folder of the packaged video reward model."""
-    return Path(__file__).parent / "reward"

@@ -14,11 +14,8 @@ import torch
 from diffusers import WanPipeline
 
 from halovid.checkpoint import load_checkpoint
-from halovid.config import GeneratorConfig
-from halovid.generators import load_generator
-from halovid.rewards.network import load_reward
 from halovid.world.captions import parse_caption
-from halovid.world.training import clips, generator, package, reward, text, vae
+from halovid.world.training import clips, generator, package, text, vae
 
 NUM_CLIPS = 4
 
@@ -157,15 +154,6 @@ def test_the_generator_is_trained_on_latents_and_packed(work: Path, monkeypatch:
     assert torch.isfinite(latents).all()
     assert json.loads((work / "pipeline" / "text_encoder" / "config.json").read_text())["dtype"] == "float32"
     assert sum(path.stat().st_size for path in (work / "pipeline").rglob("*")) < 16e6
-
-
-def test_the_video_reward_model_learns_from_ratings_of_clips_alone(tiny_pipeline: Path, tmp_path: Path) -> None:
-    model = load_generator(GeneratorConfig(model=str(tiny_pipeline)), torch.device("cpu"), torch.float32)
-    found = reward.train_video_reward(model, tmp_path, num_clips=20, steps=2)
-    network = load_reward(tmp_path)
-    assert set(found) == set(network.spec.aspects)
-    assert torch.equal(network.patch_head.weight, network.video_head.weight[network.patch_rows])
-    assert 1 <= network.shift[0] <= 5
 
 
 def test_some_samples_lose_their_prompt(work: Path) -> None:

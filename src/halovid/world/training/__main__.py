@@ -8,7 +8,6 @@
     python -m halovid.world.training generator WORK   train the transformer
     python -m halovid.world.training pipeline WORK    assemble the packaged pipeline folder
     python -m halovid.world.training critic           train the critic
-    python -m halovid.world.training reward WORK      train the video reward model
     python -m halovid.world.training figures          measure the packaged generator
     python -m halovid.world.training all WORK         all of these in order
 
@@ -17,7 +16,6 @@ WORK is a folder for clips, checkpoints and logs (about 8 GB). Each command cont
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -28,12 +26,12 @@ from halovid.config import GeneratorConfig
 from halovid.files import write_json
 from halovid.generators import load_generator
 from halovid.runtime import console
-from halovid.world import packaged_pipeline, packaged_reward
+from halovid.world import packaged_pipeline
 from halovid.world.critic import WEIGHTS
-from halovid.world.training import clips, critic, decoder, figures, generator, package, record, reward, text, vae
+from halovid.world.training import clips, critic, decoder, figures, generator, package, record, text, vae
 
 app = typer.Typer(
-    help="Train what the package carries: the embedded world's generator, critic and video reward model.",
+    help="Train what the package carries: the embedded world's generator and critic.",
     no_args_is_help=True,
 )
 
@@ -102,16 +100,6 @@ def train_critic(weights: Path = WEIGHTS, threads: Threads = 1) -> None:
     write_json(RECORD / "critic.json", critic.train_critic(model, weights, critic.Schedule()))
 
 
-@app.command("reward")
-def train_video_reward(work: Work, threads: Threads = 1) -> None:
-    """Train the video reward model on ratings of whole clips, package it and write how well it agrees."""
-    torch.set_num_threads(threads)
-    model = load_generator(GeneratorConfig(), torch.device("cpu"), torch.float32)
-    write_json(RECORD / "reward.json", reward.train_video_reward(model, work / "reward"))
-    for name in ("reward.json", "reward.safetensors"):
-        shutil.copyfile(work / "reward" / name, packaged_reward() / name)
-
-
 @app.command("figures")
 def measure(
     prompts: int = 96,
@@ -137,7 +125,6 @@ def everything(work: Work, threads: Threads = 1) -> None:
     train_generator(work, threads)
     pipeline(work)
     train_critic(threads=threads)
-    train_video_reward(work, threads)
     measure(threads=threads)
 
 
