@@ -40,7 +40,7 @@ class GeneratorConfig(Section):
     height: int = Field(64, ge=8)
     width: int = Field(64, ge=8)
     num_inference_steps: int = Field(16, ge=1)
-    guidance_scale: float = Field(1.1, ge=0)
+    guidance_scale: float = Field(1.2, ge=0)
     negative_prompt: str = ""
     fps: float = Field(8.0, gt=0)
     batch_size: int = Field(16, ge=1, description="clips sampled at once")
