@@ -110,7 +110,7 @@ def test_a_model_in_half_precision_is_trained_in_single(aligned: Path) -> None:
 
 
 def test_evaluation_and_report_claim_no_truth_that_nobody_knows(aligned: Path, arguments: list[Any]) -> None:
-    for stage in ("baseline", "evaluate", "report"):
+    for stage in ("baseline", "examine", "evaluate", "report"):
         outcome = run_here(stage, *arguments)
         assert outcome.code == 0, outcome.stderr
     measures = {row["measure"] for row in pq.read_table(aligned / "evaluate" / "metrics.parquet").to_pylist()}
