@@ -1,6 +1,6 @@
 """What a study found: every method held against the base and against a rival, as a table and as pictures.
 
-All of it is computed from results.parquet alone, so that it can be computed again by anyone who has that file.
+All of it is computed from results.parquet and the chosen steps, so that anyone who has them can compute it again.
 """
 
 from __future__ import annotations
