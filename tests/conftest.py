@@ -65,7 +65,8 @@ RECIPE: dict[str, Any] = {
         "crops": 2,
     },
     "score": {"batch_size": 4},
-    "restore": {"source": "world", "per_prompt": 2, "steps": 2, "batch_size": 3},
+    "good": {"source": "world", "per_prompt": 1, "batch_size": 3},
+    "restore": {"source": "good", "per_prompt": 2, "steps": 2, "batch_size": 3},
     "pair": {"pairs_per_prompt": 1},
     "align": {
         "lora": {"rank": 4, "alpha": 4},

@@ -34,8 +34,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("world",),
     # machinery: what stages are made of
     (
-        *("generators", "judges", "rewards", "prompts", "clips", "policy", "best_of", "restoring", "measures"),
-        *("monitor", "formats", "labelling", "raters", "rater_agreement"),
+        *("generators", "judges", "rewards", "prompts", "clips", "policy", "best_of", "good_clips", "restoring"),
+        *("measures", "monitor", "formats", "labelling", "raters", "rater_agreement"),
     ),
     ("stages", "world.training", "exchange", "score_folder", "study_results"),
     ("summary", "study", "people"),

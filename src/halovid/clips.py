@@ -6,8 +6,8 @@ FOLDER/latents/ID.safetensors        its exact latents
 FOLDER/prompts/ID.safetensors        the text condition of its prompt
 FOLDER/geometry.json                 how the generator's autoencoder divides a clip
 
-An imported clip has no seed and no latents (null in the table), and its own length, size and frame rate: `ClipFolder`
-shows it in the size that is asked for, and `encode_latents` makes latents of it.
+A good clip (stage good) has no seed. An imported clip has no seed and no latents (null in the table), and its own
+length, size and frame rate: `ClipFolder` shows it in the size that is asked for, and `encode_latents` makes latents.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def write_clips(
     folder: Path,
     names: Sequence[str],
     prompts: Sequence[Prompt],
-    seeds: Sequence[int],
+    seeds: Sequence[int | None],
     latents: Tensor,
     video: Tensor,
     fps: float,
@@ -115,6 +115,19 @@ class ClipFolder:
         self.folder, self._size = folder, size
         self.rows: list[Row] = read_table(folder / "clips.parquet", CLIPS).to_pylist()
         self.geometry = read_geometry(folder)
+
+    @property
+    def by_prompt(self) -> dict[str, list[Row]]:
+        """The rows of each prompt, in the order of the table."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row["prompt_id"], []).append(row)
+        return found
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """All prompts, in the order of the table."""
+        return [Prompt(name, rows[0]["prompt"]) for name, rows in self.by_prompt.items()]
 
     def video(self, row: Row) -> Tensor:
         """[3, F, H, W] in [-1, 1]; InputError when the file can't be read, or was generated with other frames."""

@@ -63,12 +63,20 @@ class JudgeConfig(Section):
     noise: float = Field(0.5, ge=0, description="simulated: standard deviation added before rounding to 1..5")
 
 
-class RestoreConfig(Section):
-    """Preference pairs without a judge: good clips against the same with regions restored by the base model."""
+class GoodConfig(Section):
+    """Good clips of the prompts, which no model made."""
 
-    source: Literal["world", "candidates"] = Field(
-        "candidates", description="good clips: clean renderings of the prompts (embedded world), or the candidates"
+    source: str = Field(
+        "world", description="clean renderings ('world'), or a folder of mp4 files with a prompts.csv (video, prompt)"
     )
+    per_prompt: int = Field(3, ge=1, description="clips per prompt, at most")
+    batch_size: int = Field(16, ge=1, description="clips encoded at once")
+
+
+class RestoreConfig(Section):
+    """Preference pairs without a judge: clips against the same with regions restored by the base model."""
+
+    source: Literal["good", "candidates"] = Field("candidates", description="which clips are damaged")
     per_prompt: int = Field(3, ge=1, description="pairs per prompt")
     most_regions: int = Field(2, ge=1, description="boxes per clip, at most")
     smallest: float = Field(0.25, gt=0, le=1, description="side of a box as a share of the clip's, at least")
@@ -84,11 +92,18 @@ class RestoreConfig(Section):
         return self
 
 
+PairSource = Literal["candidates", "good", "restored"]
+
+
 class PairConfig(Section):
     """Preference pairs."""
 
-    source: Literal["rewards", "restored", "both"] = Field("rewards", description="rewards, the stage restore, or both")
-    strategy: Literal["best_worst", "all", "random"] = "best_worst"
+    sources: tuple[PairSource, ...] = Field(
+        ("candidates",),
+        min_length=1,
+        description="candidates among each other, good clips against all candidates, restored clips against originals",
+    )
+    strategy: Literal["best_worst", "all", "random"] = Field("best_worst", description="which candidates are paired")
     min_margin: float = Field(0.0, ge=0, description="pairs whose clip margin is not above this are dropped")
     pairs_per_prompt: int = Field(3, ge=1, description="best_worst: k best against k worst; random: how many")
     grid: PatchGrid | None = Field(None, description="coarser grid of the patch margins; the judged one if left out")
@@ -162,6 +177,7 @@ class RunConfig(Section):
     judge: JudgeConfig = JudgeConfig()
     reward: RewardConfig = RewardConfig()
     score: ScoreConfig = ScoreConfig()
+    good: GoodConfig | None = Field(None, description="good clips of the prompts; left out, there are none")
     restore: RestoreConfig | None = Field(None, description="pairs without a judge; left out, none are made")
     pair: PairConfig = PairConfig()
     align: AlignConfig = AlignConfig()
@@ -191,9 +207,13 @@ class RunConfig(Section):
         return self.pair.grid or self.grid
 
     @model_validator(mode="after")
-    def _pairs_have_a_source(self) -> RunConfig:
-        if self.pair.source != "rewards" and self.restore is None:
-            raise ValueError(f"pair.source is {self.pair.source!r}: the recipe needs a section `restore` for it")
+    def _sections_that_others_need(self) -> RunConfig:
+        if "restored" in self.pair.sources and self.restore is None:
+            raise ValueError("pair.sources has 'restored': the recipe needs a section `restore` for it")
+        if "good" in self.pair.sources and self.good is None:
+            raise ValueError("pair.sources has 'good': the recipe needs a section `good` for it")
+        if self.restore is not None and self.restore.source == "good" and self.good is None:
+            raise ValueError("restore.source is 'good': the recipe needs a section `good` for it")
         return self
 
     @model_validator(mode="after")

@@ -38,7 +38,7 @@ from halovid.study_results import Results, compare_methods, markdown, write_figu
 from halovid.tables import MEASURES, STUDY, TUNING, read_table, rows_to_table, write_table
 
 Changes = dict[str, Any]
-_DATA = ("generate", "judge", "reward", "score", "restore")
+_DATA = ("generate", "judge", "reward", "good", "score", "restore")
 _TRAINING = ("pair", "align")
 _EVALUATION = ("baseline", "evaluate")
 

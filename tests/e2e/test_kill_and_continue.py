@@ -45,6 +45,7 @@ CASES = [
     Case("judge", Kill("parts/judge-000001.parquet"), ("parts/judge-000000.parquet",), ("judge: 4/12",)),
     Case("reward", Kill("parts/training.safetensors", "after"), done=("reward: 4/20",)),
     Case("reward", Kill("reward/agreement.parquet"), ("reward.safetensors",), ("reward: 16/20",)),
+    Case("good", Kill("parts/encode-good-clips-000001.parquet"), done=("encode good clips: 3/4",)),
     Case("score", Kill("parts/score-000001.parquet", "after"), done=("score: 4/12", "score: 8/12")),
     Case("restore", Kill("parts/restore-000001.parquet"), ("parts/restore-000000.parquet",), ("restore: 3/8",)),
     Case("pair", Kill("pair/pairs.parquet")),

@@ -30,7 +30,9 @@ TABLES = {
     "judge/labels.parquet": (tables.LABELS, 12 * 5),
     "reward/agreement.parquet": (tables.AGREEMENT, 5 + 2 + 1),
     "score/rewards.parquet": (tables.REWARDS, 12),
-    "restore/clips.parquet": (tables.CLIPS, 16),
+    "score/good_rewards.parquet": (tables.REWARDS, 4),
+    "good/clips.parquet": (tables.CLIPS, 4),
+    "restore/clips.parquet": (tables.CLIPS, 8),
     "restore/pairs.parquet": (tables.PAIRS, 8),
     "pair/pairs.parquet": (tables.PAIRS, 4),
     "baseline/clips.parquet": (tables.CLIPS, 6),
@@ -44,14 +46,15 @@ INPUTS = {
     "generate": set(),
     "judge": {"generate"},
     "reward": {"generate", "judge"},
-    "score": {"generate", "reward"},
-    "restore": {"generate"},
+    "good": {"generate"},
+    "score": {"generate", "good", "reward"},
+    "restore": {"generate", "good"},
     "pair": {"score"},
     "align": {"generate", "reward", "pair"},
     "baseline": set(),
     "examine": {"baseline", "reward"},
     "evaluate": {"baseline", "align"},
-    "report": set(STAGES) - {"restore", "report"},
+    "report": set(STAGES) - {"good", "restore", "report"},
 }
 
 
@@ -140,12 +143,13 @@ def training_log(run_dir: Path) -> list[dict[str, float]]:
 
 
 def test_pairs_without_a_judge_prefer_the_good_clip_where_it_was_damaged(run_dir: Path) -> None:
-    folder = run_dir / "restore"
-    names = {row["clip_id"]: row for row in rows(run_dir, "restore/clips.parquet")}
+    latents = {
+        row["clip_id"]: load_file(run_dir / stage / row["latents"])["latents"]
+        for stage in ("good", "restore")
+        for row in rows(run_dir, f"{stage}/clips.parquet")
+    }
     for pair in rows(run_dir, "restore/pairs.parquet"):
-        good, restored = (
-            load_file(folder / names[pair[side]]["latents"])["latents"] for side in ("chosen", "rejected")
-        )
+        good, restored = latents[pair["chosen"]], latents[pair["rejected"]]
         changed = (good - restored).abs().amax(0).reshape(2, 2, 2, 4, 2, 4).amax((1, 3, 5)) > 1e-4
         assert changed.flatten().tolist() == [margin > 0 for margin in pair["patch_margins"]]
         assert 0 < pair["clip_margin"] <= 1

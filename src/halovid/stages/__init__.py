@@ -8,7 +8,7 @@ from pathlib import Path
 from halovid.config import RunConfig
 
 STAGES = (
-    *("generate", "judge", "reward", "score", "restore", "pair", "align"),
+    *("generate", "judge", "reward", "good", "score", "restore", "pair", "align"),
     *("baseline", "examine", "evaluate", "report"),
 )
 

@@ -2,8 +2,9 @@
 
     halovid align RECIPE.yaml RUN
 
-Reads RUN/generate, RUN/pair and, to watch the training, RUN/reward; writes RUN/align: weights/ (a LoRA for diffusers'
-`load_lora_weights`, or the whole transformer), snapshots/, tensorboard/, samples/*.mp4, log.jsonl.
+Reads RUN/generate, RUN/pair, as its pairs need them RUN/good and RUN/restore, and RUN/reward to watch the training.
+Writes RUN/align: weights/ (a LoRA for diffusers' `load_lora_weights`, or the whole transformer), snapshots/,
+tensorboard/, samples/*.mp4, log.jsonl.
 """
 
 from __future__ import annotations
@@ -35,9 +36,7 @@ from halovid.tables import PAIRS, read_table
 def run(config: RunConfig, run_dir: Path) -> None:
     """Trains the generator on the pairs."""
     depends = config.part("seed", "dtype", "grid", "generator", "align") | {"model": model_identity(config.generator)}
-    reads = ["generate", "pair"]
-    reads += ["restore"] if config.pair.source != "rewards" else []
-    reads += ["reward"] if config.align.sample_prompts else []
+    reads = [*_clip_folders(config), "pair", *(["reward"] if config.align.sample_prompts else [])]
     with open_stage(run_dir, "align", depends, reads) as stage:
         if stage is None:
             return
@@ -57,20 +56,26 @@ def run(config: RunConfig, run_dir: Path) -> None:
             generator.save_weights(stage.path / "weights")
 
 
+def _clip_folders(config: RunConfig) -> list[str]:
+    """The stages whose clips the pairs name."""
+    sources = config.pair.sources
+    damaged_good = "restored" in sources and config.restore is not None and config.restore.source == "good"
+    good, restored = "good" in sources or damaged_good, "restored" in sources
+    return ["generate", *(["good"] if good else []), *(["restore"] if restored else [])]
+
+
 class PairData:
     """Preference pairs with the latents and prompts of their clips, read when they are needed."""
 
     def __init__(self, run_dir: Path, config: RunConfig, device: torch.device) -> None:
-        self._clips = ClipFolder(run_dir / "generate", config.clip_size)
-        folders = [self._clips]
-        if config.pair.source != "rewards":
-            folders.append(ClipFolder(run_dir / "restore", config.clip_size))
+        folders = [ClipFolder(run_dir / name, config.clip_size) for name in _clip_folders(config)]
+        self._clips = folders[0]
         self._by_id = {row["clip_id"]: (folder, row) for folder in folders for row in folder.rows}
         self._pairs: list[Row] = read_table(run_dir / "pair" / "pairs.parquet", PAIRS).to_pylist()
         self._grid, self._device = config.margin_grid, device
         unknown = {pair[side] for pair in self._pairs for side in ("chosen", "rejected")} - self._by_id.keys()
         if unknown or not self._pairs:
-            raise InputError(f"{run_dir}/pair names clips that RUN/generate does not hold: {sorted(unknown)[:5]}")
+            raise InputError(f"{run_dir}/pair names clips that no folder of clips holds: {sorted(unknown)[:5]}")
         sizes = {len(pair["patch_margins"]) for pair in self._pairs}
         if sizes != {self._grid.num_patches}:
             raise InputError(
@@ -89,7 +94,7 @@ class PairData:
     @property
     def prompts(self) -> list[Row]:
         """One clip row of each prompt, in the order of the table."""
-        return list({row["prompt_id"]: row for row in self._clips.rows}.values())
+        return [rows[0] for rows in self._clips.by_prompt.values()]
 
     def prompt_embeds(self, rows: list[Row]) -> Tensor:
         """[len(rows), L, D]."""

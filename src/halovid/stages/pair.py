@@ -2,7 +2,7 @@
 
     halovid pair RECIPE.yaml RUN
 
-Reads RUN/score and, as `pair.source` says, RUN/restore; writes RUN/pair/pairs.parquet, with the margin of the clips
+Reads RUN/score and RUN/restore, as `pair.sources` says; writes RUN/pair/pairs.parquet, with the margin of the clips
 and of every patch.
 """
 
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import torch
 
 from halovid import pairing
-from halovid.config import PairConfig, RunConfig
+from halovid.config import PairConfig, PairSource, RunConfig
 from halovid.errors import InputError
 from halovid.folders import StageFolder, open_stage
 from halovid.grid import pool_cells
@@ -25,26 +25,56 @@ from halovid.tables import PAIRS, REWARDS, patch_lists, patch_matrix, read_table
 
 def run(config: RunConfig, run_dir: Path) -> None:
     """Pairs clips of the same prompt."""
-    sources = {"rewards": ["score"], "restored": ["restore"], "both": ["score", "restore"]}[config.pair.source]
-    with open_stage(run_dir, "pair", config.part("seed", "grid", "pair"), sources) as stage:
+    sources = config.pair.sources
+    reads = ["score"] if {"candidates", "good"} & set(sources) else []
+    reads += ["restore"] if "restored" in sources else []
+    with open_stage(run_dir, "pair", config.part("seed", "grid", "pair"), reads) as stage:
         if stage is None:
             return
-        pairs = []
-        if "score" in sources:
-            pairs.append(make_pairs(read_table(run_dir / "score" / "rewards.parquet", REWARDS), config, stage))
-        if "restore" in sources:
-            pairs.append(read_table(run_dir / "restore" / "pairs.parquet", PAIRS))
-        table = pa.concat_tables(pairs)
+        table = pa.concat_tables([_pairs_of(source, config, run_dir, stage) for source in sources])
         stage.write("pairs.parquet", table.take(kept_pairs(len(table), config)))
 
 
+def _pairs_of(source: PairSource, config: RunConfig, run_dir: Path, stage: StageFolder) -> pa.Table:
+    """The pairs of one source."""
+    if source == "restored":
+        return read_table(run_dir / "restore" / "pairs.parquet", PAIRS)
+    candidates = read_table(run_dir / "score" / "rewards.parquet", REWARDS)
+    if source == "candidates":
+        return make_pairs(candidates, config, stage)
+    return make_good_pairs(read_table(run_dir / "score" / "good_rewards.parquet", REWARDS), candidates, config, stage)
+
+
 def make_pairs(rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.Table:
-    """The table of pairs whose clip margin is above `min_margin`; prompts without one are listed as skipped.
+    """Candidates of a prompt against each other, as `pair.strategy` says.
 
     Raises:
         InputError: there is no pair at all.
     """
-    reward = rewards.column("reward").to_numpy()
+    return _pair_table(rewards, _choose(_prompts(rewards), _rewards(rewards), config.pair, config.seed), config, stage)
+
+
+def make_good_pairs(good: pa.Table, candidates: pa.Table, config: RunConfig, stage: StageFolder) -> pa.Table:
+    """Every good clip against every candidate of its prompt; the one with the higher reward is chosen.
+
+    Raises:
+        InputError: there is no pair at all.
+    """
+    both = pa.concat_tables([good, candidates]).combine_chunks()
+    chosen, rejected = pairing.all_pairs(_prompts(both), _rewards(both))
+    one_of_each = (chosen < len(good)) != (rejected < len(good))
+    return _pair_table(both, (chosen[one_of_each], rejected[one_of_each]), config, stage)
+
+
+def _pair_table(
+    rewards: pa.Table, pairs: tuple[np.ndarray, np.ndarray], config: RunConfig, stage: StageFolder
+) -> pa.Table:
+    """Rows of tables.PAIRS, of those pairs whose clip margin is above `min_margin`; prompts without are skipped.
+
+    Args:
+        pairs: row numbers of the chosen and the rejected clips.
+    """
+    prompts, reward = _prompts(rewards), _rewards(rewards)
     patches = patch_matrix(rewards, "patch_rewards") if len(rewards) else np.empty((0, 0))
     finite = np.isfinite(reward) & np.isfinite(patches).all(1)
     if not finite.all():
@@ -52,18 +82,16 @@ def make_pairs(rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.T
             f"{int((~finite).sum())} of {len(finite)} clips have rewards that are not finite, which no pair can hold; "
             f"run `halovid score` again"
         )
-    names = pc.dictionary_encode(rewards.column("prompt_id").combine_chunks())
-    prompts = names.indices.to_numpy()
-    chosen, rejected = _choose(prompts, reward, config.pair, config.seed)
-    kept = reward[chosen] - reward[rejected] > config.pair.min_margin
-    chosen, rejected = chosen[kept], rejected[kept]
-    for index in np.setdiff1d(np.arange(len(names.dictionary)), prompts[chosen]):
-        clips = int((prompts == index).sum())
-        reason = "fewer than two scored clips" if clips < 2 else f"no margin above {config.pair.min_margin}"
-        stage.skip(names.dictionary[int(index)].as_py(), reason)
+    kept = reward[pairs[0]] - reward[pairs[1]] > config.pair.min_margin
+    chosen, rejected = (side[kept] for side in pairs)
+    names = rewards.column("prompt_id").combine_chunks()
+    for index in np.setdiff1d(prompts, prompts[chosen]):
+        own = np.flatnonzero(prompts == index)
+        few, none = "fewer than two scored clips", f"no pair with a margin above {config.pair.min_margin}"
+        stage.skip(names[int(own[0])].as_py(), few if len(own) < 2 else none)
     if not len(chosen):
         raise InputError(
-            f"no usable pair among {len(reward)} scored clips of {len(names.dictionary)} prompts (pair.strategy "
+            f"no usable pair among {len(reward)} scored clips of {len(np.unique(prompts))} prompts (pair.strategy "
             f"{config.pair.strategy!r}, min_margin {config.pair.min_margin}); generate more candidates or lower "
             f"pair.min_margin"
         )
@@ -71,7 +99,7 @@ def make_pairs(rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.T
     clip_ids = rewards.column("clip_id")
     return pa.Table.from_arrays(
         [
-            rewards.column("prompt_id").take(chosen).combine_chunks(),
+            names.take(chosen),
             clip_ids.take(chosen).combine_chunks(),
             clip_ids.take(rejected).combine_chunks(),
             pa.array((reward[chosen] - reward[rejected]).astype(np.float32)),
@@ -80,6 +108,15 @@ def make_pairs(rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.T
         ],
         schema=PAIRS,
     )
+
+
+def _prompts(rewards: pa.Table) -> np.ndarray:
+    """The prompt of each clip, as a number."""
+    return pc.dictionary_encode(rewards.column("prompt_id").combine_chunks()).indices.to_numpy()
+
+
+def _rewards(rewards: pa.Table) -> np.ndarray:
+    return rewards.column("reward").to_numpy()
 
 
 def kept_pairs(count: int, config: RunConfig) -> np.ndarray:

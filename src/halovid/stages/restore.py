@@ -2,14 +2,16 @@
 
     halovid restore RECIPE.yaml RUN
 
-Reads RUN/generate. Takes good clips, damages random regions of each by letting the base model make them anew, and
-prefers the good clip inside these regions. Writes RUN/restore: a clip folder with both clips of each pair, and
-pairs.parquet. Does nothing unless the recipe has a section `restore`; `pair.source` tells whether the pairs are used.
+Reads RUN/generate and, as `restore.source` says, RUN/good. Damages random regions of each clip by letting the base
+model make them anew, and prefers the clip as it was inside these regions. Writes RUN/restore: a clip folder of the
+damaged clips, and pairs.parquet. Does nothing unless the recipe has a section `restore`; `pair.sources` tells whether
+the pairs are used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +20,32 @@ from torch import Tensor
 
 from halovid.clips import ClipFolder, Row, clip_seed, save_conditions, write_clips
 from halovid.config import RunConfig
-from halovid.errors import InputError
 from halovid.folders import open_stage
-from halovid.generators import Generator, open_generator
+from halovid.generators import open_generator
 from halovid.grid import pool_cells
 from halovid.prompts import Prompt
 from halovid.restoring import random_regions, restore
 from halovid.runtime import console, resolve_device, set_threads
 from halovid.tables import CLIPS, PAIRS, rows_to_table
-from halovid.world.captions import parse_caption
-from halovid.world.render import render_scene
-from halovid.world.scenes import place_scene
 
-_KINDS = ("good", "restored")  # first parts of the names of a pair's two clips
+
+@dataclass(frozen=True)
+class Job:
+    """One clip to damage, the index-th time for its prompt."""
+
+    original: Row
+    index: int
+    seed: int
+
+    @property
+    def prompt(self) -> Prompt:
+        """Its prompt."""
+        return Prompt(self.original["prompt_id"], self.original["prompt"])
+
+    @property
+    def name(self) -> str:
+        """What the damaged clip is called."""
+        return f"restored-{self.original['prompt_id']}-{self.index:02d}"
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
@@ -39,85 +54,58 @@ def run(config: RunConfig, run_dir: Path) -> None:
     if settings is None:
         console.print("[dim]restore: not in the recipe, nothing to do[/dim]")
         return
+    source = "good" if settings.source == "good" else "generate"
     depends = config.part("seed", "dtype", "grid", "pair", "restore")
-    with open_stage(run_dir, "restore", depends, ["generate"]) as stage:
+    with open_stage(run_dir, "restore", depends, sorted({"generate", source})) as stage:
         if stage is None:
             return
         set_threads(config.threads)
         device = resolve_device(config.device)
         generator = open_generator(config)
-        candidates = ClipFolder(run_dir / "generate", config.clip_size)
-        prompts = {row["prompt_id"]: Prompt(row["prompt_id"], row["prompt"]) for row in candidates.rows}
-        save_conditions(stage.path, generator, list(prompts.values()))
-        jobs = [(prompt, index) for prompt in prompts.values() for index in range(settings.per_prompt)]
+        conditions, originals = (ClipFolder(run_dir / name, config.clip_size) for name in ("generate", source))
+        save_conditions(stage.path, generator, [])
+        jobs = list_jobs(originals, settings.per_prompt, config.seed)
+        shape = originals.geometry.latent_shape(*config.clip_size)
 
-        def make(batch: Sequence[tuple[Prompt, int]]) -> list[Row]:
-            prompt_embeds = torch.stack([candidates.prompt_embeds(prompt.prompt_id) for prompt, _ in batch]).to(device)
-            good = _good_clips(batch, config, generator, candidates).to(device)
-            masks = torch.stack([_region(prompt, index, good.shape[2:], config) for prompt, index in batch]).to(device)
-            seeds = [clip_seed(config.seed, prompt.prompt_id, index) for prompt, index in batch]
-            noise = torch.stack(
-                [torch.randn(good.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-            ).to(good)
-            latents = torch.cat([good, restore(generator, good, masks, prompt_embeds, noise, settings)])
-            names = [f"{kind}-{prompt.prompt_id}-{index:02d}" for kind in _KINDS for prompt, index in batch]
-            owners = [prompt for prompt, _ in batch] * 2
-            video = generator.decode_video(latents)
-            return write_clips(stage.path, names, owners, seeds * 2, latents, video, config.generator.fps)
+        def make(batch: Sequence[Job]) -> list[Row]:
+            embeds = torch.stack([conditions.prompt_embeds(job.prompt.prompt_id) for job in batch]).to(device)
+            latents = torch.stack([originals.latents(job.original) for job in batch]).to(device)
+            masks = torch.stack([region(job, shape, config) for job in batch]).to(device)
+            draws = [torch.Generator().manual_seed(job.seed) for job in batch]
+            noise = torch.stack([torch.randn(latents.shape[1:], generator=draw) for draw in draws]).to(latents)
+            restored = restore(generator, latents, masks, embeds, noise, settings)
+            names, owners, seeds = zip(*((job.name, job.prompt, job.seed) for job in batch), strict=True)
+            video = generator.decode_video(restored)
+            return write_clips(stage.path, names, owners, seeds, restored, video, config.generator.fps)
 
-        clips = stage.map_batches("restore", jobs, settings.batch_size, make, CLIPS)
-        stage.write("clips.parquet", clips)
-        shape = candidates.geometry.latent_shape(*config.clip_size)
-        pairs = [_pair(prompt, index, _region(prompt, index, shape, config), config) for prompt, index in jobs]
+        stage.write("clips.parquet", stage.map_batches("restore", jobs, settings.batch_size, make, CLIPS))
+        pairs = [_pair(job, region(job, shape, config), config) for job in jobs]
         stage.write("pairs.parquet", rows_to_table(pairs, PAIRS))
 
 
-def _region(prompt: Prompt, index: int, shape: Sequence[int], config: RunConfig) -> Tensor:
-    """The damaged cells of a prompt's index-th pair, [T, h, w]: a function of seed, prompt and index."""
+def list_jobs(originals: ClipFolder, per_prompt: int, seed: int) -> list[Job]:
+    """The clips of each prompt in turn, `per_prompt` times."""
+    return [
+        Job(own[index % len(own)], index, clip_seed(seed, prompt_id, index))
+        for prompt_id, own in originals.by_prompt.items()
+        for index in range(per_prompt)
+    ]
+
+
+def region(job: Job, shape: Sequence[int], config: RunConfig) -> Tensor:
+    """The cells that are damaged, [T, h, w] of zeros and ones: a function of the job's seed."""
     assert config.restore is not None
-    rng = np.random.default_rng([clip_seed(config.seed, prompt.prompt_id, index), 1])
-    return random_regions((shape[0], shape[1], shape[2]), config.restore, rng)
+    return random_regions((shape[0], shape[1], shape[2]), config.restore, np.random.default_rng([job.seed, 1]))
 
 
-def _pair(prompt: Prompt, index: int, region: Tensor, config: RunConfig) -> Row:
-    """A row of tables.PAIRS: each patch prefers the good clip as far as it was damaged."""
-    good, restored = (f"{kind}-{prompt.prompt_id}-{index:02d}" for kind in _KINDS)
-    damaged = pool_cells(region, config.margin_grid)
+def _pair(job: Job, damaged_cells: Tensor, config: RunConfig) -> Row:
+    """A row of tables.PAIRS: each patch prefers the clip as it was as far as it was damaged."""
+    damaged = pool_cells(damaged_cells, config.margin_grid)
     return {
-        "prompt_id": prompt.prompt_id,
-        "chosen": good,
-        "rejected": restored,
+        "prompt_id": job.prompt.prompt_id,
+        "chosen": job.original["clip_id"],
+        "rejected": job.name,
         "clip_margin": damaged.mean().item(),
         "patch_margins": damaged.flatten().tolist(),
         "weight": 1.0,
     }
-
-
-def _good_clips(
-    batch: Sequence[tuple[Prompt, int]], config: RunConfig, generator: Generator, candidates: ClipFolder
-) -> Tensor:
-    """Latents of the good clips, [B, C, T, h, w].
-
-    Raises:
-        InputError: `restore.source` is "world" and a prompt is no caption of the embedded world.
-    """
-    assert config.restore is not None
-    if config.restore.source == "candidates":
-        by_prompt: dict[str, list[Row]] = {}
-        for row in candidates.rows:
-            by_prompt.setdefault(row["prompt_id"], []).append(row)
-        own = [by_prompt[prompt.prompt_id] for prompt, _ in batch]
-        return torch.stack(
-            [candidates.latents(rows[index % len(rows)]) for rows, (_, index) in zip(own, batch, strict=True)]
-        )
-    try:
-        scenes = [
-            place_scene(
-                parse_caption(prompt.text),
-                np.random.default_rng([clip_seed(config.seed, prompt.prompt_id, index), 2]),
-            )
-            for prompt, index in batch
-        ]
-    except ValueError as error:
-        raise InputError(f"restore.source is 'world': {error}; set it to candidates") from error
-    return generator.encode_video(torch.stack([render_scene(scene) for scene in scenes]))

@@ -2,22 +2,27 @@
 
     halovid score RECIPE.yaml RUN
 
-Reads RUN/generate and RUN/reward; writes RUN/score/rewards.parquet. A reward is the mean rating over the aspects.
+Reads RUN/generate, RUN/reward and, if the recipe has good clips, RUN/good; writes RUN/score/rewards.parquet, and
+good_rewards.parquet likewise. A reward is the mean rating over the aspects.
 With `score.released` or `score.server` a released reward model takes the place of RUN/reward: every patch is scored as
-a crop, and RUN/score/released.parquet tells all its scores and what it was shown.
+a crop, and RUN/score/released.parquet (good_released.parquet) tells all its scores and what it was shown.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
+from torch import Tensor
 
 from halovid.clips import ClipFolder, Row
 from halovid.config import RunConfig
 from halovid.folders import StageFolder, open_stage
+from halovid.grid import LatentGeometry
 from halovid.rewards.data import prompt_inputs
 from halovid.rewards.network import load_reward
 from halovid.rewards.pretrained import model_identity
@@ -33,55 +38,69 @@ def run(config: RunConfig, run_dir: Path) -> None:
     """Rewards every candidate and its patches; clips that can't be read or give no finite reward are skipped."""
     released = bool(config.score.released or config.score.server)
     depends = config.part("grid", "score") | {"model": model_identity(config.score.released)}
-    with open_stage(run_dir, "score", depends, ["generate"] if released else ["generate", "reward"]) as stage:
+    sources = {"": "generate"} | ({"good_": "good"} if config.good else {})
+    with open_stage(run_dir, "score", depends, [*sources.values(), *([] if released else ["reward"])]) as stage:
         if stage is None:
             return
         set_threads(config.threads)
-        if released:
-            table = _score_released(stage, config, ClipFolder(run_dir / "generate", config.clip_size))
-            stage.write("released.parquet", table)
-            table = table.select(REWARDS.names).cast(REWARDS)
-        else:
-            table = _score(stage, config, ClipFolder(run_dir / "generate", config.reward_size), run_dir / "reward")
-        stage.write("rewards.parquet", table)
+        size = config.clip_size if released else config.reward_size
+        conditions = ClipFolder(run_dir / "generate", size).prompt_embeds
+        rater = _released_rater(stage, config) if released else _rater(config, run_dir / "reward", conditions)
+        for prefix, source in sources.items():
+            clips = ClipFolder(run_dir / source, size)
+            score = partial(_score, rater, clips, stage)
+            name = "score good clips" if prefix else "score"
+            table = stage.map_batches(name, clips.rows, rater.batch_size, score, rater.schema)
+            if released:
+                stage.write(f"{prefix}released.parquet", table)
+            stage.write(f"{prefix}rewards.parquet", table.select(REWARDS.names).cast(REWARDS))
 
 
-def _score(stage: StageFolder, config: RunConfig, clips: ClipFolder, folder: Path) -> pa.Table:
-    """Rewards by the run's own reward model: the mean ratings."""
+class _Rater(NamedTuple):
+    """Rates clips [B, 3, F, H, W] with their rows and the geometry of their folder; rows of `schema`."""
+
+    rate: Callable[[list[Row], Tensor, LatentGeometry], list[Row]]
+    batch_size: int
+    schema: pa.Schema
+
+
+def _score(rater: _Rater, clips: ClipFolder, stage: StageFolder, batch: Sequence[Row]) -> list[Row]:
+    """The rewards of those clips of a batch that can be read and get finite ones; the others are skipped."""
+    rows, video = clips.readable(batch, stage.skip)
+    return [] if video is None else _finite(rater.rate(rows, video, clips.geometry), stage)
+
+
+def _rater(config: RunConfig, folder: Path, conditions: Callable[[str], Tensor]) -> _Rater:
+    """The run's own reward model: the mean ratings."""
     device = resolve_device(config.device)
     network = load_reward(folder).to(device)
 
-    def score(batch: Sequence[Row]) -> list[Row]:
-        rows, video = clips.readable(batch, stage.skip)
-        if video is None:
-            return []
-        prompts = prompt_inputs(network.backbone, rows, clips.prompt_embeds)
+    def rate(rows: list[Row], video: Tensor, geometry: LatentGeometry) -> list[Row]:
+        prompts = prompt_inputs(network.backbone, rows, conditions)
         rated = reward_clips(network, video.to(device), prompts.to(device), config.grid, config.score.scoring)
         rewards, patches = rated[0].tolist(), rated[1].flatten(1).tolist()
-        scored = [
+        return [
             {"clip_id": row["clip_id"], "prompt_id": row["prompt_id"], "reward": reward, "patch_rewards": own}
             for row, reward, own in zip(rows, rewards, patches, strict=True)
         ]
-        return _finite(scored, stage)
 
-    return stage.map_batches("score", clips.rows, config.score.batch_size, score, REWARDS)
+    return _Rater(rate, config.score.batch_size, REWARDS)
 
 
-def _score_released(stage: StageFolder, config: RunConfig, clips: ClipFolder) -> pa.Table:
-    """Rewards by a released model, clip by clip at full size: its overall scores."""
+def _released_rater(stage: StageFolder, config: RunConfig) -> _Rater:
+    """A released model, clip by clip at full size: its overall scores."""
     reward = _released_reward(config)
 
-    def score(batch: Sequence[Row]) -> list[Row]:
+    def rate(rows: list[Row], video: Tensor, geometry: LatentGeometry) -> list[Row]:
         scored = []
-        rows, video = clips.readable(batch, stage.skip)
-        for row, clip in zip(rows, video if video is not None else (), strict=True):
+        for row, clip in zip(rows, video, strict=True):
             try:
-                scored.append(score_clip(reward, clip, row, config.grid, clips.geometry))
+                scored.append(score_clip(reward, clip, row, config.grid, geometry))
             except UnscoredError as error:
                 stage.skip(row["clip_id"], str(error))
-        return _finite(scored, stage)
+        return scored
 
-    return stage.map_batches("score", clips.rows, 1, score, RELEASED)
+    return _Rater(rate, 1, RELEASED)
 
 
 def _released_reward(config: RunConfig) -> ReleasedReward:

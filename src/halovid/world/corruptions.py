@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halovid.world.render import composite, render_background, sprite_layers, to_video
-from halovid.world.scenes import DRIFT, FRAME_SIZE, NUM_FRAMES, Scene
+from halovid.world.scenes import FRAME_SIZE, NUM_FRAMES, Scene
 
 _BLOCK = 8  # pixels, side of a block of `noise`
 _HOLD = 4  # frames for which it stays
@@ -35,13 +35,13 @@ class Event:
 def _flicker(layer: Tensor, rng: np.random.Generator) -> Tensor:
     """The sprite fades out and comes back every two frames."""
     on = (np.arange(len(layer)) // 2 + rng.integers(2)) % 2
-    strength = np.where(on, rng.uniform(0.8, 1.0), rng.uniform(0.0, 0.25))
+    strength = np.where(on, rng.uniform(0.8, 1.0), rng.uniform(0.0, 0.15))
     return layer * torch.tensor(strength, dtype=layer.dtype)[:, None, None, None]
 
 
 def _smear(layer: Tensor, rng: np.random.Generator) -> Tensor:
     """The sprite is dragged out along a line."""
-    angle, length = rng.uniform(0, math.pi), rng.uniform(16, 22)
+    angle, length = rng.uniform(0, math.pi), rng.uniform(18, 26)
     steps = np.linspace(-0.5, 0.5, 9)[:, None] * length * np.array([math.cos(angle), math.sin(angle)])
     return torch.stack([_shift(layer, dx, dy) for dx, dy in steps]).mean(0)
 
@@ -51,7 +51,7 @@ def _melt(layer: Tensor, rng: np.random.Generator) -> Tensor:
     wave = 2 * math.pi / rng.uniform(7, 11)
     phase = rng.uniform(0, 2 * math.pi)
     rows, columns = _pixel_axes()
-    drop = rng.uniform(8, 12) * (0.55 + 0.45 * torch.sin(columns * wave + phase))
+    drop = rng.uniform(10, 16) * (0.55 + 0.45 * torch.sin(columns * wave + phase))
     centre = (layer[:, 3].sum(-1) * rows[:, 0]).sum(-1) / layer[:, 3].sum((-1, -2)).clamp(min=1e-3)
     below = ((rows - centre[:, None, None] + 8) / 16).clamp(0, 1)
     return _resample(layer, torch.zeros_like(below), -drop * below)
@@ -80,15 +80,18 @@ def _noise(layer: Tensor, rng: np.random.Generator) -> Tensor:
     return stain + layer * (1 - cover)
 
 
-def _freeze(layer: Tensor, rng: np.random.Generator) -> Tensor:
-    """The sprite stops at its first frame, then jumps to where it should be."""
-    return layer[:1].expand_as(layer)
+def _jerk(layer: Tensor, rng: np.random.Generator) -> Tensor:
+    """The sprite leaves its path for two frames of every four, each time to another side."""
+    runs = np.arange(len(layer)) // 2 + rng.integers(2)
+    angle, distance = rng.uniform(0, 2 * math.pi, runs[-1] + 1)[runs], rng.uniform(7, 10)
+    away = distance * (runs % 2)
+    return _shift(layer, away * np.cos(angle), away * np.sin(angle))
 
 
 def _ghost(layer: Tensor, rng: np.random.Generator) -> Tensor:
     """A translucent copy stands beside the sprite."""
-    angle, distance = rng.uniform(0, 2 * math.pi), rng.uniform(9, 14)
-    copy = _shift(layer, distance * math.cos(angle), distance * math.sin(angle)) * rng.uniform(0.6, 0.8)
+    angle, distance = rng.uniform(0, 2 * math.pi), rng.uniform(8, 12)
+    copy = _shift(layer, distance * math.cos(angle), distance * math.sin(angle)) * rng.uniform(0.75, 0.95)
     return layer + copy * (1 - layer[:, 3:])
 
 
@@ -98,25 +101,21 @@ CORRUPTIONS: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {
     "melt": _melt,
     "bleed": _bleed,
     "noise": _noise,
-    "freeze": _freeze,
+    "jerk": _jerk,
     "ghost": _ghost,
 }
 KINDS = tuple(CORRUPTIONS)
 
 
 def sample_events(scene: Scene, rng: np.random.Generator, rate: float) -> list[Event]:
-    """Random events: each sprite is corrupted with probability `rate`, for 9 frames to the whole clip."""
+    """Random events: each sprite is corrupted with probability `rate`, for 9 to 12 frames."""
     events = []
-    for sprite, spec in enumerate(scene.spec.sprites):
+    for sprite in range(len(scene.spec.sprites)):
         if rng.uniform() >= rate:
             continue
-        length = int(rng.integers(9, NUM_FRAMES + 1))
+        length = int(rng.integers(9, NUM_FRAMES))
         first = int(rng.integers(0, NUM_FRAMES - length + 1))
-        kind = KINDS[rng.integers(len(KINDS))]
-        if kind == "freeze":  # long enough to be seen, short enough that the rest of the path tells where it should be
-            length = 5 if spec.motion not in DRIFT else 6
-            first = int(rng.integers(1, NUM_FRAMES - length))
-        events.append(Event(kind, sprite, first, first + length))
+        events.append(Event(KINDS[rng.integers(len(KINDS))], sprite, first, first + length))
     return events
 
 
@@ -135,10 +134,10 @@ def _pixel_axes() -> tuple[Tensor, Tensor]:
     return axis[:, None], axis[None, :]
 
 
-def _shift(layer: Tensor, dx: float, dy: float) -> Tensor:
-    """The layer moved by (dx, dy) pixels."""
+def _shift(layer: Tensor, dx: float | np.ndarray, dy: float | np.ndarray) -> Tensor:
+    """The layer moved by (dx, dy) pixels, the same for all frames or [F]."""
     field = torch.zeros(len(layer), FRAME_SIZE, FRAME_SIZE)
-    return _resample(layer, field - dx, field - dy)
+    return _resample(layer, *(field - torch.as_tensor(move).reshape(-1, 1, 1) for move in (dx, dy)))
 
 
 def _resample(layer: Tensor, dx: Tensor, dy: Tensor) -> Tensor:

@@ -147,11 +147,17 @@ def _recognise(frames: Tensor, fit: Fit, specs: Sequence[SceneSpec]) -> tuple[Te
 
 
 def _seen_motion(frames: Tensor, fit: Fit, specs: Sequence[SceneSpec]) -> Tensor:
-    """Mean speed in pixels per frame of the places where each sprite is seen best, whatever path is right: [B]."""
+    """Mean speed, in pixels per frame, of smooth paths through the places where each sprite is seen, right or not: [B].
+
+    Smooth (quadratic in time), so that a sprite that jitters does not count as one that moves.
+    """
     sprites = [sprite for spec in specs for sprite in spec.sprites]
     kernels = search_kernels(render.pictures_of(sprites), fit.radius.flatten())
     score = match_score(frames, kernels)
     peaks, quality = local_peaks(score, fit.path.flatten(0, 1), reach=3)
-    seen = (quality[:, 1:] > 0.2) & (quality[:, :-1] > 0.2)
-    speed = (peaks[:, 1:] - peaks[:, :-1]).norm(dim=-1) * seen
-    return (speed.sum(1) / seen.sum(1).clamp(min=1)).unflatten(0, (len(specs), -1)).mean(1)
+    seen = (quality > 0.2).to(peaks)
+    powers = torch.linspace(-1, 1, NUM_FRAMES)[:, None] ** torch.arange(3)
+    smooth = powers @ torch.linalg.lstsq(seen[..., None] * powers, seen[..., None] * peaks, driver="gelsd").solution
+    both = seen[:, 1:] * seen[:, :-1]
+    speed = (smooth[:, 1:] - smooth[:, :-1]).norm(dim=-1) * both
+    return (speed.sum(1) / both.sum(1).clamp(min=1)).unflatten(0, (len(specs), -1)).mean(1)

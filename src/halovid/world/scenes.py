@@ -22,7 +22,7 @@ BACKGROUNDS = ("grey", "navy", "brown", "forest", "plum")
 NUM_SPRITES = 4
 NUM_FRAMES = 13
 FRAME_SIZE = 64
-PERIOD = 20  # frames of one swing or orbit: a clip shows rather more than half of one
+PERIOD = 24  # frames of one swing or orbit: a clip shows half of one
 
 RADIUS = {"small": (7.5, 8.5), "big": (10.0, 11.5)}  # pixels
 SPEED = (0.7, 1.3)  # pixels per frame of a drifting sprite

@@ -12,7 +12,7 @@ from halovid.config import PairConfig, RunConfig, make_config
 from halovid.errors import InputError
 from halovid.folders import StageFolder
 from halovid.grid import PatchGrid
-from halovid.stages.pair import kept_pairs, make_pairs
+from halovid.stages.pair import kept_pairs, make_good_pairs, make_pairs
 from halovid.tables import REWARDS, patch_matrix, rows_to_table
 
 GRID = PatchGrid(2, 2, 2)
@@ -89,3 +89,20 @@ def test_weights_are_one_unless_rare_pairs_shall_count_more(tmp_path: Path) -> N
     config = RunConfig(grid=GRID, pair=PairConfig(rarity_power=1.0))
     weights = make_pairs(many_rewards(5), config, StageFolder(tmp_path, "")).column("weight").to_numpy()
     assert weights.mean() == pytest.approx(1) and weights.std() > 0.1
+
+
+def test_good_clips_meet_every_candidate_of_their_prompt_and_nobody_else(tmp_path: Path) -> None:
+    def table(prefix: str, rewarded: dict[str, list[float]]) -> pa.Table:
+        rows = [
+            {"clip_id": f"{prefix}-{p}-{i}", "prompt_id": p, "reward": value, "patch_rewards": [value] * 8}
+            for p, values in rewarded.items()
+            for i, value in enumerate(values)
+        ]
+        return rows_to_table(rows, REWARDS)
+
+    good, stage = table("good", {"a": [3.0, 1.5], "c": [2.0]}), StageFolder(tmp_path, "")
+    pairs = make_good_pairs(good, table("own", {"a": [1.0, 2.0], "b": [0.0, 9.0]}), RunConfig(grid=GRID), stage)
+    sides = set(zip(pairs.column("chosen").to_pylist(), pairs.column("rejected").to_pylist(), strict=True))
+    assert sides == {("good-a-0", "own-a-0"), ("good-a-0", "own-a-1"), ("good-a-1", "own-a-0"), ("own-a-1", "good-a-1")}
+    assert (pairs.column("clip_margin").to_numpy() > 0).all()
+    assert {entry["item"] for entry in stage.skipped} == {"b", "c"}

@@ -98,6 +98,10 @@ def test_it_measures_the_speed_of_clean_clips(exam: Exam) -> None:
     assert np.abs(exam.of_clean.motion.numpy() / np.array(speeds) - 1).mean() < 0.1
 
 
+def test_jitter_is_no_motion(exam: Exam) -> None:
+    assert exam.of_corrupted.motion.mean().item() == pytest.approx(exam.of_clean.motion.mean().item(), rel=0.05)
+
+
 def test_sprite_patches_are_those_that_sprites_cover(exam: Exam) -> None:
     coverage = torch.stack([sprite_layers(scene)[:, :, 3].amax(0) for scene in exam.scenes])
     truth = pool_pixels(coverage, GRID, GEOMETRY) > 0.05

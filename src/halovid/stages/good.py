@@ -1,0 +1,50 @@
+"""good: good clips of the prompts, which no model made.
+
+    halovid good RECIPE.yaml RUN
+
+Reads RUN/generate; writes RUN/good, a clip folder. Its clips can be chosen over the candidates (`pair.sources: [good]`)
+or be damaged and chosen over themselves (`restore.source: good`). Does nothing unless the recipe has a section `good`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from halovid.clips import ClipFolder, Row, save_conditions, write_clips
+from halovid.config import RunConfig
+from halovid.folders import open_stage
+from halovid.generators import open_generator
+from halovid.good_clips import GoodClip, find_good_clips, source_identity
+from halovid.runtime import console, resolve_device, set_threads
+from halovid.tables import CLIPS
+
+
+def run(config: RunConfig, run_dir: Path) -> None:
+    """Encodes at most `good.per_prompt` good clips of every prompt; what can't be used is listed."""
+    settings = config.good
+    if settings is None:
+        console.print("[dim]good: not in the recipe, nothing to do[/dim]")
+        return
+    depends = config.part("seed", "dtype", "good") | {"source": source_identity(settings)}
+    with open_stage(run_dir, "good", depends, ["generate"]) as stage:
+        if stage is None:
+            return
+        set_threads(config.threads)
+        device = resolve_device(config.device)
+        generator = open_generator(config)
+        save_conditions(stage.path, generator, [])
+        prompts = ClipFolder(run_dir / "generate", config.clip_size).prompts
+        found, skipped = find_good_clips(settings, prompts, config.clip_size, config.seed)
+        for item, reason in skipped:
+            stage.skip(item, reason)
+
+        def encode(batch: Sequence[GoodClip]) -> list[Row]:
+            latents = generator.encode_video(torch.stack([clip.load() for clip in batch]).to(device))
+            names, owners = [clip.name for clip in batch], [clip.prompt for clip in batch]
+            video = generator.decode_video(latents)  # as lossy as the candidates are, so that this tells nothing
+            return write_clips(stage.path, names, owners, [None] * len(batch), latents, video, config.generator.fps)
+
+        stage.write("clips.parquet", stage.map_batches("encode good clips", found, settings.batch_size, encode, CLIPS))
