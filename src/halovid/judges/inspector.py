@@ -10,7 +10,7 @@ from halovid.world.captions import parse_caption
 from halovid.world.inspector import DEFECT_THRESHOLD, Inspection, inspect
 from halovid.world.scenes import FRAME_SIZE, NUM_FRAMES
 
-_FULL_MOTION = 1.2  # pixels per frame: the mean speed of the world's clean clips gives full marks
+_FULL_MOTION = 1.05  # pixels per frame: the mean speed of the world's clean clips gives full marks
 
 
 class InspectorJudge:
