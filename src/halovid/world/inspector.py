@@ -29,7 +29,7 @@ from halovid.world.fitting import (
 from halovid.world.scenes import COLOURS, FRAME_SIZE, NUM_FRAMES, SHAPES, TEXTURES, SceneSpec
 
 GEOMETRY = LatentGeometry(temporal_stride=4, spatial_stride=8, causal_first_frame=True)
-DEFECT_THRESHOLD = 0.08  # above the softness of the packaged generator, below most corruptions; docs/world.md
+DEFECT_THRESHOLD = 0.07  # above the softness of the packaged generator, below most corruptions; docs/world.md
 _PRESENT = 0.35  # quality of the match in a sprite's best frames from which it counts as there
 _BEST_FRAMES = 5  # frames in which a sprite is seen best: what judges its colour and shape
 
