@@ -347,7 +347,7 @@ def test_clips_that_cannot_be_read_are_skipped_counted_and_shown(
     run_dir = finished_run(before="judge")
     cut(run_dir / "generate" / "clips" / "p00001-01.mp4")
     (run_dir / "generate" / "clips" / "p00003-00.mp4").unlink()
-    for stage in ("judge", "reward", "score", "pair"):
+    for stage in ("judge", "reward", "good", "score", "pair"):
         outcome = run_here(stage, tiny_recipe, run_dir)
         assert outcome.code == 0, outcome.stderr
         skipped = manifest(run_dir, stage)["skipped"]

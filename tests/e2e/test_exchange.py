@@ -90,7 +90,7 @@ def test_clips_of_a_folder_go_through_every_later_stage(
     assert [row["fps"] for row in rows[:4]] == [8, 24, 10, 25]
     assert all(row["seed"] is None and row["latents"] is None for row in rows)
     assert (run / "generate/clips/clip1.mp4").read_bytes() == (clips / "clip1.mp4").read_bytes()
-    for stage in ("judge", "reward", "score", "pair", "align"):
+    for stage in ("judge", "reward", "good", "score", "pair", "align"):
         outcome = run_here(stage, settings, run)
         assert outcome.code == 0, outcome.stderr
         assert not manifest(run, stage)["skipped"] or stage == "pair"

@@ -16,16 +16,7 @@ from torch import Tensor
 
 from halovid.grid import LatentGeometry, PatchGrid, pool_pixels
 from halovid.world import render
-from halovid.world.fitting import (
-    Fit,
-    crop_windows,
-    fit_background,
-    fit_clean,
-    local_peaks,
-    match_score,
-    search_kernels,
-    view_windows,
-)
+from halovid.world.fitting import Fit, crop_windows, fit_background, fit_clean, view_windows
 from halovid.world.scenes import COLOURS, FRAME_SIZE, NUM_FRAMES, SHAPES, TEXTURES, SceneSpec
 
 GEOMETRY = LatentGeometry(temporal_stride=4, spatial_stride=8, causal_first_frame=True)
@@ -43,7 +34,7 @@ class Inspection:
     sprite_patches: [B, t, h, w] bool, the patches in which a sprite should be seen.
     found: [B, N, F] in [0, 1], how well each sprite is seen where it should be.
     colour_right, shape_right: [B, N] bool, whether each sprite is there with the colour and shape of the caption.
-    motion: [B], mean speed of the sprites in pixels per frame, as seen.
+    motion: [B], mean speed of the sprites in pixels per frame.
     """
 
     patch_defects: Tensor
@@ -89,7 +80,7 @@ def inspect(video: Tensor, specs: Sequence[SceneSpec], grid: PatchGrid) -> Inspe
         found=fit.found,
         colour_right=colour_right,
         shape_right=shape_right,
-        motion=_seen_motion(frames, fit, specs),
+        motion=_motion(fit),
     )
 
 
@@ -146,18 +137,8 @@ def _recognise(frames: Tensor, fit: Fit, specs: Sequence[SceneSpec]) -> tuple[Te
     return colour_right.unflatten(0, fit.radius.shape), shape_right.unflatten(0, fit.radius.shape)
 
 
-def _seen_motion(frames: Tensor, fit: Fit, specs: Sequence[SceneSpec]) -> Tensor:
-    """Mean speed, in pixels per frame, of smooth paths through the places where each sprite is seen, right or not: [B].
-
-    Smooth (quadratic in time), so that a sprite that jitters does not count as one that moves.
-    """
-    sprites = [sprite for spec in specs for sprite in spec.sprites]
-    kernels = search_kernels(render.pictures_of(sprites), fit.radius.flatten())
-    score = match_score(frames, kernels)
-    peaks, quality = local_peaks(score, fit.path.flatten(0, 1), reach=3)
-    seen = (quality > 0.2).to(peaks)
-    powers = torch.linspace(-1, 1, NUM_FRAMES)[:, None] ** torch.arange(3)
-    smooth = powers @ torch.linalg.lstsq(seen[..., None] * powers, seen[..., None] * peaks, driver="gelsd").solution
-    both = seen[:, 1:] * seen[:, :-1]
-    speed = (smooth[:, 1:] - smooth[:, :-1]).norm(dim=-1) * both
-    return (speed.sum(1) / both.sum(1).clamp(min=1)).unflatten(0, (len(specs), -1)).mean(1)
+def _motion(fit: Fit) -> Tensor:
+    """Mean speed of the sprites in the nearest clean clip, in the frames in which they are found: [B]."""
+    speed = (fit.path[:, :, 1:] - fit.path[:, :, :-1]).norm(dim=-1)
+    weight = torch.minimum(fit.found[:, :, 1:], fit.found[:, :, :-1])
+    return (speed * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-6)
