@@ -122,7 +122,7 @@ def inspection(defects: list[float]) -> Inspection:
         found=torch.tensor([[[0.9, 0.0, 0.3], [0.0, 0.2, 0.2]]]),
         colour_right=torch.tensor([[True, True]]),
         shape_right=torch.tensor([[False, True]]),
-        motion=torch.tensor([0.3]),
+        motion=torch.tensor([1.05 / 4]),
     )
 
 
@@ -160,7 +160,7 @@ def test_the_other_ratings_of_a_clip(monkeypatch: pytest.MonkeyPatch, clips: tup
     rated = rate(inspection([0.0]), monkeypatch, clips[1][0]).clip
     assert rated["text_alignment"] == pytest.approx(3)  # one of two sprites is right in colour and shape
     assert rated["factual_consistency"] == pytest.approx(1 + 4 * 4 / 6)  # seen in 4 of 6 places
-    assert rated["dynamic_degree"] == pytest.approx(2)  # a quarter of 1.2 pixels per frame
+    assert rated["dynamic_degree"] == pytest.approx(2)  # a quarter of full motion
     fast = dataclasses.replace(inspection([0.0]), motion=torch.tensor([99.0]))
     assert rate(fast, monkeypatch, clips[1][0]).clip["dynamic_degree"] == HIGHEST
 
