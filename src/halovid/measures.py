@@ -148,11 +148,8 @@ def measure_clips(stage: StageFolder, clips: ClipFolder, model: str, config: Run
 
 def _diversity(clips: ClipFolder, model: str) -> list[Row]:
     """How much the samples of each prompt differ, in percent of the full range; needs two of them."""
-    by_prompt: dict[str, list[Row]] = {}
-    for row in clips.rows:
-        by_prompt.setdefault(row["prompt_id"], []).append(row)
     rows = []
-    for own in by_prompt.values():
+    for own in clips.by_prompt.values():
         _, video = clips.readable(own, lambda *_: None)  # the unreadable ones were listed while measuring
         if video is not None and len(video) > 1:
             value = 50 * video_metrics.diversity(video).item()  # distances span 0..2

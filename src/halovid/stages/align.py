@@ -58,19 +58,21 @@ def run(config: RunConfig, run_dir: Path) -> None:
 
 def _clip_folders(config: RunConfig) -> list[str]:
     """The stages whose clips the pairs name."""
-    sources = config.pair.sources
-    damaged_good = "restored" in sources and config.restore is not None and config.restore.source == "good"
-    good, restored = "good" in sources or damaged_good, "restored" in sources
-    return ["generate", *(["good"] if good else []), *(["restore"] if restored else [])]
+    stages, sources = {"generate"}, config.pair.sources
+    if "good" in sources:
+        stages.add("good")
+    if "restored" in sources and config.restore is not None:
+        stages |= {"restore", "good" if config.restore.source == "good" else "generate"}
+    return sorted(stages)
 
 
 class PairData:
     """Preference pairs with the latents and prompts of their clips, read when they are needed."""
 
     def __init__(self, run_dir: Path, config: RunConfig, device: torch.device) -> None:
-        folders = [ClipFolder(run_dir / name, config.clip_size) for name in _clip_folders(config)]
-        self._clips = folders[0]
-        self._by_id = {row["clip_id"]: (folder, row) for folder in folders for row in folder.rows}
+        folders = {name: ClipFolder(run_dir / name, config.clip_size) for name in _clip_folders(config)}
+        self._clips = folders["generate"]
+        self._by_id = {row["clip_id"]: (folder, row) for folder in folders.values() for row in folder.rows}
         self._pairs: list[Row] = read_table(run_dir / "pair" / "pairs.parquet", PAIRS).to_pylist()
         self._grid, self._device = config.margin_grid, device
         unknown = {pair[side] for pair in self._pairs for side in ("chosen", "rejected")} - self._by_id.keys()

@@ -21,7 +21,6 @@ from halovid.folders import open_stage
 from halovid.generators import Sampler, model_identity, open_generator
 from halovid.measures import EVALUATION_SEED, compare, measure_clips
 from halovid.policy import snapshot_folder
-from halovid.prompts import Prompt
 from halovid.rewards.network import load_reward
 from halovid.runtime import resolve_device, set_threads
 from halovid.tables import MEASURES, METRICS, read_table, rows_to_table
@@ -38,7 +37,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
             return
         set_threads(config.threads)
         base = ClipFolder(run_dir / "baseline", config.clip_size)
-        prompts = list({row["prompt_id"]: Prompt(row["prompt_id"], row["prompt"]) for row in base.rows}.values())
+        prompts = base.prompts
         sampler = _compared_model(config, run_dir)
         seed, samples = config.seed + EVALUATION_SEED, config.evaluate.samples
         sample_clips(stage, sampler, config.generator, prompts, seed, samples, "sample aligned")

@@ -119,7 +119,7 @@ def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str], Non
     size = config.reward_size
     base, aligned = (ClipFolder(run_dir / stage, size) for stage in ("baseline", "evaluate"))
     other = {row["clip_id"]: row for row in aligned.rows}
-    first = list({row["prompt_id"]: row for row in reversed(base.rows)}.values())[::-1][: config.report.clips]
+    first = [rows[0] for rows in base.by_prompt.values()][: config.report.clips]
     network = load_reward(run_dir / "reward")
     order = torch.arange(float(config.grid.t))[:, None, None]
     frame_to_patch = (

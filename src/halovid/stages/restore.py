@@ -55,7 +55,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         console.print("[dim]restore: not in the recipe, nothing to do[/dim]")
         return
     source = "good" if settings.source == "good" else "generate"
-    depends = config.part("seed", "dtype", "grid", "pair", "restore")
+    depends = config.part("seed", "dtype", "restore") | {"margin_grid": config.margin_grid.shape}
     with open_stage(run_dir, "restore", depends, sorted({"generate", source})) as stage:
         if stage is None:
             return

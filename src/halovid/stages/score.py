@@ -44,10 +44,10 @@ def run(config: RunConfig, run_dir: Path) -> None:
             return
         set_threads(config.threads)
         size = config.clip_size if released else config.reward_size
-        conditions = ClipFolder(run_dir / "generate", size).prompt_embeds
+        folders = {prefix: ClipFolder(run_dir / source, size) for prefix, source in sources.items()}
+        conditions = folders[""].prompt_embeds
         rater = _released_rater(stage, config) if released else _rater(config, run_dir / "reward", conditions)
-        for prefix, source in sources.items():
-            clips = ClipFolder(run_dir / source, size)
+        for prefix, clips in folders.items():
             score = partial(_score, rater, clips, stage)
             name = "score good clips" if prefix else "score"
             table = stage.map_batches(name, clips.rows, rater.batch_size, score, rater.schema)

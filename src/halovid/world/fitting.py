@@ -72,9 +72,9 @@ def fit_clean(video: Tensor, specs: Sequence[SceneSpec]) -> Fit:
     sprites = [sprite for spec in specs for sprite in spec.sprites]
     pictures = render.pictures_of(sprites)
     middle = torch.tensor([sum(RADIUS[sprite.size]) / 2 for sprite in sprites])
-    kernels = search_kernels(pictures, middle)
+    kernels = _search_kernels(pictures, middle)
     strange = ((frames - background[:, None]).square().mean(2) / _STRANGE).clamp(max=1)
-    score = match_score(frames, kernels) + _HINT * _overlap(strange, kernels)
+    score = _match_score(frames, kernels) + _HINT * _overlap(strange, kernels)
     paths = _locate(score, sprites, middle)
     motions = _motion_moves(sprites)
     bounds = torch.tensor([RADIUS[sprite.size] for sprite in sprites])
@@ -171,13 +171,13 @@ def fit_background(frames: Tensor, specs: Sequence[SceneSpec]) -> Tensor:
     return (colour[:, :, None, None] * ramp[:, None]).clamp(0, 1)
 
 
-def search_kernels(pictures: Tensor, radius: Tensor) -> Tensor:
+def _search_kernels(pictures: Tensor, radius: Tensor) -> Tensor:
     """Each picture in the middle of a window, reduced for the search: premultiplied RGBA [n, 4, c, c]."""
     centre = torch.full((len(pictures), 1, 2), _KERNEL / 2)
     return render.place_pictures(pictures, centre, radius / _COARSE, size=_KERNEL)[:, 0]
 
 
-def match_score(frames: Tensor, kernels: Tensor) -> Tensor:
+def _match_score(frames: Tensor, kernels: Tensor) -> Tensor:
     """How well each sprite, put at each reduced pixel, matches: [B * N, F, H, W] in [0, 1].
 
     From the mean squared colour error, as correlations: sum a (I - c)^2 = sum a I^2 - 2 sum (a c) I + sum a c^2.
@@ -192,7 +192,7 @@ def match_score(frames: Tensor, kernels: Tensor) -> Tensor:
 
 
 def _visible_score(frames: Tensor, seen: Tensor, kernels: Tensor) -> Tensor:
-    """`match_score` of one sprite per clip from the pixels `seen` [n, F, H, W], times the share of it that they are."""
+    """`_match_score` of one sprite per clip from the pixels `seen` [n, F, H, W], times the share these are of it."""
     colour, alpha = kernels[:, :3], kernels[:, 3:]
     constant = (colour.square() / alpha.clamp(min=1e-3)).sum(1, keepdim=True)
     small = F.avg_pool2d(frames.flatten(0, 1), _COARSE).unflatten(0, frames.shape[:2])
@@ -271,7 +271,7 @@ def _refine_paths(score: Tensor, motion: str, paths: Tensor) -> Tensor:
     _, basis = _hypotheses(motion)
     design = torch.cat([torch.eye(2)[:, None].expand(2, NUM_FRAMES, 2), basis]).flatten(1)  # [2 + K, F * 2]
     for _ in range(3):
-        peaks, quality = local_peaks(score, paths, _REACH)
+        peaks, quality = _local_peaks(score, paths, _REACH)
         weight = quality
         for _ in range(3):
             repeated = weight[..., None].expand(-1, -1, 2).flatten(1)
@@ -284,7 +284,7 @@ def _refine_paths(score: Tensor, motion: str, paths: Tensor) -> Tensor:
     return paths
 
 
-def local_peaks(score: Tensor, paths: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+def _local_peaks(score: Tensor, paths: Tensor, reach: int) -> tuple[Tensor, Tensor]:
     """The best match of each frame within `reach` reduced pixels of the path, and its score.
 
     Returns:
