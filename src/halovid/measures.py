@@ -21,7 +21,6 @@ from halovid.grid import LatentGeometry, PatchGrid
 from halovid.judges import make_judge
 from halovid.judges.base import Judge, Judgement, Refusal
 from halovid.tables import MEASURES as MEASURES_TABLE
-from halovid.tables import rows_to_table
 from halovid.world.captions import parse_caption
 from halovid.world.corruptions import KINDS
 from halovid.world.critic import load_critic
@@ -50,6 +49,7 @@ MEASURES: dict[str, Measure] = {
     "mean defect": Measure(TRUTH, "%", "lower"),
     "text alignment": Measure(TRUTH, "%", "higher"),
     "motion": Measure(TRUTH, "px/frame", "same"),
+    "diversity without defects": Measure(TRUTH, "%", "same"),
     "critic: defect probability": Measure(CRITIC, "%", "lower"),
     "judge: patch rating": Measure(JUDGE, "", "higher"),
     "diversity": Measure(PLAIN, "%", "same"),
@@ -77,6 +77,7 @@ def measure_truth(video: Tensor, clips: Sequence[Row], grid: PatchGrid) -> Value
         "mean defect": 100 * found.patch_defects.mean(per_clip),
         "text alignment": 100 * (found.colour_right & found.shape_right).float().mean(1),
         "motion": found.motion,
+        "diversity without defects": _diversity(found.nearest, clips),
     }
     for index, kind in enumerate(KINDS):
         values[KIND_PREFIX + kind] = 100 * (defective & sprites & (kinds == index)).sum(per_clip) / num_sprite_patches
@@ -89,7 +90,7 @@ def measure_critic(video: Tensor, clips: Sequence[Row], grid: PatchGrid) -> Valu
 
 
 def measure_plain(video: Tensor, clips: Sequence[Row], grid: PatchGrid) -> Values:
-    """Measures that need no model, [B] each."""
+    """Measures of each clip that need no model, [B] each."""
     flow = video_metrics.estimate_flow(video)
     return {
         "temporal flickering (VBench formula)": video_metrics.temporal_flickering(video),
@@ -97,6 +98,20 @@ def measure_plain(video: Tensor, clips: Sequence[Row], grid: PatchGrid) -> Value
         "flow warp error": video_metrics.flow_warp_error(video, flow),
         "flow magnitude": video_metrics.dynamic_degree(video, flow),
     }
+
+
+def measure_diversity(video: Tensor, clips: Sequence[Row], grid: PatchGrid) -> Values:
+    """How far each clip is from the other samples of its prompt, percent of the full range, [B]; NaN without any."""
+    return {"diversity": _diversity(video, clips)}
+
+
+def _diversity(video: Tensor, clips: Sequence[Row]) -> Tensor:
+    value = torch.full((len(clips),), math.nan)
+    for prompt in dict.fromkeys(clip["prompt_id"] for clip in clips):
+        own = torch.tensor([clip["prompt_id"] == prompt for clip in clips])
+        if own.sum() > 1:
+            value[own] = 50 * video_metrics.diversity(video[own])  # distances span 0..2
+    return value
 
 
 def measure_judge(judge: Judge, geometry: LatentGeometry) -> Instrument:
@@ -121,7 +136,7 @@ Instrument = Callable[[Tensor, Sequence[Row], PatchGrid], Values]
 
 def instruments(config: RunConfig, geometry: LatentGeometry) -> list[Instrument]:
     """What measures the clips."""
-    chosen: list[Instrument] = [measure_plain]
+    chosen: list[Instrument] = [measure_plain, measure_diversity]
     if config.evaluate.truth == "inspector":
         chosen.append(measure_truth)
     if config.evaluate.critic == "world":
@@ -132,29 +147,24 @@ def instruments(config: RunConfig, geometry: LatentGeometry) -> list[Instrument]
 
 
 def measure_clips(stage: StageFolder, clips: ClipFolder, model: str, config: RunConfig) -> pa.Table:
-    """All measures of a model's clips, rows of tables.MEASURES; clips that can't be read are listed as skipped."""
+    """All measures of a model's clips, rows of tables.MEASURES; clips that can't be read are listed as skipped.
+
+    A clip has no row of a measure that it has no value of: diversity needs another sample of its prompt.
+    """
     used = instruments(config, clips.geometry)
 
-    def measure(batch: Sequence[Row]) -> list[Row]:
-        rows, video = clips.readable(batch, stage.skip)
+    def measure(prompts: Sequence[Sequence[Row]]) -> list[Row]:
+        rows, video = clips.readable([row for own in prompts for row in own], stage.skip)
         if video is None:
             return []
         values = {name: value for own in used for name, value in own(video, rows, config.grid).items()}
-        return [_row(model, row, name, value[i].item()) for i, row in enumerate(rows) for name, value in values.items()]
+        found = [
+            _row(model, row, name, value[i].item()) for i, row in enumerate(rows) for name, value in values.items()
+        ]
+        return [row for row in found if math.isfinite(row["value"])]
 
-    table = stage.map_batches(f"measure {model}", clips.rows, _BATCH, measure, MEASURES_TABLE)
-    return pa.concat_tables([table, rows_to_table(_diversity(clips, model), MEASURES_TABLE)])
-
-
-def _diversity(clips: ClipFolder, model: str) -> list[Row]:
-    """How much the samples of each prompt differ, in percent of the full range; needs two of them."""
-    rows = []
-    for own in clips.by_prompt.values():
-        _, video = clips.readable(own, lambda *_: None)  # the unreadable ones were listed while measuring
-        if video is not None and len(video) > 1:
-            value = 50 * video_metrics.diversity(video).item()  # distances span 0..2
-            rows.append(_row(model, own[0], "diversity", value))
-    return rows
+    num_prompts = max(1, _BATCH // config.evaluate.samples)  # samples of a prompt are measured together
+    return stage.map_batches(f"measure {model}", list(clips.by_prompt.values()), num_prompts, measure, MEASURES_TABLE)
 
 
 def _row(model: str, clip: Row, name: str, value: float) -> Row:

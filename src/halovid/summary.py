@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -14,9 +15,10 @@ from halovid.tables import METRICS, read_table
 
 def print_summary(run_dir: Path) -> None:
     """Prints the comparison of base and aligned generator, what was skipped, and the report's path."""
-    table = Table(title="base against aligned, held-out prompts")
-    for column in ("measure", "base", "aligned", "difference", "95% interval"):
-        table.add_column(column, justify="left" if column == "measure" else "right")
+    title = "base against aligned, held-out prompts"
+    table = Table("measure", title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in ("base", "aligned", "difference", "95% interval"):
+        table.add_column(column, justify="right", no_wrap=True)
     group = None
     for row in read_table(run_dir / "evaluate" / "metrics.parquet", METRICS).to_pylist():
         if row["measure"].startswith(KIND_PREFIX):
@@ -25,11 +27,10 @@ def print_summary(run_dir: Path) -> None:
             group = row["group"]
             table.add_section()
             table.add_row(f"[bold]{group}[/bold]")
-        unit = f" {row['unit']}" if row["unit"] else ""
         table.add_row(
-            f"  {row['measure']}",
-            f"{row['base']:.3g}{unit}",
-            f"{row['aligned']:.3g}{unit}",
+            f"{row['measure']}{', ' if row['unit'] else ''}{row['unit']}",
+            f"{row['base']:.3g}",
+            f"{row['aligned']:.3g}",
             f"{row['difference']:+.3g}",
             f"{row['low']:+.3g} .. {row['high']:+.3g}",
         )

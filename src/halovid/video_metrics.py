@@ -158,7 +158,7 @@ def dynamic_degree(video: Tensor, flow: Tensor | None = None) -> Tensor:
 
 
 def diversity(videos: Tensor) -> Tensor:
-    """Mean distance of two samples of one prompt: root mean square difference, averaged over all pairs.
+    """How far each sample of a prompt is from the others: root mean square difference, averaged over them.
 
     Frames are first averaged over 4 x 4 pixels, because grain, flicker and texture that differ by chance are
     no diversity, while another layout, colour or motion survives the averaging. A rest of up to 3 pixels at
@@ -168,7 +168,7 @@ def diversity(videos: Tensor) -> Tensor:
         videos: [S, 3, F, H, W] in [-1, 1], S >= 2 samples of one prompt, H and W >= 4.
 
     Returns:
-        [] on the video's own scale: 0 all alike, 2 one sample black and one white.
+        [S] on the video's own scale: 0 all alike, 2 one sample black and one white. Their mean is that of all pairs.
 
     Raises:
         ValueError: the videos are not as above.
@@ -178,7 +178,8 @@ def diversity(videos: Tensor) -> Tensor:
         raise ValueError(f"videos have shape {shape}; diversity needs [S, 3, F, H, W] with S >= 2 samples")
     frames = _frames(videos, min_side=_DIVERSITY_POOL, min_frames=1)
     pooled = F.avg_pool2d(frames.flatten(0, 1), _DIVERSITY_POOL).reshape(len(videos), -1)
-    return 2 * torch.pdist(pooled).mean() / math.sqrt(pooled.shape[1])
+    distance = torch.cdist(pooled, pooled, compute_mode="donot_use_mm_for_euclid_dist")  # alike is exactly 0
+    return 2 * distance.sum(1) / (len(videos) - 1) / math.sqrt(pooled.shape[1])
 
 
 def _frames(video: Tensor, min_side: int = 2, min_frames: int = 2) -> Tensor:

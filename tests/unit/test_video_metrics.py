@@ -199,25 +199,27 @@ def test_warp_error_leaves_out_what_enters_the_frame(monkeypatch: pytest.MonkeyP
     assert flow_warp_error(video).item() == pytest.approx(0, abs=1e-20)
 
 
-def test_diversity_is_the_mean_distance_of_all_pairs() -> None:
+def test_diversity_is_the_mean_distance_to_the_others() -> None:
     videos = random_video(5, 3, 2, 8, 12).double()
     pooled = videos.numpy().reshape(5, 3, 2, 2, 4, 3, 4).mean((4, 6))
-    pairs = itertools.combinations(pooled, 2)
-    distances = [math.sqrt(np.mean((first - second) ** 2)) for first, second in pairs]
-    assert diversity(videos).item() == pytest.approx(np.mean(distances), abs=1e-12)
+    for own, found in enumerate(diversity(videos)):
+        distances = [math.sqrt(np.mean((pooled[own] - other) ** 2)) for other in np.delete(pooled, own, axis=0)]
+        assert found.item() == pytest.approx(np.mean(distances), abs=1e-12)
+    pairs = [math.sqrt(np.mean((a - b) ** 2)) for a, b in itertools.combinations(pooled, 2)]
+    assert diversity(videos).mean().item() == pytest.approx(np.mean(pairs), abs=1e-12)
 
 
 def test_diversity_runs_from_alike_to_black_and_white() -> None:
     black, white = torch.full((3, 1, 7, 11), -1.0), torch.full((3, 1, 7, 11), 1.0)
-    assert diversity(torch.stack([white, white, white])).item() == 0
-    assert diversity(torch.stack([black, white])).item() == pytest.approx(2)
+    assert diversity(torch.stack([white, white, white])).tolist() == [0, 0, 0]
+    assert diversity(torch.stack([black, white])).tolist() == pytest.approx([2, 2])
 
 
 def test_diversity_does_not_see_grain() -> None:
     grain = torch.ones(8, 12)
     grain[::2, ::2] = grain[1::2, 1::2] = -1
     plain = torch.zeros(3, 2, 8, 12)
-    assert diversity(torch.stack([plain, plain + grain])).item() == pytest.approx(0, abs=1e-7)
+    assert diversity(torch.stack([plain, plain + grain])).tolist() == pytest.approx([0, 0], abs=1e-7)
 
 
 @pytest.mark.parametrize("measure", MEASURES)

@@ -35,6 +35,7 @@ class Inspection:
     found: [B, N, F] in [0, 1], how well each sprite is seen where it should be.
     colour_right, shape_right: [B, N] bool, whether each sprite is there with the colour and shape of the caption.
     motion: [B], mean speed of the sprites in pixels per frame.
+    nearest: [B, 3, F, H, W] in [-1, 1], the clean clips that all this was measured against.
     """
 
     patch_defects: Tensor
@@ -44,6 +45,7 @@ class Inspection:
     colour_right: Tensor
     shape_right: Tensor
     motion: Tensor
+    nearest: Tensor
 
     @property
     def defective(self) -> Tensor:
@@ -81,6 +83,7 @@ def inspect(video: Tensor, specs: Sequence[SceneSpec], grid: PatchGrid) -> Inspe
         colour_right=colour_right,
         shape_right=shape_right,
         motion=_motion(fit),
+        nearest=2 * fit.frames.transpose(1, 2) - 1,
     )
 
 

@@ -123,6 +123,7 @@ def inspection(defects: list[float]) -> Inspection:
         colour_right=torch.tensor([[True, True]]),
         shape_right=torch.tensor([[False, True]]),
         motion=torch.tensor([1.05 / 4]),
+        nearest=torch.zeros(1, 3, 13, 64, 64),
     )
 
 
