@@ -37,7 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("generators", "judges", "rewards", "prompts", "clips", "policy", "best_of", "good_clips", "restoring"),
         *("measures", "monitor", "formats", "labelling", "raters", "rater_agreement"),
     ),
-    ("stages", "world.training", "exchange", "score_folder", "study_results"),
+    ("stages", "world.training", "exchange", "score_folder", "merge", "study_results"),
     ("summary", "study", "people"),
     ("cli", "__main__"),
 )

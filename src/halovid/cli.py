@@ -172,6 +172,20 @@ for _name in STAGES:
     elif _name != "score":  # which can do without a run
         _add_stage_command(_name)
 
+
+@app.command()
+def merge(
+    recipe: Recipe,
+    run_dir: RunDir,
+    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="a new folder")],
+    overrides: Overrides = None,
+) -> None:
+    """Write the aligned generator as one pipeline folder: to publish, or as generator.model of the next round."""
+    config = load_config(recipe, tuple(overrides or ()))
+    with interruptible():
+        importlib.import_module("halovid.merge").merge(config, run_dir, target)
+
+
 app.add_typer(label_app, name="label")
 app.command()(agreement)
 

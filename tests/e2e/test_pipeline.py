@@ -266,6 +266,24 @@ def test_the_lora_loads_in_diffusers_and_makes_the_aligned_clips(run_dir: Path, 
     assert (aligned - base).abs().max() > 1e-2, "the adapter changes nothing"
 
 
+def test_the_merged_pipeline_samples_what_the_adapter_does(run_dir: Path, tiny_recipe: Path, tmp_path: Path) -> None:
+    outcome = run_here("merge", tiny_recipe, run_dir, tmp_path / "merged")
+    assert outcome.code == 0, outcome.stderr
+    arguments = (tiny_recipe, tmp_path / "next", "--set", f"generator.model={tmp_path / 'merged'}")
+    assert run_here("baseline", *arguments).code == 0
+    for row in rows(run_dir, "evaluate/clips.parquet"):
+        merged, aligned = (
+            load_file(folder / row["latents"])["latents"]
+            for folder in (tmp_path / "next/baseline", run_dir / "evaluate")
+        )
+        torch.testing.assert_close(merged, aligned, rtol=0, atol=1e-3)
+    again = run_here("merge", tiny_recipe, run_dir, tmp_path / "merged")
+    assert again.code == 2 and "exists" in again.stderr
+    assert not list(tmp_path.glob(".merged*")), "a temporary folder was left"
+    nothing = run_here("merge", tiny_recipe, tmp_path / "next", tmp_path / "other")
+    assert nothing.code == 2 and "halovid align" in nothing.stderr
+
+
 def test_the_weights_that_are_saved_are_the_averaged_ones(
     run_dir: Path, finished_run: Callable[..., Path], tiny_recipe: Path
 ) -> None:

@@ -58,3 +58,6 @@ class Generator(Sampler, Protocol):
 
     def load_weights(self, folder: Path) -> None:
         """Takes over what `save_weights` wrote."""
+
+    def save_merged(self, folder: Path) -> None:
+        """Writes the whole pipeline as it samples now, an adapter merged into the weights that it changes."""

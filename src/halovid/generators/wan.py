@@ -130,6 +130,13 @@ class WanGenerator:
             trained = WanTransformer3DModel.from_pretrained(folder / "transformer")
             self.denoiser.load_state_dict(trained.state_dict())
 
+    def save_merged(self, folder: Path) -> None:
+        """A pipeline folder like the one that was opened."""
+        if getattr(self.denoiser, "peft_config", None):
+            self._pipe.fuse_lora(components=["transformer"], adapter_names=[ADAPTER])
+            self._pipe.unload_lora_weights()
+        self._pipe.save_pretrained(folder)
+
 
 class TextPadding:
     """Cross-attention over [prompt, one pad] instead of [prompt, hundreds of equal pads], exactly.
