@@ -271,11 +271,9 @@ def test_the_merged_pipeline_samples_what_the_adapter_does(run_dir: Path, tiny_r
     assert outcome.code == 0, outcome.stderr
     arguments = (tiny_recipe, tmp_path / "next", "--set", f"generator.model={tmp_path / 'merged'}")
     assert run_here("baseline", *arguments).code == 0
+    folders = (tmp_path / "next" / "baseline", run_dir / "evaluate")
     for row in rows(run_dir, "evaluate/clips.parquet"):
-        merged, aligned = (
-            load_file(folder / row["latents"])["latents"]
-            for folder in (tmp_path / "next/baseline", run_dir / "evaluate")
-        )
+        merged, aligned = (load_file(folder / row["latents"])["latents"] for folder in folders)
         torch.testing.assert_close(merged, aligned, rtol=0, atol=1e-3)
     again = run_here("merge", tiny_recipe, run_dir, tmp_path / "merged")
     assert again.code == 2 and "exists" in again.stderr
