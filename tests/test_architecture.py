@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # machinery: what stages are made of
     (
         *("generators", "judges", "rewards", "prompts", "clips", "policy", "best_of", "good_clips", "restoring"),
+        "label_budget",
         *("measures", "monitor", "formats", "labelling", "raters", "rater_agreement"),
     ),
     ("stages", "world.training", "exchange", "score_folder", "merge", "study_results"),

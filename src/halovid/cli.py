@@ -186,6 +186,20 @@ def merge(
         importlib.import_module("halovid.merge").merge(config, run_dir, target)
 
 
+@app.command()
+def select(
+    recipe: Recipe,
+    run_dir: RunDir,
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="the table to write, for judge.questions")],
+    share: Annotated[float, typer.Option(min=0, max=1, help="share of all patches to ask about, old ones included")],
+    overrides: Overrides = None,
+) -> None:
+    """Choose the patches that are worth a question: those that the run's reward model is least certain of."""
+    config = load_config(recipe, tuple(overrides or ()))
+    with interruptible():
+        importlib.import_module("halovid.label_budget").select_patches(config, run_dir, share, target)
+
+
 app.add_typer(label_app, name="label")
 app.command()(agreement)
 

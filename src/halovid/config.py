@@ -58,9 +58,21 @@ class JudgeConfig(Section):
 
     judge: Literal["inspector", "simulated", "table", "openai"] = "simulated"
     vlm: VlmConfig = Field(default_factory=VlmConfig, description="openai: the models and how they are asked")
+    share: float = Field(1.0, gt=0, le=1, description="share of the patches of each clip asked about, at random")
+    questions: Path | None = Field(
+        None, description="the patches asked about instead: a table that `halovid select` wrote"
+    )
     labels: Path | None = Field(None, description="table: Parquet or JSON Lines file of labels that exist already")
     error_rate: float = Field(0.1, ge=0, le=1, description="simulated: share of ratings replaced by a random one")
     noise: float = Field(0.5, ge=0, description="simulated: standard deviation added before rounding to 1..5")
+
+    @model_validator(mode="after")
+    def _patches_can_be_left_out(self) -> JudgeConfig:
+        if self.share < 1 and self.questions is not None:
+            raise ValueError("share and questions both say which patches are asked about: leave one of them out")
+        if (self.share < 1 or self.questions) and self.judge == "openai" and self.vlm.strategy == "boxes":
+            raise ValueError("judge.vlm.strategy 'boxes' asks about no patches: share and questions have no use")
+        return self
 
 
 class GoodConfig(Section):
@@ -202,6 +214,11 @@ class RunConfig(Section):
         return self.seed if self.align.seed is None else self.align.seed
 
     @property
+    def reward_seed(self) -> int:
+        """The seed of the reward model's training."""
+        return self.seed if self.reward.seed is None else self.reward.seed
+
+    @property
     def margin_grid(self) -> PatchGrid:
         """The patches that pairs hold margins of."""
         return self.pair.grid or self.grid
@@ -249,6 +266,7 @@ _FILES = (
     ("generate", "prompts", "file"),
     ("evaluate", "prompts", "file"),
     ("judge", "labels"),
+    ("judge", "questions"),
     ("judge", "vlm", "answers"),
     ("score", "server", "question"),
     ("reward", "start"),

@@ -163,17 +163,14 @@ class Comparison:
                 f"{rater.name!r} and {reference.name!r} rate {sorted(sizes)} patches per clip; use one patch grid"
             )
         scores, truth = np.stack([ours[clip] for clip in clips]), np.stack([theirs[clip] for clip in clips])
-        bad = truth < DEFECT_RATING
         place = ("patch", aspect, rater.name, reference.name)
         groups = self._groups(clips)
-        self._measure(place, "spearman", groups, lambda units: metrics.spearman(scores[units], truth[units]))
-        self._measure(place, "kendall", groups, lambda units: metrics.kendall(scores[units], truth[units]))
-        self._measure(place, "auroc", groups, lambda units: metrics.auroc(-scores[units], bad[units]))
-        self._measure(place, "pointing", groups, lambda units: reliability.pointing_game(scores[units], bad[units]))
-        chance = np.zeros_like(scores)
-        self._measure(
-            place, "pointing by chance", groups, lambda units: reliability.pointing_game(chance[units], bad[units])
-        )
+        for name, measure in _PATCH_MEASURES.items():
+            self._measure(place, name, groups, partial(_of_known_patches, measure, scores, truth))
+        whole = np.flatnonzero(~np.isnan(scores + truth).any(1))  # pointing needs all patches of a clip
+        for name, shown in (("pointing", scores), ("pointing by chance", np.zeros_like(scores))):
+            pointing = partial(_pointing, shown[whole], truth[whole])
+            self._measure(place, name, [groups[clip] for clip in whole], pointing)
         self._two_alphas(place, groups, scores, truth)
 
     def _pairs_of(self, place: Place, clips: Sequence[str], scores: Array, truth: Array) -> None:
@@ -211,7 +208,8 @@ class Comparison:
                 self._prompts.get(pair[0], "/".join(pair)) for pair in known for _ in range(np.size(wanted[pair]))
             ]
             values, truth = (np.concatenate([np.ravel(side[pair]) for pair in known]) for side in (margins, wanted))
-            self._accuracies(place, groups, values, truth)
+            rated = ~np.isnan(values + truth)
+            self._accuracies(place, list(np.array(groups)[rated]), values[rated], truth[rated])
 
     def _accuracies(self, place: Place, groups: Sequence[str], margins: Array, wanted: Array) -> None:
         for name, measure in _ACCURACIES.items():
@@ -275,6 +273,16 @@ def _alpha_of(values: Array, level: reliability.Level, units: Units) -> float:
     return reliability.krippendorff_alpha(values[:, units].reshape(len(values), -1), level)
 
 
+def _of_known_patches(measure: Callable[[Array, Array], float], scores: Array, truth: Array, units: Units) -> float:
+    """A measure over the patches of some clips, without those that a side has not rated."""
+    known = ~np.isnan(scores[units] + truth[units])
+    return measure(scores[units][known], truth[units][known])
+
+
+def _pointing(scores: Array, truth: Array, units: Units) -> float:
+    return reliability.pointing_game(scores[units], truth[units] < DEFECT_RATING)
+
+
 def _accuracy_of(measure: Accuracy, margins: Array, wanted: Array, units: Units) -> float:
     return measure(margins[units], wanted[units])
 
@@ -287,6 +295,11 @@ def _accuracy_of_all(measure: Accuracy, scores: Array, truth: Array, units: Unit
     return measure(scores[first] - scores[second], truth[first] - truth[second])
 
 
+_PATCH_MEASURES: dict[str, Callable[[Array, Array], float]] = {
+    "spearman": metrics.spearman,
+    "kendall": metrics.kendall,
+    "auroc": lambda scores, truth: metrics.auroc(-scores, truth < DEFECT_RATING),
+}
 Accuracy = Callable[[Array, Array], float]
 _ACCURACIES: dict[str, Accuracy] = {
     "accuracy without ties": reliability.preference_accuracy,

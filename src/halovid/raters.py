@@ -173,7 +173,8 @@ def _scores(rows: pa.Table, score: str, patches: str, path: Path) -> Scores:
     local = rows.filter(pc.is_valid(rows.column(patches)))
     found: dict[str, Array] = {}
     if len(local):
-        matrix = _require_finite(patch_matrix(local, patches), path)
+        matrix = patch_matrix(local, patches).astype(np.float64)
+        _require_finite(matrix[~np.isnan(matrix)], path)  # NaN: a patch that nobody was asked about
         found = dict(zip(local.column("clip_id").to_pylist(), matrix, strict=True))
     return Scores(dict(zip(clips, values.tolist(), strict=True)), found)
 

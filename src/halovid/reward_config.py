@@ -25,6 +25,7 @@ class RewardConfig(Section):
     start: Path | None = Field(
         None, description="a folder that the stage reward wrote: its model, of the same shape, is trained on"
     )
+    seed: int | None = Field(None, ge=0, description="seed of the training alone; the run's when left out")
     method: Literal["full", "lora"] = Field("full", description="pretrained weights: train all, or adapters")
     lora: LoraOptions = LoraOptions(rank=16, alpha=32)
     gradient_checkpointing: bool = False

@@ -35,6 +35,7 @@ CLIPS = _schema(
 SOURCES = _schema("sources", clip_id=_TEXT, source=_TEXT)
 LABELS = _schema("labels", clip_id=_TEXT, aspect=_TEXT, score=_FLOAT, patch_scores=_PATCHES, judge=_TEXT)
 VOTES = _schema("votes", clip_id=_TEXT, aspect=_TEXT, patch=_INT, voter=_TEXT, score=_FLOAT, kind=_TEXT, reason=_TEXT)
+QUESTIONS = _schema("questions", clip_id=_TEXT, round=_INT, patches=pa.list_(_INT))
 REWARDS = _schema("rewards", clip_id=_TEXT, prompt_id=_TEXT, reward=_FLOAT, patch_rewards=_PATCHES)
 PAIRS = _schema(
     "pairs",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -291,3 +292,28 @@ def test_the_weights_that_are_saved_are_the_averaged_ones(
     assert logs[0] == logs[1], "the average must not touch the training"
     last, averaged = (load_file(folder / "align" / "weights" / LORA) for folder in (copy, run_dir))
     assert max((last[name] - averaged[name]).abs().max() for name in last) > 1e-3
+
+
+def test_a_label_budget_is_spent_in_rounds(
+    finished_run: Callable[..., Path], tiny_recipe: Path, tmp_path: Path
+) -> None:
+    folder = finished_run(before="judge")
+    pilot = ("--set", "judge.share=0.25")
+    for stage in ("judge", "reward"):
+        assert run_here(stage, tiny_recipe, folder, *pilot).code == 0
+    first = {(row["clip_id"], row["aspect"]): row["patch_scores"] for row in rows(folder, "judge/labels.parquet")}
+    questions = tmp_path / "questions.parquet"
+    assert run_here("select", tiny_recipe, folder, questions, "--share", "0.5").code == 0
+    again = ("--set", f"judge.questions={questions}")
+    for stage in ("judge", "reward"):
+        assert run_here(stage, tiny_recipe, folder, *again).code == 0
+    count, known = 0, 0
+    for row in rows(folder, "judge/labels.parquet"):
+        if row["patch_scores"] is not None:
+            both = (first[row["clip_id"], row["aspect"]], row["patch_scores"])
+            old, new = (np.array(scores, dtype=float) for scores in both)
+            assert np.array_equal(new[~np.isnan(old)], old[~np.isnan(old)]), "a label of the first round has changed"
+            count, known = count + len(new), known + (~np.isnan(new)).sum()
+    assert known == count / 2
+    spent = run_here("select", tiny_recipe, folder, tmp_path / "more.parquet", "--share", "0.4")
+    assert spent.code == 2 and "50%" in spent.stderr

@@ -100,6 +100,25 @@ def test_a_judge_against_people(tmp_path: Path) -> None:
     assert found(rows, scope="patch", aspect=OVERALL)["spearman"]["value"] == at_patches["spearman"]["value"]
 
 
+def test_patches_that_a_side_has_not_rated_do_not_count(tmp_path: Path) -> None:
+    panel = Panel()
+    people = table(tmp_path / "people.parquet", panel.labels(0.0, "Ann"))
+    partial = panel.labels(0.8, "judge-1")
+    for row in partial[: len(partial) // 2]:
+        if row["patch_scores"] is not None:
+            row["patch_scores"][1] = None
+    judge = table(tmp_path / "judge.parquet", partial)
+    rows = found(agreement_table([people, judge], {}, 50, 0).to_pylist(), scope="patch", aspect=LOCAL, rater="judge-1")
+    ours = np.array([row["patch_scores"] for row in partial if row["aspect"] == LOCAL], dtype=float)
+    known = ~np.isnan(ours)
+    assert rows["auroc"]["value"] == pytest.approx(metrics.auroc(-ours[known], panel.local[known] < 4.2), abs=1e-6)
+    whole = known.all(1)
+    assert 0 < whole.sum() < len(whole)
+    pointing = reliability.pointing_game(ours[whole], panel.local[whole] < 4.2)
+    assert rows["pointing"]["value"] == pytest.approx(pointing, abs=1e-6)
+    assert rows["pointing"]["count"] == whole.sum()
+
+
 def test_rewards_are_held_against_the_overall_rating(tmp_path: Path) -> None:
     panel = Panel()
     people = table(tmp_path / "people.parquet", panel.labels(0.0, "Ann"))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from halovid.grid import LatentGeometry
 
+Rounds = list[list[int]]  # places in [t, h, w], flattened, in the rounds in which they were chosen
 LOWEST, HIGHEST = 1.0, 5.0  # every rating, of clips and patches, is on this scale; higher is better
 DEFECT_RATING = 4.2  # a patch rated below this is defective: the embedded world's threshold on this scale
 
@@ -27,7 +31,7 @@ class Vote:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Ratings of one clip: aspect -> rating of the clip; aspect -> ratings of its patches, [t, h, w].
+    """Ratings of one clip: aspect -> rating of the clip; aspect -> ratings of its patches, [t, h, w], NaN if unknown.
 
     Judges that explain themselves give the votes that the ratings are means of.
     """
@@ -51,26 +55,48 @@ class Judge(Protocol):
     name: str
 
     def judge(
-        self, video: Tensor, prompts: list[str], clip_ids: list[str], geometry: LatentGeometry
+        self,
+        video: Tensor,
+        prompts: list[str],
+        clip_ids: list[str],
+        geometry: LatentGeometry,
+        rounds: Sequence[Rounds] | None = None,
     ) -> list[Judgement | Refusal]:
         """One answer per clip of `video`, [B, 3, F, H, W] in [-1, 1]; the same clip always gets the same answer.
 
-        `geometry` tells which frames lie in which patches.
+        Args:
+            geometry: tells which frames lie in which patches.
+            rounds: the patches of each clip that are asked about; all when left out. Ratings of others may come too.
         """
 
 
+def only_asked(answer: Judgement, rounds: Rounds) -> Judgement:
+    """The judgement without ratings of patches that nobody wanted."""
+    asked = torch.tensor([place for own in rounds for place in own], dtype=torch.long)
+    patches = {}
+    for aspect, ratings in answer.patches.items():
+        kept = torch.full_like(ratings, torch.nan)
+        kept.view(-1)[asked] = ratings.reshape(-1)[asked]
+        patches[aspect] = kept
+    return replace(answer, patches=patches)
+
+
 def label_rows(clip_id: str, answer: Judgement, judge: str) -> list[dict[str, Any]]:
-    """Rows of tables.LABELS: one per aspect of a clip; an aspect not rated by patch has no patch scores."""
+    """Rows of tables.LABELS: one per aspect of a clip; what is not rated, a patch or an aspect by patch, is null."""
     return [
         {
             "clip_id": clip_id,
             "aspect": aspect,
             "score": score,
-            "patch_scores": answer.patches[aspect].flatten().tolist() if aspect in answer.patches else None,
+            "patch_scores": _known(answer.patches[aspect]) if aspect in answer.patches else None,
             "judge": judge,
         }
         for aspect, score in answer.clip.items()
     ]
+
+
+def _known(ratings: Tensor) -> list[float | None]:
+    return [None if math.isnan(rating) else rating for rating in ratings.flatten().tolist()]
 
 
 def vote_rows(clip_id: str, answer: Judgement) -> list[dict[str, Any]]:

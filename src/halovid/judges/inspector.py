@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from halovid.grid import LatentGeometry, PatchGrid
-from halovid.judges.base import DEFECT_RATING, HIGHEST, LOWEST, Judgement, Refusal
+from halovid.judges.base import DEFECT_RATING, HIGHEST, LOWEST, Judgement, Refusal, Rounds
 from halovid.world.captions import parse_caption
 from halovid.world.inspector import DEFECT_THRESHOLD, Inspection, inspect
 from halovid.world.scenes import FRAME_SIZE, NUM_FRAMES
@@ -22,7 +24,12 @@ class InspectorJudge:
         self._grid = grid
 
     def judge(
-        self, video: Tensor, prompts: list[str], clip_ids: list[str], geometry: LatentGeometry
+        self,
+        video: Tensor,
+        prompts: list[str],
+        clip_ids: list[str],
+        geometry: LatentGeometry,
+        rounds: Sequence[Rounds] | None = None,
     ) -> list[Judgement | Refusal]:
         """The true ratings of each clip; a prompt that is no caption of the world gives a refusal."""
         if video.shape[2:] != (NUM_FRAMES, FRAME_SIZE, FRAME_SIZE):

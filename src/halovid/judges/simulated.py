@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from halovid.grid import LatentGeometry
-from halovid.judges.base import HIGHEST, LOWEST, Judge, Judgement, Refusal
+from halovid.judges.base import HIGHEST, LOWEST, Judge, Judgement, Refusal, Rounds
 
 
 class SimulatedJudge:
@@ -22,7 +23,12 @@ class SimulatedJudge:
         self._truth, self._error_rate, self._noise, self._seed = truth, error_rate, noise, seed
 
     def judge(
-        self, video: Tensor, prompts: list[str], clip_ids: list[str], geometry: LatentGeometry
+        self,
+        video: Tensor,
+        prompts: list[str],
+        clip_ids: list[str],
+        geometry: LatentGeometry,
+        rounds: Sequence[Rounds] | None = None,
     ) -> list[Judgement | Refusal]:
         """The fallible ratings of each clip; refusals pass through."""
         answers = self._truth.judge(video, prompts, clip_ids, geometry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from halovid.errors import InputError
 from halovid.files import hash_file
 from halovid.grid import LatentGeometry, PatchGrid
-from halovid.judges.base import HIGHEST, LOWEST, Judgement, Refusal
+from halovid.judges.base import HIGHEST, LOWEST, Judgement, Refusal, Rounds
 from halovid.tables import LABELS
 
 _COLUMNS = ("clip_id", "aspect", "score", "patch_scores")
@@ -25,7 +26,8 @@ class TableJudge:
     """Answers with the rows of a label file: Parquet or JSON Lines with the columns of `tables.LABELS`.
 
     Args:
-        path: one row per clip and aspect; `patch_scores` holds t * h * w ratings, time slowest, or is null or left out.
+        path: one row per clip and aspect; `patch_scores` holds t * h * w ratings, time slowest, null where nobody was
+            asked, or is null itself or left out.
         grid: the patches that the ratings are of.
 
     Raises:
@@ -46,10 +48,16 @@ class TableJudge:
                 )
             answer.clip[row["aspect"]] = row["score"]
             if row["patch_scores"] is not None:
-                answer.patches[row["aspect"]] = torch.tensor(row["patch_scores"]).view(grid.shape)
+                scores = [math.nan if score is None else score for score in row["patch_scores"]]
+                answer.patches[row["aspect"]] = torch.tensor(scores).view(grid.shape)
 
     def judge(
-        self, video: Tensor, prompts: list[str], clip_ids: list[str], geometry: LatentGeometry
+        self,
+        video: Tensor,
+        prompts: list[str],
+        clip_ids: list[str],
+        geometry: LatentGeometry,
+        rounds: Sequence[Rounds] | None = None,
     ) -> list[Judgement | Refusal]:
         """The labels of each clip; a clip without any gives a refusal."""
         return [self._answers.get(clip_id, Refusal(f"{self._path} has no label of it")) for clip_id in clip_ids]
@@ -82,7 +90,8 @@ def _problem(row: dict[str, Any], answer: Judgement, grid: PatchGrid) -> str | N
     patches = row["patch_scores"]
     if patches is not None and len(patches) != grid.num_patches:
         return f"{len(patches)} patch scores; the grid {grid.shape} has {grid.num_patches}"
-    for value in (row["score"], *(patches or ())):
+    rated = [score for score in patches or () if score is not None]
+    for value in (row["score"], *rated):
         if value is None or not math.isfinite(value) or not LOWEST <= value <= HIGHEST:
             return f"rating {value}; ratings are numbers from {LOWEST:g} to {HIGHEST:g}"
     return None

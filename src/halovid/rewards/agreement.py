@@ -52,8 +52,9 @@ def rate(
 def _row(
     scope: str, scoring: str, aspect: str, scores: np.ndarray, truth: np.ndarray, threshold: float | None
 ) -> dict[str, Any]:
-    """One row; AUROC is that of calling the defective patches by a low score."""
-    scores, truth = scores.ravel(), truth.ravel()
+    """One row, over all whose truth is known; AUROC is that of calling the defective patches by a low score."""
+    known = ~np.isnan(truth)
+    scores, truth = scores[known], truth[known]
     auroc = float("nan") if threshold is None else metrics.auroc(-scores, truth < threshold)
     return {
         "scope": scope,

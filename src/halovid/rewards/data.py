@@ -22,7 +22,7 @@ class LabelledClips:
     """n clips of m prompts with their labels.
 
     video: [n, 3, F, H, W] float16 in [-1, 1].  prompts: [m, ...], see `prompt_inputs`.  prompt_of: [n], row of them.
-    clip_ratings: [n, aspects].  patch_ratings: [n, patch aspects, t, h, w], all NaN when nobody rated patches.
+    clip_ratings: [n, aspects].  patch_ratings: [n, patch aspects, t, h, w], NaN where nobody was asked.
     """
 
     video: Tensor
@@ -95,8 +95,7 @@ def load_labelled(
         own = [by_clip[row["clip_id"]] for row in rows]
         clip_ratings = np.array([[label[aspect]["score"] for aspect in aspects] for label in own], dtype=np.float32)
         flat = [[label[aspect]["patch_scores"] for aspect in patch_aspects] for label in own]
-        rated_by_patch = any(scores is not None for row in flat for scores in row)
-        if not rated_by_patch:  # labels of others, who rate clips only
+        if all(scores is None for row in flat for scores in row):  # labels of others, who rate clips only
             flat = [[[np.nan] * grid.num_patches] * len(patch_aspects)] * len(own)
         patch_ratings = np.array(flat, dtype=np.float32).reshape(len(rows), len(patch_aspects), *grid.shape)
     except (KeyError, TypeError, ValueError) as error:
@@ -104,7 +103,7 @@ def load_labelled(
             f"the labels do not hold aspects {list(aspects)} for clips and {list(patch_aspects)} for the patches of "
             f"grid {grid.shape} ({error}); judge again or change `reward.aspects` and `grid`"
         ) from error
-    if not (np.isfinite(clip_ratings).all() and (np.isfinite(patch_ratings).all() or not rated_by_patch)):
+    if not np.isfinite(clip_ratings).all() or np.isinf(patch_ratings).any():
         raise InputError("the labels hold ratings that are not finite; judge again")
     by_prompt = {row["prompt_id"]: row for row in rows}
     names = sorted(by_prompt)

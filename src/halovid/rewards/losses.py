@@ -1,6 +1,6 @@
 """Losses of reward models: pure functions of scores and labels, for clips and for patches alike.
 
-Shapes: scores and labels [N, aspects]; N counts clips or patches.
+Shapes: scores and labels [N, aspects]; N counts clips or patches. Labels that are NaN are unknown and do not count.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ TIE_STRENGTH = 5.0  # theta of Bradley-Terry with ties; the value that VideoRewa
 
 
 def regression_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """Mean squared error, a scalar."""
-    return F.mse_loss(scores, labels)
+    """Mean squared error over the known labels, a scalar; 0 without any."""
+    known = ~labels.isnan()
+    return F.mse_loss(scores[known], labels[known], reduction="sum") / known.sum().clamp(min=1)
 
 
 def bradley_terry_loss(score_margins: Tensor, label_margins: Tensor, tie: float, theta: float = TIE_STRENGTH) -> Tensor:
@@ -30,13 +31,14 @@ def bradley_terry_loss(score_margins: Tensor, label_margins: Tensor, tie: float,
 
     Args:
         score_margins: [...], d of each pair.
-        label_margins: [...], the first label minus the second.
+        label_margins: [...], the first label minus the second; NaN when one of them is unknown.
         tie: label margins up to this size are ties.
         theta: above 1; the larger, the more ties are expected.
 
     Source: Rao and Kupper 1967; used for video rewards by VideoAlign (arXiv 2501.13918).
     """
-    likelihood = preference_log_probability(score_margins, label_margins, tie, theta)
+    known = ~label_margins.isnan()
+    likelihood = preference_log_probability(score_margins[known], label_margins[known], tie, theta)
     return -likelihood.sum() / max(1, likelihood.numel())
 
 

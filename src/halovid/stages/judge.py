@@ -2,7 +2,8 @@
 
     halovid judge RECIPE.yaml RUN [--dry-run]
 
-Reads RUN/generate; writes RUN/judge/labels.parquet, and votes.parquet when the judge explains itself. Clips that failed
+Reads RUN/generate; writes RUN/judge/labels.parquet, votes.parquet when the judge explains itself, and questions.parquet
+when it is not asked about all patches. Clips that failed
 for a reason that may pass (a server's fault, a spent budget) are tried again by the next run of the stage.
 """
 
@@ -19,9 +20,11 @@ from torch import Tensor
 from halovid.clips import ClipFolder, Row
 from halovid.config import RunConfig
 from halovid.errors import InputError
+from halovid.files import hash_file
 from halovid.folders import StageFolder, open_stage
 from halovid.judges import make_judge
-from halovid.judges.base import Judge, Refusal, label_rows, vote_rows
+from halovid.judges.base import Judge, Refusal, Rounds, label_rows, only_asked, vote_rows
+from halovid.label_budget import planned_rounds, write_rounds
 from halovid.runtime import Advance, progress, set_threads
 from halovid.tables import LABELS, VOTES, rows_to_table
 
@@ -34,15 +37,23 @@ _JUDGED = LABELS.append(pa.field("votes", pa.list_(pa.struct(list(VOTES)))))
 def run(config: RunConfig, run_dir: Path) -> None:
     """Has every candidate judged; clips that can't be read or judged are listed as skipped."""
     judge = make_judge(config.judge, config.grid, config.seed)
-    depends = config.part("seed", "grid") | {"judge": judge.name}
+    questions = config.judge.questions
+    depends = config.part("seed", "grid") | {
+        "judge": judge.name,
+        "share": config.judge.share,
+        "questions": hash_file(questions) if questions and questions.exists() else None,
+    }
     with open_stage(run_dir, "judge", depends, ["generate"]) as stage:
         if stage is None:
             return
         set_threads(config.threads)
         clips = ClipFolder(run_dir / "generate", config.clip_size)
+        rounds = planned_rounds(config, clips.rows)
         judged = stage.map_batches(
-            "judge", clips.rows, _batch_size(config), lambda batch: _label(batch, clips, judge, stage), _JUDGED
+            "judge", clips.rows, _batch_size(config), lambda batch: _label(batch, clips, judge, rounds, stage), _JUDGED
         )
+        if rounds is not None:
+            write_rounds(stage.path / "questions.parquet", rounds)
         stage.write("labels.parquet", judged.drop_columns("votes").cast(LABELS))
         votes = [vote for votes in judged.column("votes").to_pylist() for vote in votes or ()]
         if votes:
@@ -64,7 +75,7 @@ def dry_run(config: RunConfig, run_dir: Path) -> None:
     clips = ClipFolder(run_dir / "generate", config.clip_size)
     unreadable: list[str] = []
     with progress("count", len(clips.rows)) as advance:
-        readable = _one_by_one(clips, unreadable, advance)
+        readable = _one_by_one(clips, planned_rounds(config, clips.rows), unreadable, advance)
         plans = plan_calls(config.judge.vlm, config.grid, clips.geometry, readable)
     output = Console()
     output.print(plan_table(plans, config.judge.vlm))
@@ -72,12 +83,14 @@ def dry_run(config: RunConfig, run_dir: Path) -> None:
     output.print(f"{len(clips.rows) - len(unreadable)} clips, {len(unreadable)} others can't be read")
 
 
-def _one_by_one(clips: ClipFolder, unreadable: list[str], advance: Advance) -> Iterator[tuple[Tensor, str]]:
-    """Each readable clip with its prompt."""
+def _one_by_one(
+    clips: ClipFolder, planned: dict[str, Rounds] | None, unreadable: list[str], advance: Advance
+) -> Iterator[tuple[Tensor, str, Rounds | None]]:
+    """Each readable clip with its prompt and the patches asked about."""
     for row in clips.rows:
         _, video = clips.readable([row], lambda clip_id, _: unreadable.append(clip_id))
         if video is not None:
-            yield video[0], row["prompt"]
+            yield video[0], row["prompt"], planned[row["clip_id"]] if planned is not None else None
         advance()
 
 
@@ -87,17 +100,23 @@ def _batch_size(config: RunConfig) -> int:
     return max(1, min(_BATCH, _MEMORY // (2 * 4 * 3 * frames * height * width)))
 
 
-def _label(batch: Sequence[Row], clips: ClipFolder, judge: Judge, stage: StageFolder) -> list[dict[str, Any]]:
+def _label(
+    batch: Sequence[Row], clips: ClipFolder, judge: Judge, planned: dict[str, Rounds] | None, stage: StageFolder
+) -> list[dict[str, Any]]:
     """The labels of a batch of clips, with the votes; `stage` is told of the clips without any."""
     rows, video = clips.readable(batch, stage.skip)
     if video is None:
         return []
     prompts, clip_ids = [row["prompt"] for row in rows], [row["clip_id"] for row in rows]
+    rounds = [planned[name] for name in clip_ids] if planned is not None else None
+    answers = judge.judge(video, prompts, clip_ids, clips.geometry, rounds)
     labels: list[dict[str, Any]] = []
-    for clip_id, answer in zip(clip_ids, judge.judge(video, prompts, clip_ids, clips.geometry), strict=True):
+    for clip_id, answer in zip(clip_ids, answers, strict=True):
         if isinstance(answer, Refusal):
             stage.skip(clip_id, answer.reason, answer.again)
             continue
+        if planned is not None:
+            answer = only_asked(answer, planned[clip_id])
         own = [row | {"votes": None} for row in label_rows(clip_id, answer, judge.name)]
         own[0]["votes"] = vote_rows(clip_id, answer)
         labels += own

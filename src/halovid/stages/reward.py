@@ -46,7 +46,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         labels = read_table(run_dir / "judge" / "labels.parquet", LABELS)
         reward = config.reward
         device = resolve_device(config.device)
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.reward_seed)
         spec = _spec(config, clips, device)
         network = (continue_reward(start, spec) if start else RewardNetwork(spec)).to(device)
         data, rows = load_labelled(
@@ -60,7 +60,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         held_out = _held_out(rows, reward.held_out, config.seed)
         if not start:
             network.start_heads(data.subset(~held_out).clip_ratings)
-        train_reward(network, data.subset(~held_out), reward, config.seed, stage.path)
+        train_reward(network, data.subset(~held_out), reward, config.reward_seed, stage.path)
         network.eval()
         save_reward(network, stage.path)
         agreement = agreement_rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import halovid.judges.inspector
 from halovid.config import JudgeConfig
 from halovid.grid import LatentGeometry, PatchGrid
 from halovid.judges import InspectorJudge, SimulatedJudge, make_judge
-from halovid.judges.base import DEFECT_RATING, HIGHEST, LOWEST, Judgement, Refusal, label_rows
+from halovid.judges.base import DEFECT_RATING, HIGHEST, LOWEST, Judgement, Refusal, Rounds, label_rows, only_asked
 from halovid.tables import LABELS, rows_to_table
 from halovid.world.captions import write_caption
 from halovid.world.corruptions import Event, render_corrupted
@@ -37,10 +38,23 @@ class Oracle:
         self._rating, self._shape = rating, shape
 
     def judge(
-        self, video: Tensor, prompts: list[str], clip_ids: list[str], geometry: LatentGeometry
+        self,
+        video: Tensor,
+        prompts: list[str],
+        clip_ids: list[str],
+        geometry: LatentGeometry,
+        rounds: Sequence[Rounds] | None = None,
     ) -> list[Judgement | Refusal]:
         answer = Judgement({"a": self._rating, "b": self._rating}, {"a": torch.full(self._shape, self._rating)})
         return [Refusal("because") if prompt == "no" else answer for prompt in prompts]
+
+
+def test_only_what_was_asked_is_kept() -> None:
+    answer = Judgement({"a": 3.0}, {"a": torch.arange(30.0).reshape(2, 3, 5)})
+    kept = only_asked(answer, [[4, 7], [29]]).patches["a"].flatten()
+    assert kept[[4, 7, 29]].tolist() == [4, 7, 29]
+    assert kept.isnan().sum() == 27
+    assert only_asked(answer, []).patches["a"].isnan().all()
 
 
 def judged(answer: Judgement | Refusal) -> Judgement:

@@ -51,6 +51,13 @@ def test_patch_scores_may_be_left_out_of_the_file(tmp_path: Path) -> None:
     assert answer == Judgement({"visual_quality": 2.0}, {})
 
 
+def test_patches_that_nobody_was_asked_about_are_unknown(tmp_path: Path) -> None:
+    path = write(tmp_path / "labels.jsonl", {**ROW, "patch_scores": [1.0, None, 4.5, None]})
+    (answer,) = TableJudge(path, GRID).judge(PICTURES[:1], ["p"], ["a"], GEOMETRY)
+    assert isinstance(answer, Judgement)
+    assert answer.patches["visual_quality"].isnan().flatten().tolist() == [False, True, False, True]
+
+
 def test_the_name_changes_with_the_content(tmp_path: Path) -> None:
     first = TableJudge(write(tmp_path / "l.jsonl", ROW), GRID).name
     assert TableJudge(write(tmp_path / "l.jsonl", ROW), GRID).name == first
@@ -63,7 +70,7 @@ def test_the_name_changes_with_the_content(tmp_path: Path) -> None:
         ({"score": 0.5}, r"label 2 \(clip 'b', .*rating 0\.5; ratings are numbers from 1 to 5"),
         ({"score": None}, "rating None"),
         ({"patch_scores": [1.0, 2.0, 3.0, 7.0]}, r"rating 7\.0"),
-        ({"patch_scores": [1.0, None, 3.0, 4.0]}, "rating None"),
+        ({"patch_scores": [1.0, 0.0, None, 4.0]}, r"rating 0\.0"),
         ({"patch_scores": [1.0]}, r"1 patch scores; the grid \(1, 2, 2\) has 4"),
         ({"clip_id": "a"}, "a second label of it"),
         ({"clip_id": None}, "clip_id and aspect must be given"),

@@ -81,3 +81,18 @@ def test_one_item_alone_has_nothing_to_be_compared_with() -> None:
     loss = bradley_terry_loss(score[first] - score[second], torch.ones(0), 0.25)
     loss.backward()
     assert loss == 0 and score.grad is not None and score.grad == 0
+
+
+def test_unknown_labels_do_not_count() -> None:
+    scores, labels = torch.tensor([[1.0, 2.0], [3.0, 5.0]]), torch.tensor([[2.0, torch.nan], [3.0, 1.0]])
+    assert regression_loss(scores, labels).item() == pytest.approx((1 + 0 + 16) / 3)
+    some = torch.tensor([1.0, torch.nan, -1.0])
+    both = bradley_terry_loss(torch.tensor([0.5, 9.0, 2.0]), some, 0.0)
+    assert both.item() == pytest.approx(bradley_terry_loss(torch.tensor([0.5, 2.0]), some[[0, 2]], 0.0).item())
+
+
+def test_without_any_known_label_nothing_is_pulled() -> None:
+    scores = torch.ones(3, 2, requires_grad=True)
+    loss = regression_loss(scores, torch.full((3, 2), torch.nan))
+    loss.backward()
+    assert loss.item() == 0 and scores.grad is not None and scores.grad.abs().sum() == 0

@@ -14,7 +14,7 @@ from torch import Tensor
 from halovid.errors import InputError
 from halovid.files import hash_value
 from halovid.grid import LatentGeometry, PatchGrid
-from halovid.judges.base import Judgement, Refusal, Vote
+from halovid.judges.base import Judgement, Refusal, Rounds, Vote
 from halovid.judges.vlm.answers import AnswerFolder, default_folder
 from halovid.judges.vlm.boxes import covered_patches, touched_times
 from halovid.judges.vlm.client import Asker
@@ -46,19 +46,28 @@ class VlmJudge:
         weakref.finalize(self, loop.close)
 
     def judge(
-        self, video: Tensor, prompts: list[str], clip_ids: list[str], geometry: LatentGeometry
+        self,
+        video: Tensor,
+        prompts: list[str],
+        clip_ids: list[str],
+        geometry: LatentGeometry,
+        rounds: Sequence[Rounds] | None = None,
     ) -> list[Judgement | Refusal]:
         """The ratings of each clip; a clip with an unanswered question gives a refusal, to be tried again.
 
         Raises:
             InputError: no question can be answered until a setting is mended, as with a wrong key.
         """
-        return self._runner.run(self._judge(video, prompts, geometry))
+        everything = [[list(range(self._grid.num_patches))]] * len(video)
+        return self._runner.run(self._judge(video, prompts, geometry, everything if rounds is None else rounds))
 
-    async def _judge(self, video: Tensor, prompts: list[str], geometry: LatentGeometry) -> list[Judgement | Refusal]:
+    async def _judge(
+        self, video: Tensor, prompts: list[str], geometry: LatentGeometry, rounds: Sequence[Rounds]
+    ) -> list[Judgement | Refusal]:
         try:
             answers = await _all(
-                self._judge_clip(own, prompt, geometry) for own, prompt in zip(video, prompts, strict=True)
+                self._judge_clip(ClipQuestions(self._config, self._grid, geometry, own, prompt), geometry, asked)
+                for own, prompt, asked in zip(video, prompts, rounds, strict=True)
             )
         finally:
             await self.asker.close()
@@ -66,16 +75,18 @@ class VlmJudge:
             raise InputError(str(self.asker.stopped))
         return answers
 
-    async def _judge_clip(self, video: Tensor, prompt: str, geometry: LatentGeometry) -> Judgement | Refusal:
-        questions = ClipQuestions(self._config, self._grid, geometry, video, prompt)
+    async def _judge_clip(
+        self, questions: ClipQuestions, geometry: LatentGeometry, rounds: Rounds
+    ) -> Judgement | Refusal:
+        num_frames = questions.num_frames
         try:
             about_clip = await asyncio.to_thread(questions.about_clip)
             clip = await _all(self.asker.ask(about_clip, *voter) for voter in self._voters)
             if self._config.strategy == "boxes":
-                patches = [self._from_boxes(answer.defects, video.shape[1], geometry) for answer in clip]
+                patches = [self._from_boxes(answer.defects, num_frames, geometry) for answer in clip]
             else:
-                times = self._times(clip, video.shape[1], geometry)
-                patches = await _all(self._look_closer(questions, times, *voter) for voter in self._voters)
+                times = self._times(clip, num_frames, geometry)
+                patches = await _all(self._look_closer(questions, times, rounds, *voter) for voter in self._voters)
         except Unanswered as error:
             return Refusal(str(error), again=True)
         return self._judgement(clip, patches)
@@ -88,10 +99,10 @@ class VlmJudge:
         return touched_times(windows, self._grid, num_frames, geometry)
 
     async def _look_closer(
-        self, questions: ClipQuestions, times: list[int], model: ModelConfig, vote: int
+        self, questions: ClipQuestions, times: list[int], rounds: Rounds, model: ModelConfig, vote: int
     ) -> PatchRatings:
-        """A voter's ratings of all patches at some times."""
-        asked = [pair for time in times for pair in await asyncio.to_thread(questions.about_patches, time)]
+        """A voter's ratings of the patches asked about at some times."""
+        asked = [pair for time in times for pair in await asyncio.to_thread(questions.about_patches, time, rounds)]
         answers = await _all(self.asker.ask(question, model, vote) for _, question in asked)
         return {
             (place, aspect): rating

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from halovid.grid import LatentGeometry, PatchGrid, time_membership
+from halovid.judges.base import Rounds
 from halovid.judges.vlm.rubric import render_question, render_rubric
 from halovid.judges.vlm.schema import ClipAnswer, ClipForm, PatchAnswer, PatchForm, strict_schema
 from halovid.judges.vlm.show import Picture, numbered_frames, spread_evenly, tubes, whole_frames
@@ -85,6 +86,7 @@ class ClipQuestions:
         self, config: VlmConfig, grid: PatchGrid, geometry: LatentGeometry, video: Tensor, prompt: str
     ) -> None:
         self._config, self._grid, self._video, self._prompt = config, grid, video, prompt
+        self.num_frames = video.shape[1]
         in_time = time_membership(video.shape[1], grid.t, geometry)
         self._frames = [torch.nonzero(row).flatten().tolist() for row in in_time]
 
@@ -106,14 +108,19 @@ class ClipQuestions:
         ratings = len(config.aspects) if config.strategy == "patches" else len(config.aspects) + 4
         return Question(render_rubric(aspects), text, pictures, strict_schema(form.model), ratings, form.read)
 
-    def about_patches(self, time: int) -> list[tuple[list[int], Question[PatchAnswer]]]:
-        """The questions about all patches of one place in time, each with the places [t, h, w], flattened, it is about.
+    def about_patches(self, time: int, rounds: Rounds) -> list[tuple[list[int], Question[PatchAnswer]]]:
+        """The questions about the patches of one place in time, each with the places [t, h, w], flattened, it is about.
 
-        Patches are numbered from 1, row by row, alike at each time.
+        Patches are numbered from 1, row by row, alike at each time. No question asks about patches of two rounds, so
+        that a later round leaves the questions of the earlier ones, and what is paid for, as they are.
         """
         cells = self._grid.h * self._grid.w
-        groups = batches(range(cells), self._config.patches_per_call)
-        return [([time * cells + cell for cell in group], self._about(time, group)) for group in groups]
+        asked = []
+        for own in rounds:
+            here = sorted(place for place in own if place // cells == time)
+            for group in batches(here, self._config.patches_per_call):
+                asked.append((list(group), self._about(time, [place % cells for place in group])))
+        return asked
 
     def _about(self, time: int, cells: Sequence[int]) -> Question[PatchAnswer]:
         config, grid, frames = self._config, self._grid, self._frames[time]

@@ -24,6 +24,7 @@ from halovid.vlm_config import VlmConfig
 GEOMETRY = LatentGeometry(4, 8, causal_first_frame=True)
 GRID = PatchGrid(4, 3, 5)
 FRAMES = 13
+EVERYTHING = [list(range(GRID.num_patches))]
 quick = settings(max_examples=150, deadline=None, derandomize=True)
 
 
@@ -61,7 +62,7 @@ ATTACKS = [
 def test_a_prompt_cannot_break_out_of_the_template(attack: str, kind: str) -> None:
     def text_of(prompt: str) -> str:
         asked = questions(prompt)
-        return asked.about_clip().text if kind == "clip" else asked.about_patches(1)[0][1].text
+        return asked.about_clip().text if kind == "clip" else asked.about_patches(1, EVERYTHING)[0][1].text
 
     text, harmless = text_of(attack), text_of("a cat")
     lines = text.split("\n")
@@ -88,7 +89,7 @@ def test_letters_of_all_languages_stay_readable() -> None:
 
 def test_prompts_appear_in_no_rule() -> None:
     asked = questions("zebra crossing")
-    for question in (asked.about_clip(), asked.about_patches(0)[0][1]):
+    for question in (asked.about_clip(), asked.about_patches(0, EVERYTHING)[0][1]):
         assert "zebra" not in question.rules
         assert question.messages()[0] == {"role": "system", "content": question.rules}
 
@@ -105,7 +106,7 @@ def test_every_patch_is_asked_for_once_with_its_own_number(per_call: int) -> Non
     asked = questions(patches_per_call=per_call)
     places: list[int] = []
     for time in range(GRID.t):
-        for own, question in asked.about_patches(time):
+        for own, question in asked.about_patches(time, EVERYTHING):
             places += own
             numbers = question.schema["$defs"]["Patch"]["properties"]["patch"]["enum"]
             assert numbers == [place % 15 + 1 for place in own]
@@ -120,7 +121,7 @@ def test_a_patch_is_shown_at_its_own_time() -> None:
     asked = questions(clip=clip, patch_frames=9)
     for time in range(GRID.t):
         frames = torch.nonzero(shown[time]).flatten().tolist()
-        (_, question), *_ = asked.about_patches(time)
+        (_, question), *_ = asked.about_patches(time, EVERYTHING)
         assert [picture.caption for picture in question.pictures] == [f"frame {frame}" for frame in frames]
         for picture, frame in zip(question.pictures, frames, strict=True):
             centre = pixels(picture)[24, 16].float().mean()  # of the first patch, away from lines and number
@@ -183,7 +184,7 @@ def test_frames_are_spread_evenly(frames: list[int], count: int, expected: list[
 @pytest.mark.parametrize("show", ["grid", "tubes"])
 def test_schemas_are_strict_and_free_of_notes(strategy: str, show: str) -> None:
     asked = questions(strategy=strategy, show=show)
-    for question in (asked.about_clip(), asked.about_patches(0)[0][1]):
+    for question in (asked.about_clip(), asked.about_patches(0, EVERYTHING)[0][1]):
         for node in (question.schema, *question.schema["$defs"].values()):
             assert node["type"] == "object"
             assert node["additionalProperties"] is False
@@ -220,7 +221,7 @@ def test_tokens_of_pictures(width: int, height: int, patch: int | None, tokens: 
 
 
 def test_equal_clips_give_equal_questions() -> None:
-    first, second = (questions().about_patches(2)[0][1].messages() for _ in range(2))
+    first, second = (questions().about_patches(2, EVERYTHING)[0][1].messages() for _ in range(2))
     assert first == second
 
 
@@ -280,3 +281,14 @@ def test_whatever_a_model_says_is_an_answer_or_a_value_error(text: str) -> None:
     with pytest.raises(ValueError) as caught:
         form.read(text)
     assert len(str(caught.value)) < 600
+
+
+def test_a_later_round_leaves_the_questions_of_the_earlier_ones_as_they_are() -> None:
+    asked = questions(patches_per_call=4)
+    first, second = [0, 3, 7, 16, 20], [1, 2, 17]
+    alone = {time: asked.about_patches(time, [first]) for time in range(GRID.t)}
+    both = {time: asked.about_patches(time, [first, second]) for time in range(GRID.t)}
+    for time in range(GRID.t):
+        kept = both[time][: len(alone[time])]
+        assert [question.messages() for _, question in kept] == [question.messages() for _, question in alone[time]]
+    assert sorted(place for own in both.values() for places, _ in own for place in places) == sorted(first + second)
