@@ -3,8 +3,8 @@
 python benchmarks/label_budget.py RECIPE.yaml FOLDER [--shares 0.1 0.2 0.4 0.7 1] [--pilot 0.1] [--seeds 0 1]
 
 Each share is drawn at random, and once more chosen: a random pilot, then the rest where the pilot's reward model is
-least certain (`halovid select`). Everything goes through the ordinary stages in FOLDER; label_budget.csv there has a row
-per share, way, training seed and aspect.
+least certain (`halovid select`). Everything goes through the ordinary stages in FOLDER; label_budget.csv there has a
+row per share, way, training seed and aspect.
 """
 
 from __future__ import annotations

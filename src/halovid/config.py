@@ -104,7 +104,7 @@ class RestoreConfig(Section):
         return self
 
 
-PairSource = Literal["candidates", "good", "restored"]
+PairSource = Literal["candidates", "good", "restored", "preferences"]
 
 
 class PairConfig(Section):
@@ -113,7 +113,11 @@ class PairConfig(Section):
     sources: tuple[PairSource, ...] = Field(
         ("candidates",),
         min_length=1,
-        description="candidates among each other, good clips against all candidates, restored clips against originals",
+        description="candidates among each other, good clips against all candidates, restored clips against originals, "
+        "pairs that somebody compared",
+    )
+    preferences: Path | None = Field(
+        None, description="preferences: a table that `halovid label export --what preferences` wrote"
     )
     strategy: Literal["best_worst", "all", "random"] = Field("best_worst", description="which candidates are paired")
     min_margin: float = Field(0.0, ge=0, description="pairs whose clip margin is not above this are dropped")
@@ -227,6 +231,8 @@ class RunConfig(Section):
     def _sections_that_others_need(self) -> RunConfig:
         if "restored" in self.pair.sources and self.restore is None:
             raise ValueError("pair.sources has 'restored': the recipe needs a section `restore` for it")
+        if "preferences" in self.pair.sources and self.pair.preferences is None:
+            raise ValueError("pair.sources has 'preferences': name the table of them as pair.preferences")
         if "good" in self.pair.sources and self.good is None:
             raise ValueError("pair.sources has 'good': the recipe needs a section `good` for it")
         if self.restore is not None and self.restore.source == "good" and self.good is None:
@@ -267,10 +273,13 @@ _FILES = (
     ("evaluate", "prompts", "file"),
     ("judge", "labels"),
     ("judge", "questions"),
+    ("pair", "preferences"),
     ("judge", "vlm", "answers"),
     ("score", "server", "question"),
     ("reward", "start"),
+    ("good", "source"),
 )
+_PACKAGED = "world"  # stands for something in the package where a file or folder could be named
 
 
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
@@ -288,7 +297,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
         section: Any = raw
         for parent in parents:
             section = section.get(parent) if isinstance(section, dict) else None
-        if isinstance(section, dict) and isinstance(section.get(name), str):
+        if isinstance(section, dict) and isinstance(section.get(name), str) and section[name] != _PACKAGED:
             section[name] = str(path.parent / section[name])
     return make_config(raw)
 

@@ -50,12 +50,13 @@ def find_good_clips(
             skipped.append((clip.name, "its prompt is none of the run's"))
             continue
         own = found[prompt.prompt_id]
+        if len(own) == config.per_prompt:
+            continue
         try:
             probe_video(clip.files[0])
         except InputError as error:
             skipped.append((clip.name, str(error)))
-            continue
-        if len(own) < config.per_prompt:
+        else:
             own.append(GoodClip(_name(prompt, len(own)), prompt, partial(read_video, clip.files[0], size[1:], size[0])))
     skipped += [(name, f"no good clip of it in {config.source}") for name, own in found.items() if not own]
     clips = [clip for own in found.values() for clip in own]

@@ -20,6 +20,16 @@ def recipe(folder: Path, text: str) -> Path:
     return path
 
 
+def test_files_are_relative_to_the_recipe_but_not_what_the_package_holds(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("good: {source: clips}\njudge: {questions: q.parquet}\n")
+    config = load_config(recipe)
+    assert config.good is not None and config.good.source == str(tmp_path / "clips")
+    assert config.judge.questions == tmp_path / "q.parquet"
+    world = load_config(recipe, ("good.source=world",))
+    assert world.good is not None and world.good.source == "world"
+
+
 def test_an_empty_recipe_has_all_defaults(tmp_path: Path) -> None:
     config = load_config(recipe(tmp_path, "# nothing set\n"))
     assert config == RunConfig()

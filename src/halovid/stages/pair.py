@@ -2,8 +2,8 @@
 
     halovid pair RECIPE.yaml RUN
 
-Reads RUN/score and RUN/restore, as `pair.sources` says; writes RUN/pair/pairs.parquet, with the margin of the clips
-and of every patch.
+Reads RUN/score, RUN/restore or a file of preferences, as `pair.sources` says; writes RUN/pair/pairs.parquet, with the
+margin of the clips and of every patch.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import torch
 from halovid import pairing
 from halovid.config import PairConfig, PairSource, RunConfig
 from halovid.errors import InputError
+from halovid.files import hash_file
 from halovid.folders import StageFolder, open_stage
 from halovid.grid import pool_cells
-from halovid.tables import PAIRS, REWARDS, patch_lists, patch_matrix, read_table
+from halovid.raters import Rater, mean_rater, read_raters
+from halovid.tables import CLIPS, PAIRS, REWARDS, patch_lists, patch_matrix, read_table, rows_to_table
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
@@ -28,7 +30,12 @@ def run(config: RunConfig, run_dir: Path) -> None:
     sources = config.pair.sources
     reads = ["score"] if {"candidates", "good"} & set(sources) else []
     reads += ["restore"] if "restored" in sources else []
-    with open_stage(run_dir, "pair", config.part("seed", "grid", "pair"), reads) as stage:
+    reads += ["generate"] if "preferences" in sources else []
+    preferences = config.pair.preferences
+    depends = config.part("seed", "grid", "pair") | {
+        "preferences": hash_file(preferences) if preferences and preferences.exists() else None
+    }
+    with open_stage(run_dir, "pair", depends, reads) as stage:
         if stage is None:
             return
         table = pa.concat_tables([_pairs_of(source, config, run_dir, stage) for source in sources])
@@ -39,6 +46,9 @@ def _pairs_of(source: PairSource, config: RunConfig, run_dir: Path, stage: Stage
     """The pairs of one source."""
     if source == "restored":
         return read_table(run_dir / "restore" / "pairs.parquet", PAIRS)
+    if source == "preferences" and config.pair.preferences is not None:
+        everybody = mean_rater(read_raters(config.pair.preferences, {}), "everybody")
+        return make_preferred_pairs(everybody, read_table(run_dir / "generate" / "clips.parquet", CLIPS), config, stage)
     candidates = read_table(run_dir / "score" / "rewards.parquet", REWARDS)
     if source == "candidates":
         return make_pairs(candidates, config, stage)
@@ -64,6 +74,34 @@ def make_good_pairs(good: pa.Table, candidates: pa.Table, config: RunConfig, sta
     chosen, rejected = pairing.all_pairs(_prompts(both), _rewards(both))
     one_of_each = (chosen < len(good)) != (rejected < len(good))
     return _pair_table(both, (chosen[one_of_each], rejected[one_of_each]), config, stage)
+
+
+def make_preferred_pairs(preferred: Rater, clips: pa.Table, config: RunConfig, stage: StageFolder) -> pa.Table:
+    """The pairs that somebody compared, rows of tables.PAIRS; ties and pairs of other clips are skipped.
+
+    Margins are the mean preferences of those who compared the pair, in -1..1; patches that nobody compared tie.
+
+    Raises:
+        InputError: there is no pair at all, or the patches belong to another grid than the recipe's.
+    """
+    prompts = dict(zip(clips["clip_id"].to_pylist(), clips["prompt_id"].to_pylist(), strict=True))
+    rows, margins = [], []
+    for pair, preference in preferred.preferences.items():
+        if None in (owners := [prompts.get(clip) for clip in pair]) or owners[0] != owners[1]:
+            stage.skip("/".join(pair), "not two clips of one prompt of this run")
+        elif preference == 0:
+            stage.skip("/".join(pair), "neither clip was found better")
+        else:
+            chosen, rejected = pair if preference > 0 else pair[::-1]
+            rows.append(
+                {"prompt_id": owners[0], "chosen": chosen, "rejected": rejected, "clip_margin": abs(preference)}
+            )
+            patches = preferred.patch_preferences.get(pair, np.zeros(config.grid.num_patches))
+            margins.append(np.sign(preference) * patches)
+    if not rows:
+        raise InputError(f"{config.pair.preferences} decides no pair of two clips of one prompt of this run")
+    pooled = patch_lists(_pool(np.stack(margins).astype(np.float32), config)).to_pylist()
+    return rows_to_table([row | {"patch_margins": own} for row, own in zip(rows, pooled, strict=True)], PAIRS)
 
 
 def _pair_table(
@@ -132,7 +170,7 @@ def _pool(margins: np.ndarray, config: RunConfig) -> np.ndarray:
     """
     if margins.shape[1] != config.grid.num_patches:
         raise InputError(
-            f"the rewards have {margins.shape[1]} patches, the recipe's grid {config.grid.shape} has "
+            f"the rewards or preferences have {margins.shape[1]} patches, the recipe's grid {config.grid.shape} has "
             f"{config.grid.num_patches}; run `halovid score` again, or set grid back"
         )
     if config.margin_grid == config.grid:

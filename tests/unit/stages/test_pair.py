@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +13,9 @@ from halovid.config import PairConfig, RunConfig, make_config
 from halovid.errors import InputError
 from halovid.folders import StageFolder
 from halovid.grid import PatchGrid
-from halovid.stages.pair import kept_pairs, make_good_pairs, make_pairs
-from halovid.tables import REWARDS, patch_matrix, rows_to_table
+from halovid.raters import Rater
+from halovid.stages.pair import kept_pairs, make_good_pairs, make_pairs, make_preferred_pairs
+from halovid.tables import CLIPS, REWARDS, patch_matrix, rows_to_table
 
 GRID = PatchGrid(2, 2, 2)
 
@@ -55,7 +57,9 @@ def test_a_finer_grid_than_the_judged_one_is_refused() -> None:
 
 
 def test_rewards_of_another_grid_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"the rewards have 4 patches, the recipe's grid \(2, 2, 2\) has 8"):
+    with pytest.raises(
+        InputError, match=r"the rewards or preferences have 4 patches, the recipe's grid \(2, 2, 2\) has 8"
+    ):
         pair(rewards([1.0, 0.0], np.zeros((2, 4))), tmp_path)
 
 
@@ -106,3 +110,42 @@ def test_good_clips_meet_every_candidate_of_their_prompt_and_nobody_else(tmp_pat
     assert sides == {("good-a-0", "own-a-0"), ("good-a-0", "own-a-1"), ("good-a-1", "own-a-0"), ("own-a-1", "good-a-1")}
     assert (pairs.column("clip_margin").to_numpy() > 0).all()
     assert {entry["item"] for entry in stage.skipped} == {"b", "c"}
+
+
+CLIP_ROWS = [
+    {"clip_id": f"c{i}", "prompt_id": f"p{i // 3}", "prompt": "", "seed": i, "video": "", "latents": "", "fps": 8.0}
+    for i in range(6)
+]
+
+
+def preferred(folder: Path, preferences: dict[tuple[str, str], float], **patches: list[float]) -> tuple[pa.Table, Any]:
+    """The pairs of some preferences; patches by the pair's name."""
+    local = {pair: np.array(patches["".join(pair)]) for pair in preferences if "".join(pair) in patches}
+    rater, stage = Rater("everybody", preferences=preferences, patch_preferences=local), StageFolder(folder, "")
+    table = make_preferred_pairs(rater, rows_to_table(CLIP_ROWS, CLIPS), RunConfig(grid=GRID), stage)
+    return table, stage.skipped
+
+
+def test_people_decide_which_clip_and_which_patch_is_better(tmp_path: Path) -> None:
+    local = [1.0, -1.0, 0.5, 0, 0, 0, 0, 0]
+    table, skipped = preferred(tmp_path, {("c0", "c1"): 1.0, ("c2", "c1"): -0.5, ("c4", "c3"): 1.0}, c2c1=local)
+    assert table.select(["prompt_id", "chosen", "rejected", "clip_margin"]).to_pylist() == [
+        {"prompt_id": "p0", "chosen": "c0", "rejected": "c1", "clip_margin": 1.0},
+        {"prompt_id": "p0", "chosen": "c1", "rejected": "c2", "clip_margin": 0.5},
+        {"prompt_id": "p1", "chosen": "c4", "rejected": "c3", "clip_margin": 1.0},
+    ]
+    assert patch_matrix(table, "patch_margins").tolist() == [[0] * 8, [-value for value in local], [0] * 8]
+    assert not skipped
+
+
+def test_ties_and_pairs_of_other_clips_are_listed(tmp_path: Path) -> None:
+    table, skipped = preferred(tmp_path, {("c0", "c1"): 0.0, ("c0", "c4"): 1.0, ("c0", "x"): 1.0, ("c1", "c2"): 1.0})
+    assert len(table) == 1
+    assert [item["item"] for item in skipped] == ["c0/c1", "c0/c4", "c0/x"]
+    with pytest.raises(InputError, match="decides no pair"):
+        preferred(tmp_path, {("c0", "c1"): 0.0})
+
+
+def test_preferences_of_another_grid_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"preferences have 4 patches, the recipe's grid \(2, 2, 2\) has 8"):
+        preferred(tmp_path, {("c0", "c1"): 1.0}, c0c1=[1.0] * 4)
