@@ -93,9 +93,8 @@ def make_preferred_pairs(preferred: Rater, clips: pa.Table, config: RunConfig, s
             stage.skip("/".join(pair), "neither clip was found better")
         else:
             chosen, rejected = pair if preference > 0 else pair[::-1]
-            rows.append(
-                {"prompt_id": owners[0], "chosen": chosen, "rejected": rejected, "clip_margin": abs(preference)}
-            )
+            row = {"prompt_id": owners[0], "chosen": chosen, "rejected": rejected}
+            rows.append(row | {"clip_margin": abs(preference), "weight": 1.0})
             patches = preferred.patch_preferences.get(pair, np.zeros(config.grid.num_patches))
             margins.append(np.sign(preference) * patches)
     if not rows:
