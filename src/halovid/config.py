@@ -170,6 +170,7 @@ class EvaluateConfig(Section):
     truth: Literal["inspector", "none"] = Field("inspector", description="who knows the truth; none for real models")
     critic: Literal["world", "none"] = Field("world", description="independent reward model; none for real models")
     judge: bool = Field(False, description="also have the judge of this recipe rate the clips")
+    reward: bool = Field(False, description="also have the reward model of this run rate the clips")
     num_resamples: int = Field(10_000, ge=100)
 
 

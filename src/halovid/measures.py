@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,10 @@ from halovid.folders import StageFolder
 from halovid.grid import LatentGeometry, PatchGrid
 from halovid.judges import make_judge
 from halovid.judges.base import Judge, Judgement, Refusal
+from halovid.rewards.data import prompt_inputs
+from halovid.rewards.network import RewardNetwork, load_reward
+from halovid.rewards.scoring import reward_clips
+from halovid.runtime import resolve_device
 from halovid.tables import MEASURES as MEASURES_TABLE
 from halovid.world.captions import parse_caption
 from halovid.world.corruptions import KINDS
@@ -41,7 +46,8 @@ class Measure:
     better: Literal["lower", "higher", "same"]
 
 
-TRUTH, CRITIC, PLAIN, JUDGE = "Truth (inspector)", "Independent reward model (critic)", "Model-free", "Judge"
+TRUTH, CRITIC, PLAIN = "Truth (inspector)", "Independent reward model (critic)", "Model-free"
+JUDGE, REWARD = "Judge", "Reward model (what the training follows)"
 KIND_PREFIX = "defect: "
 MEASURES: dict[str, Measure] = {
     "defective sprite patches": Measure(TRUTH, "%", "lower"),
@@ -52,6 +58,8 @@ MEASURES: dict[str, Measure] = {
     "diversity without defects": Measure(TRUTH, "%", "same"),
     "critic: defect probability": Measure(CRITIC, "%", "lower"),
     "judge: patch rating": Measure(JUDGE, "", "higher"),
+    "reward: clip": Measure(REWARD, "", "higher"),
+    "reward: patches": Measure(REWARD, "", "higher"),
     "diversity": Measure(PLAIN, "%", "same"),
     "temporal flickering (VBench formula)": Measure(PLAIN, "", "higher"),
     "SSIM of adjacent frames": Measure(PLAIN, "", "higher"),
@@ -125,6 +133,22 @@ def measure_judge(judge: Judge, geometry: LatentGeometry) -> Instrument:
     return measure
 
 
+def measure_reward(network: RewardNetwork, conditions: Callable[[str], Tensor]) -> Instrument:
+    """The instrument that is the reward model: the reward of the clip and the mean of its patches, [B] each.
+
+    Args:
+        conditions: prompt id -> the generator's text conditions.
+    """
+
+    def measure(video: Tensor, clips: Sequence[Row], grid: PatchGrid) -> Values:
+        device = network.shift.device
+        prompts = prompt_inputs(network.backbone, clips, conditions).to(device)
+        whole, patches = reward_clips(network, video.to(device), prompts, grid)
+        return {"reward: clip": whole.float().cpu(), "reward: patches": patches.flatten(1).mean(1).float().cpu()}
+
+    return measure
+
+
 def _mean_rating(answer: Judgement | Refusal) -> float:
     if isinstance(answer, Refusal):
         return math.nan
@@ -134,7 +158,7 @@ def _mean_rating(answer: Judgement | Refusal) -> float:
 Instrument = Callable[[Tensor, Sequence[Row], PatchGrid], Values]
 
 
-def instruments(config: RunConfig, geometry: LatentGeometry) -> list[Instrument]:
+def instruments(config: RunConfig, run_dir: Path, clips: ClipFolder) -> list[Instrument]:
     """What measures the clips."""
     chosen: list[Instrument] = [measure_plain, measure_diversity]
     if config.evaluate.truth == "inspector":
@@ -142,16 +166,21 @@ def instruments(config: RunConfig, geometry: LatentGeometry) -> list[Instrument]
     if config.evaluate.critic == "world":
         chosen.append(measure_critic)
     if config.evaluate.judge:
-        chosen.append(measure_judge(make_judge(config.judge, config.grid, config.seed), geometry))
+        chosen.append(measure_judge(make_judge(config.judge, config.grid, config.seed), clips.geometry))
+    if config.evaluate.reward:
+        network = load_reward(run_dir / "reward").to(resolve_device(config.device))
+        chosen.append(measure_reward(network, clips.prompt_embeds))
     return chosen
 
 
-def measure_clips(stage: StageFolder, clips: ClipFolder, model: str, config: RunConfig) -> pa.Table:
-    """All measures of a model's clips, rows of tables.MEASURES; clips that can't be read are listed as skipped.
+def measure_clips(stage: StageFolder, run_dir: Path, model: str, config: RunConfig) -> pa.Table:
+    """All measures of the clips that a model made in a stage's folder, rows of tables.MEASURES.
 
-    A clip has no row of a measure that it has no value of: diversity needs another sample of its prompt.
+    Clips that can't be read are listed as skipped. A clip has no row of a measure that it has no value of: diversity
+    needs another sample of its prompt.
     """
-    used = instruments(config, clips.geometry)
+    clips = ClipFolder(stage.path, config.clip_size)
+    used = instruments(config, run_dir, clips)
 
     def measure(prompts: Sequence[Sequence[Row]]) -> list[Row]:
         rows, video = clips.readable([row for own in prompts for row in own], stage.skip)

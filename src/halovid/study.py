@@ -15,6 +15,7 @@ method added later costs only its own cells.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import platform
 from collections.abc import Iterator
@@ -34,8 +35,8 @@ from halovid.files import atomic_path, write_json, write_text
 from halovid.folders import versions
 from halovid.runtime import console
 from halovid.stages import run_stage
-from halovid.study_results import Results, compare_methods, markdown, write_figures
-from halovid.tables import MEASURES, STUDY, TUNING, read_table, rows_to_table, write_table
+from halovid.study_results import Results, compare_methods, markdown, write_figures, write_training_figure
+from halovid.tables import MEASURES, STUDY, TRAINING, TUNING, read_table, rows_to_table, write_table
 
 Changes = dict[str, Any]
 _DATA = ("generate", "judge", "reward", "good", "score", "restore")
@@ -108,7 +109,8 @@ def load_study(path: Path) -> tuple[StudyConfig, RunConfig]:
 def run_study(path: Path, out: Path) -> pa.Table:
     """Runs what is missing of a study and returns its results, rows of tables.STUDY; they are also in OUT.
 
-    Writes OUT/tuning.parquet, OUT/chosen.json (the tuned settings), OUT/results.parquet; at the end `write_findings`.
+    Writes OUT/tuning.parquet, OUT/chosen.json (the tuned settings), OUT/results.parquet, OUT/training.parquet (the logs
+    of the first seed's trainings); at the end `write_findings`.
     """
     study, recipe = load_study(path)
     chosen: dict[str, Changes] = {}
@@ -121,15 +123,21 @@ def run_study(path: Path, out: Path) -> pa.Table:
         chosen[name] = {"change": best["change"], "step": best["step"]}
         write_json(out / "chosen.json", chosen)
     results: list[pa.Table] = []
+    logs: list[pa.Table] = [TRAINING.empty_table()]
     cells = list(_cells(study, recipe, chosen))
     for number, cell in enumerate(cells, start=1):
         console.rule(
             f"cell {number} of {len(cells)}: {cell.method}, {cell.setting}, seed {cell.seed}, step {cell.step}"
         )
-        results.append(_measured(cell, study.methods[cell.method].train, out / "run"))
+        train = study.methods[cell.method].train
+        results.append(_measured(cell, train, out / "run"))
+        if train and cell.seed == study.seeds[0] and cell.step == chosen[cell.method]["step"]:
+            logs.append(_training_log(cell, out / "run"))
         write_table(out / "results.parquet", pa.concat_tables(results))
+        write_table(out / "training.parquet", pa.concat_tables(logs))
     found = pa.concat_tables(results)
     write_findings(found, {name: best["step"] for name, best in chosen.items()}, study.rival, path, out)
+    write_training_figure(pa.concat_tables(logs), out)
     return found
 
 
@@ -208,6 +216,21 @@ def _measured(cell: Cell, train: bool, run_dir: Path) -> pa.Table:
             for row in sorted(means, key=lambda row: (row["measure"], row["model"], row["prompt_id"]))
         ],
         STUDY,
+    )
+
+
+def _training_log(cell: Cell, run_dir: Path) -> pa.Table:
+    """What the training of a cell logged at every step, rows of tables.TRAINING."""
+    own = {"method": cell.method, "setting": cell.setting, "seed": cell.seed}
+    lines = map(json.loads, (run_dir / "align" / "log.jsonl").read_text("utf-8").splitlines())
+    return rows_to_table(
+        [
+            own | {"step": line["step"], "measure": name, "value": value}
+            for line in lines
+            for name, value in line.items()
+            if name != "step"
+        ],
+        TRAINING,
     )
 
 

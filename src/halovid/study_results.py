@@ -28,6 +28,12 @@ Values = NDArray[np.float64]
 
 BASE = "base"
 _COLUMNS = 3  # of small charts
+_SMOOTH = 10  # steps that are one point of a training's curve
+_TRAINING = {
+    "errors/chosen": "error of chosen clips, against the reference",
+    "errors/rejected": "error of rejected clips, against the reference",
+    "errors/winning_patches": "error of winning patches, against the reference",
+}
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "study",
     "svg.fonttype": "none",
@@ -145,6 +151,28 @@ def write_figures(results: Results, comparison: pa.Table, folder: Path) -> None:
                 start = results.values(first, BASE, measure)
                 _draw_curves(axes, curves[measure], None if start is None else float(np.nanmean(start)))
             _save(figure, folder / "steps.svg", charts[measures[0]])
+
+
+def write_training_figure(log: pa.Table, folder: Path) -> None:
+    """Draws training.svg: how the errors of chosen and rejected clips move against the reference, method by method.
+
+    Likelihood displacement is the first of them going up: the clips that should become likelier do not.
+    """
+    rows = log.to_pylist()
+    if not rows:
+        return
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(4 * len(_TRAINING), 2.6), layout="constrained")
+        for place, (name, title) in enumerate(_TRAINING.items(), start=1):
+            axes = figure.add_subplot(1, len(_TRAINING), place)
+            axes.set_title(title)
+            axes.set_xlabel("step")
+            for method in dict.fromkeys(row["method"] for row in rows):
+                own = [row for row in rows if (row["method"], row["measure"]) == (method, name)]
+                values = np.array([row["value"] for row in own[: len(own) // _SMOOTH * _SMOOTH]])
+                smooth = values.reshape(-1, _SMOOTH).mean(1)
+                axes.plot(_SMOOTH * (1 + np.arange(len(smooth))), smooth, label=method)
+        _save(figure, folder / "training.svg", axes)
 
 
 def _charts(measures: Sequence[str], height: float) -> tuple[Figure, dict[str, Axes]]:

@@ -108,6 +108,7 @@ STUDY = _schema(
     measure=_TEXT,
     value=_FLOAT,
 )
+TRAINING = _schema("training", method=_TEXT, setting=_TEXT, seed=_INT, step=_INT, measure=_TEXT, value=_FLOAT)
 COMPARISON = _schema(
     "comparison",
     setting=_TEXT,

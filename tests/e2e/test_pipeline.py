@@ -317,3 +317,13 @@ def test_a_label_budget_is_spent_in_rounds(
     assert known == count / 2
     spent = run_here("select", tiny_recipe, folder, tmp_path / "more.parquet", "--share", "0.4")
     assert spent.code == 2 and "50%" in spent.stderr
+
+
+def test_the_reward_model_may_rate_both_models_too(finished_run: Callable[..., Path], tiny_recipe: Path) -> None:
+    folder = finished_run(before="baseline")
+    for stage in ("baseline", "evaluate"):
+        assert run_here(stage, tiny_recipe, folder, "--set", "evaluate.reward=true").code == 0
+    measured = rows(folder, "evaluate/measures.parquet")
+    for name in ("reward: clip", "reward: patches"):
+        assert len([row for row in measured if row["measure"] == name]) == 6
+        assert name in {row["measure"] for row in rows(folder, "evaluate/metrics.parquet")}

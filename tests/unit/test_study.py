@@ -12,7 +12,7 @@ from halovid import study
 from halovid.config import RunConfig
 from halovid.errors import InputError
 from halovid.study import Cell, load_study, run_study
-from halovid.tables import STUDY, TUNING, read_table, rows_to_table
+from halovid.tables import STUDY, TRAINING, TUNING, read_table, rows_to_table
 
 STUDY_YAML: dict[str, Any] = {
     "recipe": "recipe.yaml",
@@ -52,6 +52,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Cell, bool]]:
         return rows_to_table([row | {"prompt_id": "p", "measure": "judge: patch rating", "value": value}], STUDY)
 
     monkeypatch.setattr(study, "_measured", measured)
+    monkeypatch.setattr(study, "_training_log", lambda cell, run_dir: TRAINING.empty_table())
     return cells
 
 

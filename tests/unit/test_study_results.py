@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from halovid.study_results import Results, compare_methods, markdown, write_figures
-from halovid.tables import STUDY, rows_to_table
+from halovid.study_results import Results, compare_methods, markdown, write_figures, write_training_figure
+from halovid.tables import STUDY, TRAINING, rows_to_table
 
 PROMPTS = [f"p{number}" for number in range(12)]
 DEFECTS, MOTION = "defective sprite patches", "motion"
@@ -93,3 +93,18 @@ def test_figures_are_drawn_and_equal_results_give_equal_bytes(results: Results, 
         drawn = (tmp_path / "a" / name).read_bytes()
         assert drawn == (tmp_path / "b" / name).read_bytes()
         assert b"HALO" in drawn and b"defective sprite patches" in drawn
+
+
+def test_the_errors_of_a_training_are_drawn_for_every_method(tmp_path: Path) -> None:
+    names = ("errors/chosen", "errors/rejected", "errors/winning_patches", "train/grad_norm")
+    rows = [
+        {"method": method, "setting": "default", "seed": 0, "step": step, "measure": name, "value": float(step)}
+        for method in ("DPO", "HALO")
+        for step in range(1, 26)
+        for name in names
+    ]
+    write_training_figure(rows_to_table(rows, TRAINING), tmp_path)
+    drawn = (tmp_path / "training.svg").read_text()
+    assert "DPO" in drawn and "HALO" in drawn and "error of chosen clips" in drawn
+    write_training_figure(TRAINING.empty_table(), tmp_path / "none")
+    assert not (tmp_path / "none").exists()

@@ -2,8 +2,9 @@
 
     halovid baseline RECIPE.yaml RUN
 
-Reads nothing of the run; writes RUN/baseline: a clip folder and measures.parquet (one row per clip and measure). It
-stands apart from `evaluate`, so that another alignment can be evaluated without sampling the base again.
+Reads nothing of the run, but RUN/reward with `evaluate.reward`; writes RUN/baseline: a clip folder and measures.parquet
+(one row per clip and measure). It stands apart from `evaluate`, so that another alignment can be evaluated without
+sampling the base again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from halovid.clips import ClipFolder, sample_clips
+from halovid.clips import sample_clips
 from halovid.config import RunConfig
 from halovid.errors import InputError
 from halovid.folders import open_stage
@@ -30,11 +31,11 @@ def run(config: RunConfig, run_dir: Path) -> None:
     depends = config.part("seed", "dtype", "grid", "generator") | {
         "prompts": [prompt.text for prompt in prompts],
         "samples": config.evaluate.samples,
-        "instruments": [config.evaluate.truth, config.evaluate.critic, config.evaluate.judge],
+        "instruments": [config.evaluate.truth, config.evaluate.critic, config.evaluate.judge, config.evaluate.reward],
         "judge": config.part("judge") if config.evaluate.judge else None,
         "model": model_identity(config.generator),
     }
-    with open_stage(run_dir, "baseline", depends) as stage:
+    with open_stage(run_dir, "baseline", depends, ["reward"] if config.evaluate.reward else []) as stage:
         if stage is None:
             return
         for item, reason in refused:
@@ -43,7 +44,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         generator = open_generator(config)
         seed, samples = config.seed + EVALUATION_SEED, config.evaluate.samples
         sample_clips(stage, generator, config.generator, prompts, seed, samples, "sample base")
-        stage.write("measures.parquet", measure_clips(stage, ClipFolder(stage.path, config.clip_size), "base", config))
+        stage.write("measures.parquet", measure_clips(stage, run_dir, "base", config))
 
 
 def _require_captions(prompts: Sequence[Prompt]) -> None:

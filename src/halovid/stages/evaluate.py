@@ -31,8 +31,9 @@ def run(config: RunConfig, run_dir: Path) -> None:
     depends = config.part("seed", "dtype", "grid", "generator", "evaluate") | {
         "model": model_identity(config.generator)
     }
-    compared = "align" if config.evaluate.best_of == 1 else "reward"
-    with open_stage(run_dir, "evaluate", depends, ["baseline", compared]) as stage:
+    reads = ["baseline", *(["align"] if config.evaluate.best_of == 1 else [])]
+    reads += ["reward"] if config.evaluate.best_of > 1 or config.evaluate.reward else []
+    with open_stage(run_dir, "evaluate", depends, reads) as stage:
         if stage is None:
             return
         set_threads(config.threads)
@@ -41,7 +42,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         sampler = _compared_model(config, run_dir)
         seed, samples = config.seed + EVALUATION_SEED, config.evaluate.samples
         sample_clips(stage, sampler, config.generator, prompts, seed, samples, "sample aligned")
-        own = measure_clips(stage, ClipFolder(stage.path, config.clip_size), "aligned", config)
+        own = measure_clips(stage, run_dir, "aligned", config)
         measured = pa.concat_tables([read_table(run_dir / "baseline" / "measures.parquet", MEASURES), own])
         stage.write("measures.parquet", measured)
         comparison = compare(measured, config.evaluate.num_resamples, config.seed)
