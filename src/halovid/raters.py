@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from halovid.errors import InputError
-from halovid.tables import LABELS, PREFERENCES, REWARDS, patch_matrix
+from halovid.tables import LABELS, PREFERENCES, RELEASED, REWARDS, patch_matrix
 
 Array = NDArray[np.float64]
 OVERALL = "overall"  # the mean over a rater's aspects; what a reward is of itself
@@ -56,6 +56,7 @@ def read_raters(path: Path, prompts: dict[str, str]) -> list[Rater]:
     columns = set(table.column_names)
     for schema, needed, make in (
         (LABELS, {"clip_id", "aspect", "score"}, _from_labels),
+        (RELEASED, {"clip_id", "reward", "names", "scores"}, _from_rewards),
         (REWARDS, {"clip_id", "reward"}, _from_rewards),
         (PREFERENCES, {"first", "second", "preference"}, _from_preferences),
     ):
@@ -131,8 +132,12 @@ def _from_labels(table: pa.Table, path: Path) -> list[Rater]:
 
 
 def _from_rewards(table: pa.Table, path: Path) -> list[Rater]:
-    """The one rater of a reward table."""
+    """The one rater of a reward table; a released model's has scores of its own in further aspects."""
     scores = {OVERALL: _scores(table, "reward", "patch_rewards", path)}
+    if {"names", "scores"} <= set(table.column_names):
+        for row in table.select(["clip_id", "names", "scores"]).to_pylist():
+            for name, score in zip(row["names"], _require_finite(row["scores"], path), strict=True):
+                scores.setdefault(name, Scores()).clips[row["clip_id"]] = float(score)
     return [Rater(path.stem, scores)] if len(table) else []
 
 

@@ -32,6 +32,7 @@ TABLES = {
     "reward/agreement.parquet": (tables.AGREEMENT, 5 + 2 + 1),
     "score/rewards.parquet": (tables.REWARDS, 12),
     "score/good_rewards.parquet": (tables.REWARDS, 4),
+    "score/ratings.parquet": (tables.LABELS, None),
     "good/clips.parquet": (tables.CLIPS, 4),
     "restore/clips.parquet": (tables.CLIPS, 8),
     "restore/pairs.parquet": (tables.PAIRS, 8),
@@ -325,5 +326,18 @@ def test_the_reward_model_may_rate_both_models_too(finished_run: Callable[..., P
         assert run_here(stage, tiny_recipe, folder, "--set", "evaluate.reward=true").code == 0
     measured = rows(folder, "evaluate/measures.parquet")
     for name in ("reward: clip", "reward: patches"):
-        assert len([row for row in measured if row["measure"] == name]) == 6
+        assert len([row for row in measured if row["measure"] == name]) == 12
         assert name in {row["measure"] for row in rows(folder, "evaluate/metrics.parquet")}
+
+
+def test_rewards_are_the_means_of_the_ratings_by_aspect(run_dir: Path) -> None:
+    by_clip: dict[str, list[dict[str, Any]]] = {}
+    for row in rows(run_dir, "score/ratings.parquet"):
+        by_clip.setdefault(row["clip_id"], []).append(row)
+    rewards = rows(run_dir, "score/rewards.parquet")
+    assert by_clip.keys() == {row["clip_id"] for row in rewards}
+    for row in rewards:
+        own = by_clip[row["clip_id"]]
+        assert row["reward"] == pytest.approx(np.mean([rating["score"] for rating in own]), abs=1e-5)
+        local = [rating["patch_scores"] for rating in own if rating["patch_scores"] is not None]
+        assert row["patch_rewards"] == pytest.approx(np.mean(local, axis=0), abs=1e-5)

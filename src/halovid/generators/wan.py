@@ -34,7 +34,7 @@ class WanGenerator:
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
         try:
-            pipe = WanPipeline.from_pretrained(path, dtype=dtype)
+            pipe = WanPipeline.from_pretrained(path, dtype={"default": dtype, "vae": torch.float32})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"generator.model {path!r} is not a readable WanPipeline: {error}. Give 'world', a "
@@ -42,7 +42,6 @@ class WanGenerator:
             ) from error
         if pipe.transformer is None or pipe.transformer_2 is not None or pipe.config.expand_timesteps:
             raise InputError(f"generator.model {path!r} is a Wan 2.2 pipeline; this adapter drives Wan 2.1 layouts")
-        pipe.vae.to(dtype=torch.float32)
         pipe.to(device)
         pipe.set_progress_bar_config(disable=True)
         for module in (pipe.vae, pipe.text_encoder, pipe.transformer):

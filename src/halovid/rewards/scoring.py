@@ -39,10 +39,10 @@ SCORERS: dict[str, Scorer] = {"dense": score_dense, "crop": score_crop}
 
 
 @torch.no_grad()
-def reward_clips(
+def rate_clips(
     network: RewardNetwork, video: Tensor, prompts: Tensor, grid: PatchGrid, scoring: str = "dense"
 ) -> tuple[Tensor, Tensor]:
-    """Rewards of clips [B] and of their patches [B, t, h, w]: the mean rating over the aspects.
+    """Ratings of clips [B, aspects] and of their patches [B, patch aspects, t, h, w].
 
     Args:
         video: [B, 3, F, H, W]; larger frames than the network's are reduced to them.
@@ -51,7 +51,14 @@ def reward_clips(
     spec = network.spec.backbone
     if video.shape[-2:] != (spec.frame_height, spec.frame_width):
         video = F.interpolate(video, (video.shape[2], spec.frame_height, spec.frame_width), mode="area")
-    clips, patches = SCORERS[scoring](network, video, prompts.float() if prompts.is_floating_point() else prompts, grid)
+    return SCORERS[scoring](network, video, prompts.float() if prompts.is_floating_point() else prompts, grid)
+
+
+def reward_clips(
+    network: RewardNetwork, video: Tensor, prompts: Tensor, grid: PatchGrid, scoring: str = "dense"
+) -> tuple[Tensor, Tensor]:
+    """Rewards of clips [B] and of their patches [B, t, h, w]: the mean rating over the aspects; see `rate_clips`."""
+    clips, patches = rate_clips(network, video, prompts, grid, scoring)
     return clips.mean(1), patches.mean(1)
 
 

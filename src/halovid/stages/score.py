@@ -2,8 +2,9 @@
 
     halovid score RECIPE.yaml RUN
 
-Reads RUN/generate, RUN/reward and, if the recipe has good clips, RUN/good; writes RUN/score/rewards.parquet, and
-good_rewards.parquet likewise. A reward is the mean rating over the aspects.
+Reads RUN/generate, RUN/reward and, if the recipe has good clips, RUN/good; writes RUN/score/rewards.parquet and, aspect
+by aspect like a judge's labels, ratings.parquet; good_rewards.parquet and good_ratings.parquet likewise. A reward is
+the mean rating over the aspects.
 With `score.released` or `score.server` a released reward model takes the place of RUN/reward: every patch is scored as
 a crop, and RUN/score/released.parquet (good_released.parquet) tells all its scores and what it was shown.
 """
@@ -17,21 +18,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
+import torch
 from torch import Tensor
 
 from halovid.clips import ClipFolder, Row
 from halovid.config import RunConfig
 from halovid.folders import StageFolder, open_stage
 from halovid.grid import LatentGeometry
+from halovid.judges.base import Judgement, label_rows
 from halovid.rewards.data import prompt_inputs
 from halovid.rewards.network import load_reward
 from halovid.rewards.pretrained import model_identity
 from halovid.rewards.released import ReleasedReward, UnscoredError, load_released
 from halovid.rewards.released.patches import score_clip
 from halovid.rewards.released.served import ServedReward
-from halovid.rewards.scoring import reward_clips
+from halovid.rewards.scoring import rate_clips
 from halovid.runtime import resolve_device, resolve_dtype, set_threads
-from halovid.tables import RELEASED, REWARDS
+from halovid.tables import LABELS, RELEASED, REWARDS
+
+# what is kept of a batch: its rewards, and the ratings that they are means of
+_RATED = REWARDS.append(pa.field("ratings", pa.list_(pa.struct(list(LABELS)))))
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
@@ -53,6 +59,9 @@ def run(config: RunConfig, run_dir: Path) -> None:
             table = stage.map_batches(name, clips.rows, rater.batch_size, score, rater.schema)
             if released:
                 stage.write(f"{prefix}released.parquet", table)
+            else:
+                ratings = pa.Table.from_struct_array(table["ratings"].combine_chunks().flatten())
+                stage.write(f"{prefix}ratings.parquet", ratings.cast(LABELS))
             stage.write(f"{prefix}rewards.parquet", table.select(REWARDS.names).cast(REWARDS))
 
 
@@ -74,17 +83,28 @@ def _rater(config: RunConfig, folder: Path, conditions: Callable[[str], Tensor])
     """The run's own reward model: the mean ratings."""
     device = resolve_device(config.device)
     network = load_reward(folder).to(device)
+    aspects, local = network.spec.aspects, network.spec.patch_aspects
 
     def rate(rows: list[Row], video: Tensor, geometry: LatentGeometry) -> list[Row]:
         prompts = prompt_inputs(network.backbone, rows, conditions)
-        rated = reward_clips(network, video.to(device), prompts.to(device), config.grid, config.score.scoring)
-        rewards, patches = rated[0].tolist(), rated[1].flatten(1).tolist()
+        rated = rate_clips(network, video.to(device), prompts.to(device), config.grid, config.score.scoring)
         return [
-            {"clip_id": row["clip_id"], "prompt_id": row["prompt_id"], "reward": reward, "patch_rewards": own}
-            for row, reward, own in zip(rows, rewards, patches, strict=True)
+            _reward_row(row, Judgement(dict(zip(aspects, clip, strict=True)), dict(zip(local, patches, strict=True))))
+            for row, clip, patches in zip(rows, rated[0].tolist(), rated[1].float().cpu(), strict=True)
         ]
 
-    return _Rater(rate, config.score.batch_size, REWARDS)
+    return _Rater(rate, config.score.batch_size, _RATED)
+
+
+def _reward_row(row: Row, rated: Judgement) -> Row:
+    """The row of a clip that the reward model has rated like a judge."""
+    return {
+        "clip_id": row["clip_id"],
+        "prompt_id": row["prompt_id"],
+        "reward": math.fsum(rated.clip.values()) / len(rated.clip),
+        "patch_rewards": torch.stack(list(rated.patches.values())).mean(0).flatten().tolist(),
+        "ratings": label_rows(row["clip_id"], rated, "reward model"),
+    }
 
 
 def _released_rater(stage: StageFolder, config: RunConfig) -> _Rater:
