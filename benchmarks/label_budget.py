@@ -16,9 +16,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 
-from halovid.config import RunConfig, changed, load_config
+from halovid.config import RunConfig
 from halovid.files import atomic_path
 from halovid.label_budget import select_patches
+from halovid.recipes import changed, load_config
 from halovid.stages import run_stage
 from halovid.tables import AGREEMENT, read_table
 

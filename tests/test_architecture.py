@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("protocols",),
     # what stages share on disk and on screen
     ("checkpoint", "tables", "video", "runtime", "folders", "page"),
-    ("sections", "vlm_config", "reward_config", "config"),
+    ("sections", "vlm_config", "reward_config", "config", "recipes"),
     ("world",),
     # machinery: what stages are made of
     (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from halovid.cli import app
-from halovid.config import changed, load_config
+from halovid.recipes import changed, load_config
 from halovid.study import combinations, load_study
 
 ROOT = Path(__file__).parents[1]

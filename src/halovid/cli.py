@@ -15,10 +15,11 @@ from typing import Annotated, NoReturn
 import typer
 from safetensors import SafetensorError
 
-from halovid.config import RunConfig, load_config
+from halovid.config import RunConfig
 from halovid.errors import InputError, TrainingError
 from halovid.folders import is_imported
 from halovid.people import agreement, label_app
+from halovid.recipes import load_config
 from halovid.runtime import console
 from halovid.stages import STAGES, run_stage
 

@@ -29,11 +29,13 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from pydantic import Field, PositiveInt, model_validator
 
-from halovid.config import RunConfig, Section, changed, load_config, read_yaml, validated
+from halovid.config import RunConfig
 from halovid.errors import InputError
 from halovid.files import atomic_path, write_json, write_text
 from halovid.folders import versions
+from halovid.recipes import changed, load_config, read_yaml, validated
 from halovid.runtime import console
+from halovid.sections import Section
 from halovid.stages import run_stage
 from halovid.study_results import Results, compare_methods, markdown, write_figures, write_training_figure
 from halovid.tables import MEASURES, STUDY, TRAINING, TUNING, read_table, rows_to_table, write_table

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import LORA, manifest, run_here
-from halovid.config import load_config
 from halovid.folders import open_stage
+from halovid.recipes import load_config
 from halovid.reward_config import RewardConfig
 from halovid.tables import LABELS, rows_to_table
 from halovid.video import read_video

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from halovid.config import make_config
 from halovid.grid import LatentGeometry
 from halovid.monitor import PATCH_REWARD, REWARD, Monitor, Reading, parting
+from halovid.recipes import make_config
 from halovid.rewards.network import RewardNetwork, RewardSpec
 from tiny_models import encoder_spec
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from halovid.config import RunConfig, load_config, make_config
+from halovid.config import RunConfig
 from halovid.errors import InputError
 from halovid.grid import PatchGrid
 from halovid.judges import make_judge
+from halovid.recipes import load_config, make_config
 from halovid.sections import ASPECTS
 from halovid.vlm_config import ModelConfig, VlmConfig
 

@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from halovid.config import PairConfig, RunConfig, make_config
+from halovid.config import PairConfig, RunConfig
 from halovid.errors import InputError
 from halovid.folders import StageFolder
 from halovid.grid import PatchGrid
 from halovid.raters import Rater
+from halovid.recipes import make_config
 from halovid.stages.pair import kept_pairs, make_good_pairs, make_pairs, make_preferred_pairs
 from halovid.tables import CLIPS, REWARDS, patch_matrix, rows_to_table
 

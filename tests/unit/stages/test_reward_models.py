@@ -15,12 +15,13 @@ import torch
 
 from halovid import tables
 from halovid.clips import _save_tensor
-from halovid.config import RunConfig, make_config
+from halovid.config import RunConfig
 from halovid.errors import InputError
 from halovid.files import write_json
 from halovid.folders import open_stage
 from halovid.grid import LatentGeometry
 from halovid.monitor import REWARD, Monitor
+from halovid.recipes import make_config
 from halovid.rewards import training
 from halovid.rewards.network import load_reward
 from halovid.rewards.released import UnscoredError

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from halovid.config import RunConfig, load_config, make_config
+from halovid.config import RunConfig
 from halovid.errors import InputError
 from halovid.grid import PatchGrid
 from halovid.losses import GranDPOOptions
+from halovid.recipes import load_config, make_config
 
 
 def recipe(folder: Path, text: str) -> Path:
