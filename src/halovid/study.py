@@ -37,7 +37,7 @@ from halovid.recipes import changed, load_config, read_yaml, validated
 from halovid.runtime import console
 from halovid.sections import Section
 from halovid.stages import run_stage
-from halovid.study_results import Results, compare_methods, markdown, write_figures, write_training_figure
+from halovid.study_results import BASE, Results, compare_methods, markdown, write_figures, write_training_figure
 from halovid.tables import MEASURES, STUDY, TRAINING, TUNING, read_table, rows_to_table, write_table
 
 Changes = dict[str, Any]
@@ -132,7 +132,10 @@ def run_study(path: Path, out: Path) -> pa.Table:
             f"cell {number} of {len(cells)}: {cell.method}, {cell.setting}, seed {cell.seed}, step {cell.step}"
         )
         train = study.methods[cell.method].train
-        results.append(_measured(cell, train, out / "run"))
+        measured = _measured(cell, train, out / "run")
+        if any(before.setting == cell.setting for before in cells[: number - 1]):  # the base is the same for all
+            measured = measured.filter(pc.not_equal(measured["model"], BASE))
+        results.append(measured)
         if train and cell.seed == study.seeds[0] and cell.step == chosen[cell.method]["step"]:
             logs.append(_training_log(cell, out / "run"))
         write_table(out / "results.parquet", pa.concat_tables(results))
@@ -175,7 +178,8 @@ def _tune(name: str, method: MethodConfig, study: StudyConfig, recipe: RunConfig
             console.rule(f"tuning {name}: {_dotted(change)}, step {step}")
             cell = Cell(name, "tuning", tuning.seed, step, config)
             values = _measured(cell, method.train, run_dir)
-            own = values.filter(pc.equal(values["measure"], tuning.measure))["value"].to_numpy()
+            wanted = pc.and_(pc.equal(values["measure"], tuning.measure), pc.equal(values["model"], "aligned"))
+            own = values.filter(wanted)["value"].to_numpy()
             if not len(own):
                 raise InputError(
                     f"tuning.measure {tuning.measure!r} is not among {sorted(set(values['measure'].to_pylist()))}"

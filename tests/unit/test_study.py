@@ -48,8 +48,10 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Cell, bool]]:
     def measured(cell: Cell, train: bool, run_dir: Path) -> Any:
         cells.append((cell, train))
         value = -abs(cell.config.align.learning_rate - 1e-3) - abs(cell.step - 5) - cell.config.align.loss.beta_video
-        row = {"method": cell.method, "setting": cell.setting, "seed": cell.seed, "step": cell.step, "model": "aligned"}
-        return rows_to_table([row | {"prompt_id": "p", "measure": "judge: patch rating", "value": value}], STUDY)
+        row = {"method": cell.method, "setting": cell.setting, "seed": cell.seed, "step": cell.step, "prompt_id": "p"}
+        row |= {"measure": "judge: patch rating"}
+        base, aligned = {"model": "base", "value": -100.0}, {"model": "aligned", "value": value}
+        return rows_to_table([row | base, row | aligned], STUDY)
 
     monkeypatch.setattr(study, "_measured", measured)
     monkeypatch.setattr(study, "_training_log", lambda cell, run_dir: TRAINING.empty_table())
@@ -69,6 +71,7 @@ def test_every_combination_is_tuned_on_validation_prompts_with_a_seed_of_its_own
         assert cell.config.align.steps == 10 and cell.config.align.snapshots == (5, 10)
         assert cell.config.evaluate.step == cell.step
     rows = read_table(tmp_path / "out" / "tuning.parquet", TUNING).to_pylist()
+    assert max(row["value"] for row in rows if row["method"] == "clip") == -10, "the base's own rating does not count"
     assert (
         next(row["change"] for row in rows if row["method"] == "clip")
         == "align.learning_rate=0.0001 align.loss.beta_video=10"
@@ -97,9 +100,9 @@ def test_cells_have_the_best_settings_and_every_seed_under_every_setting(
         assert config.align.snapshots == ((5, 20) if cell.seed == 0 else (5,))
     untrained = [cell for cell, train in cells if not train]
     assert len(untrained) == 4 and all(c.config.evaluate.best_of == 4 for c in untrained)
-    assert len(table) == len(cells)
+    assert len(table) == len(cells) + 2, "the base stands once for each setting"
     assert read_table(tmp_path / "out" / "results.parquet", STUDY).equals(table)
-    assert (tmp_path / "out" / "results.csv").read_text().count("\n") == len(cells) + 1
+    assert (tmp_path / "out" / "results.csv").read_text().count("\n") == len(table) + 1
 
 
 @pytest.mark.parametrize(
