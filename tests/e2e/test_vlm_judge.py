@@ -13,6 +13,7 @@ import pytest
 
 from conftest import Kill, Outcome, Plan, manifest, run_here, snapshot, start_apart
 from halovid.judges.base import HIGHEST
+from halovid.label_budget import read_rounds, write_rounds
 from halovid.reward_config import RewardConfig
 from halovid.tables import LABELS, VOTES, read_table
 from vlm_server import Handler, Server, answer_well, completion, good_answer, running_server, send, status
@@ -162,6 +163,24 @@ def test_nothing_that_was_answered_before_a_kill_is_asked_again(
     assert outcome.code == 0, outcome.stderr
     assert len(server.requests) == CLIPS * PER_CLIP
     assert len(labels(run_dir)) == CLIPS * 5
+
+
+def test_a_label_budget_asks_what_is_wanted_and_pays_for_nothing_twice(
+    judge: Judge, server: Server, run_dir: Path, tmp_path: Path
+) -> None:
+    assert judge("--set", "judge.share=0.25").code == 0
+    first, rounds = len(server.requests), read_rounds(run_dir / "judge" / "questions.parquet")
+    assert all(len(own) == 1 and len(own[0]) == PATCHES // 4 for own in rounds.values())
+    known = {row["clip_id"]: row["patch_scores"] for row in labels(run_dir) if row["patch_scores"] is not None}
+    for clip, scores in known.items():
+        assert [place for place, score in enumerate(scores) if score is not None] == rounds[clip][0]
+    assert len(votes(run_dir)) == CLIPS * (5 + 2 * PATCHES // 4)
+    more = {clip: [own[0], [place for place in (0, 5) if place not in own[0]]] for clip, own in rounds.items()}
+    write_rounds(tmp_path / "questions.parquet", more)
+    assert judge("--set", f"judge.questions={tmp_path / 'questions.parquet'}").code == 0
+    new = sum(len({place // (PATCHES // TIMES) for place in own[1]}) for own in more.values())
+    assert len(server.requests) - first == new
+    assert len(votes(run_dir)) == CLIPS * 5 + 2 * sum(len(place) for own in more.values() for place in own)
 
 
 def test_a_refused_key_ends_the_command_and_is_not_shown(judge: Judge, server: Server, run_dir: Path) -> None:
