@@ -333,27 +333,27 @@ def _polish(
         bounds: [n, 2], the smallest and the largest radius of each sprite.
     """
     low, high = bounds.T
-    behind = background[:, None].expand_as(frames)
     clips = torch.arange(len(paths)) // (len(paths) // len(frames))
     times = torch.arange(0, NUM_FRAMES, 2)  # every other frame tells a path of a few numbers well enough
-    seen = moves[:, :, times]
+    every, still = times.expand(len(paths), -1), torch.zeros(len(paths), len(times), dtype=torch.long)
+    # what each number changes in each frame: the place for the moves, the radius for the last number
+    numbers = F.pad(F.pad(moves[:, :, times], (0, 1)), (0, 0, 0, 0, 0, 1))  # [n, K + 1, F, 3]
+    numbers[:, -1, :, 2] = 1
     for _ in range(4):
-        crops, local = crop_windows(frames, paths[:, times], clips, times.expand(len(paths), -1))
-        backdrop, _ = crop_windows(behind, paths[:, times], clips, times.expand(len(paths), -1))
+        crops, local = crop_windows(frames, paths[:, times], clips, every)
+        backdrop, _ = crop_windows(background[:, None], paths[:, times], clips, still)
 
         view = functools.partial(view_windows, pictures, backdrop)
         now, step = view(local, radius), 0.25
         error = crops - now
-        by_place = (
-            torch.stack([view(local + shift, radius) - now for shift in step * torch.eye(2)], 2) / step
-        )  # [n, F, 2, 3, c, c]
-        by_radius = (view(local, radius + step) - now) / step
-        slopes = torch.cat([torch.einsum("nkfd,nfdchw->nkfchw", seen, by_place), by_radius[:, None]], 1)
-        weight = (1 / (1 + error.square().sum(2, keepdim=True) / 0.06).square()).expand_as(error).flatten(1)
-        flat = slopes.flatten(2)
-        normal = torch.einsum("nkp,np,nlp->nkl", flat, weight, flat)
+        sides = [view(local + shift, radius) for shift in step * torch.eye(2)] + [view(local, radius + step)]
+        slopes = ((torch.stack(sides, 2) - now[:, :, None]) / step).flatten(3)  # [n, F, 3, pixels]
+        weight = 1 / (1 + error.square().sum(2, keepdim=True) / 0.06).square()
+        weighted = slopes * weight.expand_as(error).flatten(2)[:, :, None]
+        normal = torch.einsum("nkfi,nfij,nlfj->nkl", numbers, weighted @ slopes.mT, numbers)
         normal = normal + torch.diag_embed(normal.diagonal(dim1=1, dim2=2) * 0.01 + 1e-3)
-        change = torch.linalg.solve(normal, torch.einsum("nkp,np->nk", flat, weight * error.flatten(1)))
+        moment = torch.einsum("nkfi,nfi->nk", numbers, (weighted @ error.flatten(2)[..., None])[..., 0])
+        change = torch.linalg.solve(normal, moment)
         paths = paths + torch.einsum("nk,nkfd->nfd", change[:, :-1], moves).clamp(-1, 1)
         radius = (radius + change[:, -1].clamp(-1, 1)).clamp(low, high)
     return paths, radius
