@@ -13,6 +13,7 @@ import av
 import numpy as np
 import torch
 import torch.nn.functional as F
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from halovid.errors import InputError
@@ -106,10 +107,11 @@ def read_video(path: Path, size: tuple[int, int] | None = None, num_frames: int 
     """
     wanted = None if num_frames is None else even_frames(_count_frames(path), num_frames)
     kept: dict[int, Tensor] = {}
+    reformatter = VideoReformatter()  # one for all frames: a frame's own would set up its conversion anew
     with _decoding(path) as container:
         for index, frame in enumerate(container.decode(video=0)):
             if wanted is None or index in wanted:
-                kept[index] = _resize(torch.from_numpy(frame.to_ndarray(format="rgb24")), size)
+                kept[index] = _resize(torch.from_numpy(reformatter.reformat(frame, format="rgb24").to_ndarray()), size)
     if not kept:
         raise InputError(f"{path} holds no frame")
     last = max(kept)  # fewer frames than packets: the last one stands for those that are missing
