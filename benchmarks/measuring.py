@@ -1,0 +1,57 @@
+"""What reading and measuring a clip of the embedded world costs, in milliseconds of one thread.
+
+python benchmarks/measuring.py [--clips 32]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from halovid.grid import PatchGrid
+from halovid.measures import measure_critic, measure_plain, measure_truth
+from halovid.video import read_video, write_video
+from halovid.world.captions import write_caption
+from halovid.world.corruptions import render_corrupted, sample_events
+from halovid.world.scenes import FRAME_SIZE, sample_scene
+
+GRID = PatchGrid(4, 4, 4)
+
+
+def main() -> None:
+    """Prints one line per step of measuring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=32)
+    count = parser.parse_args().clips
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        paths = [Path(name) / f"{seed}.mp4" for seed in range(count)]
+        for seed, path in enumerate(paths):
+            scene, rng = sample_scene(seed, "heldout"), np.random.default_rng(seed)
+            rows.append({"prompt_id": str(seed), "prompt": write_caption(scene.spec, rng)})
+            write_video(path, render_corrupted(scene, sample_events(scene, rng, 0.5), rng), 8.0)
+        read = timed("read", count, lambda: [read_video(path, (FRAME_SIZE, FRAME_SIZE)) for path in paths])
+    video = torch.stack(read)
+    for measure in (measure_truth, measure_plain, measure_critic):
+        timed(measure.__name__.removeprefix("measure_"), count, lambda own=measure: own(video, rows, GRID))
+
+
+def timed(name: str, count: int, work: Callable[[], Any]) -> Any:
+    """What `work` gives, the second time it is done; prints how long that took."""
+    work()
+    start = time.perf_counter()
+    result = work()
+    print(f"{name:>8} {1000 * (time.perf_counter() - start) / count:7.1f} ms per clip")  # noqa: T201
+    return result
+
+
+if __name__ == "__main__":
+    main()
