@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 import numpy as np
@@ -57,7 +58,7 @@ MEASURES: dict[str, Measure] = {
     "motion": Measure(TRUTH, "px/frame", "same"),
     "diversity without defects": Measure(TRUTH, "%", "same"),
     "critic: defect probability": Measure(CRITIC, "%", "lower"),
-    "judge: patch rating": Measure(JUDGE, "", "higher"),
+    "judge: rating": Measure(JUDGE, "", "higher"),
     "reward: clip": Measure(REWARD, "", "higher"),
     "reward: patches": Measure(REWARD, "", "higher"),
     "diversity": Measure(PLAIN, "%", "same"),
@@ -123,12 +124,16 @@ def _diversity(video: Tensor, clips: Sequence[Row]) -> Tensor:
 
 
 def measure_judge(judge: Judge, geometry: LatentGeometry) -> Instrument:
-    """The instrument that asks a judge: mean rating of the patches, [B]; NaN for a clip that it refuses."""
+    """The instrument that asks a judge: mean rating over the aspects, [B]; NaN for a clip that it refuses.
+
+    An aspect that is rated by patch counts with the mean of its patches. Patches alone would not tell a sprite that is
+    missing: all aspects count.
+    """
 
     def measure(video: Tensor, clips: Sequence[Row], grid: PatchGrid) -> Values:
         prompts, names = ([clip[column] for clip in clips] for column in ("prompt", "clip_id"))
         answers = judge.judge(video, prompts, names, geometry)
-        return {"judge: patch rating": torch.tensor([_mean_rating(answer) for answer in answers])}
+        return {"judge: rating": torch.tensor([_mean_rating(answer) for answer in answers])}
 
     return measure
 
@@ -152,7 +157,8 @@ def measure_reward(network: RewardNetwork, conditions: Callable[[str], Tensor]) 
 def _mean_rating(answer: Judgement | Refusal) -> float:
     if isinstance(answer, Refusal):
         return math.nan
-    return torch.stack(list(answer.patches.values())).mean().item()
+    by_patch = {aspect: patches.mean().item() for aspect, patches in answer.patches.items()}
+    return fmean((answer.clip | by_patch).values())
 
 
 Instrument = Callable[[Tensor, Sequence[Row], PatchGrid], Values]

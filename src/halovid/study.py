@@ -60,7 +60,7 @@ class TuningConfig(Section):
     change: Changes = Field(default_factory=dict, description="validation prompts, instruments")
     steps: tuple[PositiveInt, ...] = Field((400,), min_length=1, description="steps after which training may stop")
     seed: int = Field(1000, ge=0, description="seed of the trainings; not one of the study's")
-    measure: str = Field("judge: patch rating", description="higher is better")
+    measure: str = Field("judge: rating", description="higher is better")
 
 
 class StudyConfig(Section):

@@ -6,9 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from torch import Tensor
 
-from halovid.grid import PatchGrid
-from halovid.measures import MEASURES, compare, measure_diversity, measure_truth
+from halovid.grid import LatentGeometry, PatchGrid
+from halovid.judges.base import Judgement, Refusal
+from halovid.measures import MEASURES, compare, measure_diversity, measure_judge, measure_truth
 from halovid.tables import MEASURES as MEASURES_TABLE
 from halovid.tables import rows_to_table
 from halovid.world.captions import write_caption
@@ -67,3 +69,21 @@ def test_models_are_compared_on_the_prompts_that_both_have() -> None:
 
 def test_one_prompt_is_no_comparison() -> None:
     assert compare(table_of({("base", "a"): 1, ("aligned", "a"): 2}), num_resamples=100, seed=0) == []
+
+
+class Panel:
+    """A judge with fixed ratings, which refuses the prompt "no"."""
+
+    name = "panel-1"
+
+    def judge(self, video: Tensor, prompts: list[str], *_: object) -> list[Judgement | Refusal]:
+        answer = Judgement({"a": 1.0, "b": 3.0}, {"a": torch.tensor([[[2.0, 4.0]]])})
+        return [Refusal("because") if prompt == "no" else answer for prompt in prompts]
+
+
+def test_a_judge_s_rating_is_the_mean_over_all_aspects() -> None:
+    measure = measure_judge(Panel(), LatentGeometry(4, 8, causal_first_frame=True))
+    clips = [{"prompt_id": "p", "prompt": prompt, "clip_id": prompt} for prompt in ("yes", "no")]
+    found = measure(torch.zeros(2, 3, 1, 4, 4), clips, GRID)["judge: rating"]
+    assert found[0].item() == 3.0  # the patches of a, 3, and the clip in b, 3
+    assert found[1].isnan()
