@@ -32,11 +32,11 @@ class GranDPOOptions:
     nft_margin: patch margin from which a patch counts as certainly better.
     """
 
-    lambda_video: float = Field(default=0.5, ge=0)
+    lambda_video: float = Field(default=1.0, ge=0)
     lambda_patch: float = Field(default=1.0, ge=0)
-    lambda_anchor: float = Field(default=8.0, ge=0)
-    beta_video: float = Field(default=2.0, gt=0)
-    beta_patch: float = Field(default=2.0, gt=0)
+    lambda_anchor: float = Field(default=4.0, ge=0)
+    beta_video: float = Field(default=20.0, gt=0)
+    beta_patch: float = Field(default=10.0, gt=0)
     margin_power_video: float = Field(default=0.0, ge=0)
     margin_power_patch: float = Field(default=1.0, ge=0)
     tie: float = Field(default=0.0, ge=0)
