@@ -322,8 +322,8 @@ def test_a_step_moves_each_patch_towards_the_clip_it_prefers() -> None:
 def test_the_timestep_weight_scales_the_logits_of_its_pair() -> None:
     errors, margins = make_errors(), make_margins()
     level = torch.tensor([0.0, 0.5], dtype=torch.float64)
-    options = GranDPOOptions(beta_video=6, beta_patch=8, lambda_anchor=0)
-    halved = GranDPOOptions(beta_video=3, beta_patch=4, lambda_anchor=0)
+    options = GranDPOOptions(lambda_video=0.5, beta_video=6, beta_patch=8, lambda_anchor=0)
+    halved = GranDPOOptions(lambda_video=0.5, beta_video=3, beta_patch=4, lambda_anchor=0)
     loss, _ = gran_dpo_loss(errors, margins, level, options)
     expected, _ = gran_dpo_loss(errors, margins, ones, halved)
     torch.testing.assert_close(loss[1], expected[1])
