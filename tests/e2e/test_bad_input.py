@@ -521,7 +521,7 @@ def test_a_disk_that_is_full_at_the_last_write(
 ) -> None:
     run_dir = finished_run(before="score")
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", FullDisk(room=1 + 3 + 1).fsync)  # fingerprint, three parts, the table
+        patch.setattr(os, "fsync", FullDisk(room=1 + 3 + 2).fsync)  # fingerprint, three parts, two tables
         assert_refused(run_here("score", tiny_recipe, run_dir), *FULL)
     assert (run_dir / "score" / "rewards.parquet").exists() and not (run_dir / "score" / "manifest.json").exists()
     outcome = run_here("score", tiny_recipe, run_dir)
