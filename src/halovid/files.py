@@ -49,6 +49,11 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def file_identity(path: Path | None) -> str | None:
+    """The hash of a file that may be left out; None where there is none, so that its reader can say what is missing."""
+    return hash_file(path) if path and path.exists() else None
+
+
 def hash_value(value: Any) -> str:
     """SHA-256 of a JSON value, independent of the order of its keys, hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -3,8 +3,8 @@
     halovid judge RECIPE.yaml RUN [--dry-run]
 
 Reads RUN/generate; writes RUN/judge/labels.parquet, votes.parquet when the judge explains itself, and questions.parquet
-when it is not asked about all patches. Clips that failed
-for a reason that may pass (a server's fault, a spent budget) are tried again by the next run of the stage.
+when it is not asked about all patches. Clips that failed for a reason that may pass (a server's fault, a spent budget)
+are tried again by the next run of the stage.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from halovid.clips import ClipFolder, Row
 from halovid.config import RunConfig
 from halovid.errors import InputError
-from halovid.files import hash_file
+from halovid.files import file_identity
 from halovid.folders import StageFolder, open_stage
 from halovid.judges import make_judge
 from halovid.judges.base import Judge, Refusal, Rounds, label_rows, only_asked, vote_rows
@@ -37,11 +37,10 @@ _JUDGED = LABELS.append(pa.field("votes", pa.list_(pa.struct(list(VOTES)))))
 def run(config: RunConfig, run_dir: Path) -> None:
     """Has every candidate judged; clips that can't be read or judged are listed as skipped."""
     judge = make_judge(config.judge, config.grid, config.seed)
-    questions = config.judge.questions
     depends = config.part("seed", "grid") | {
         "judge": judge.name,
         "share": config.judge.share,
-        "questions": hash_file(questions) if questions and questions.exists() else None,
+        "questions": file_identity(config.judge.questions),
     }
     with open_stage(run_dir, "judge", depends, ["generate"]) as stage:
         if stage is None:

@@ -18,7 +18,7 @@ import torch
 from halovid import pairing
 from halovid.config import PairConfig, PairSource, RunConfig
 from halovid.errors import InputError
-from halovid.files import hash_file
+from halovid.files import file_identity
 from halovid.folders import StageFolder, open_stage
 from halovid.grid import pool_cells
 from halovid.raters import Rater, mean_rater, read_raters
@@ -31,10 +31,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     reads = ["score"] if {"candidates", "good"} & set(sources) else []
     reads += ["restore"] if "restored" in sources else []
     reads += ["generate"] if "preferences" in sources else []
-    preferences = config.pair.preferences
-    depends = config.part("seed", "grid", "pair") | {
-        "preferences": hash_file(preferences) if preferences and preferences.exists() else None
-    }
+    depends = config.part("seed", "grid", "pair") | {"preferences": file_identity(config.pair.preferences)}
     with open_stage(run_dir, "pair", depends, reads) as stage:
         if stage is None:
             return

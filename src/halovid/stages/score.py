@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -101,7 +102,7 @@ def _reward_row(row: Row, rated: Judgement) -> Row:
     return {
         "clip_id": row["clip_id"],
         "prompt_id": row["prompt_id"],
-        "reward": math.fsum(rated.clip.values()) / len(rated.clip),
+        "reward": fmean(rated.clip.values()),
         "patch_rewards": torch.stack(list(rated.patches.values())).mean(0).flatten().tolist(),
         "ratings": label_rows(row["clip_id"], rated, "reward model"),
     }
