@@ -66,7 +66,7 @@ RECIPE: dict[str, Any] = {
     },
     "score": {"batch_size": 4},
     "good": {"source": "world", "per_prompt": 1, "batch_size": 3},
-    "restore": {"source": "good", "per_prompt": 2, "steps": 2, "batch_size": 3},
+    "restore": {"per_prompt": 2, "most_regions": 2, "steps": 2, "batch_size": 3},
     "pair": {"pairs_per_prompt": 1},
     "align": {
         "lora": {"rank": 4, "alpha": 4},

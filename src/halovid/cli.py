@@ -159,7 +159,7 @@ STAGE_HELP = {
     "judge": "Have a judge label the clips and their patches.",
     "reward": "Train the reward model: on clip labels, then on patch labels.",
     "good": "Encode good clips of the prompts, which no model made.",
-    "restore": "Make pairs without a judge: clips against the same with regions made anew.",
+    "restore": "Let the base model make clips anew: the same layout with its own defects.",
     "pair": "Build preference pairs with the margin of the clips and of every patch.",
     "align": "Train the generator on the pairs with Gran-DPO.",
     "baseline": "Sample and measure the base generator on held-out prompts.",

@@ -81,14 +81,14 @@ class GoodConfig(Section):
 
 
 class RestoreConfig(Section):
-    """Preference pairs without a judge: clips against the same with regions restored by the base model."""
+    """Clips made anew by the base model from a noise level on: the same layout with the model's own defects."""
 
-    source: Literal["good", "candidates"] = Field("candidates", description="which clips are damaged")
-    per_prompt: int = Field(3, ge=1, description="pairs per prompt")
-    most_regions: int = Field(2, ge=1, description="boxes per clip, at most")
+    source: Literal["good", "candidates"] = Field("good", description="which clips are made anew")
+    per_prompt: int = Field(3, ge=1, description="clips per prompt")
+    most_regions: int | None = Field(None, ge=1, description="random boxes per clip, at most; left out, all of it")
     smallest: float = Field(0.25, gt=0, le=1, description="side of a box as a share of the clip's, at least")
     largest: float = Field(0.6, gt=0, le=1, description="the same, at most")
-    sigma: float = Field(0.8, gt=0, le=1, description="noise level that regions are restored from")
+    sigma: float = Field(0.8, gt=0, le=1, description="noise level that they are made from")
     steps: int = Field(12, ge=1)
     batch_size: int = Field(16, ge=1)
 
@@ -99,7 +99,7 @@ class RestoreConfig(Section):
         return self
 
 
-PairSource = Literal["candidates", "good", "restored", "preferences"]
+PairSource = Literal["candidates", "good", "twins", "restored", "preferences"]
 
 
 class PairConfig(Section):
@@ -108,14 +108,15 @@ class PairConfig(Section):
     sources: tuple[PairSource, ...] = Field(
         ("candidates",),
         min_length=1,
-        description="candidates among each other, good clips against all candidates, restored clips against originals, "
-        "pairs that somebody compared",
+        description="candidates among each other, good clips against all candidates, clips against what `restore` made "
+        "of them (twins: the rewards tell which patches lost; restored: the regions do), pairs that somebody compared",
     )
     preferences: Path | None = Field(
         None, description="preferences: a table that `halovid label export --what preferences` wrote"
     )
     strategy: Literal["best_worst", "all", "random"] = Field("best_worst", description="which candidates are paired")
     min_margin: float = Field(0.0, ge=0, description="pairs whose clip margin is not above this are dropped")
+    twin_margin: float = Field(0.1, ge=0, description="twins: how much better a clip counts, besides the rewards")
     pairs_per_prompt: int = Field(3, ge=1, description="best_worst: k best against k worst; random: how many")
     grid: PatchGrid | None = Field(None, description="coarser grid of the patch margins; the judged one if left out")
     rarity_power: float = Field(0.0, ge=0, description="VideoDPO: pairs of rare rewards weigh more; 0 weighs all alike")
@@ -190,7 +191,7 @@ class RunConfig(Section):
     reward: RewardConfig = RewardConfig()
     score: ScoreConfig = ScoreConfig()
     good: GoodConfig | None = Field(None, description="good clips of the prompts; left out, there are none")
-    restore: RestoreConfig | None = Field(None, description="pairs without a judge; left out, none are made")
+    restore: RestoreConfig | None = Field(None, description="clips made anew; left out, there are none")
     pair: PairConfig = PairConfig()
     align: AlignConfig = AlignConfig()
     examine: ExamineConfig = ExamineConfig()
@@ -225,8 +226,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _sections_that_others_need(self) -> RunConfig:
-        if "restored" in self.pair.sources and self.restore is None:
-            raise ValueError("pair.sources has 'restored': the recipe needs a section `restore` for it")
+        remade = {"twins", "restored"} & set(self.pair.sources)
+        if remade and self.restore is None:
+            raise ValueError(f"pair.sources has {sorted(remade)}: the recipe needs a section `restore` for it")
         if "preferences" in self.pair.sources and self.pair.preferences is None:
             raise ValueError("pair.sources has 'preferences': name the table of them as pair.preferences")
         if "good" in self.pair.sources and self.good is None:

@@ -36,7 +36,7 @@ class GranDPOOptions:
     lambda_patch: float = Field(default=1.0, ge=0)
     lambda_anchor: float = Field(default=4.0, ge=0)
     beta_video: float = Field(default=20.0, gt=0)
-    beta_patch: float = Field(default=10.0, gt=0)
+    beta_patch: float = Field(default=5.0, gt=0)
     margin_power_video: float = Field(default=0.0, ge=0)
     margin_power_patch: float = Field(default=1.0, ge=0)
     tie: float = Field(default=0.0, ge=0)

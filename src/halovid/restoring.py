@@ -1,6 +1,7 @@
-"""Damage without a judge: regions of a good clip are noised and restored by the base model, which adds its own defects.
+"""Twins of clips: a clip is noised and made anew by the base model, which keeps the layout and adds its own defects.
 
-Source: LocalDPO (arXiv 2601.04068). The good clip is preferred, and only inside the regions.
+Source: LocalDPO (arXiv 2601.04068) for random regions, inside which the clip as it was is preferred without a judge.
+Departure: the whole clip unless `most_regions` is set.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from halovid.generators import Generator
 
 
 def random_regions(shape: tuple[int, int, int], config: RestoreConfig, rng: np.random.Generator) -> Tensor:
-    """Which latent cells are damaged: [T, h, w] of zeros and ones, the union of 1 to `most_regions` random boxes."""
+    """Which latent cells are made anew, [T, h, w] of zeros and ones: 1 to `most_regions` random boxes, or all."""
+    if config.most_regions is None:
+        return torch.ones(shape)
     mask = torch.zeros(shape)
     for _ in range(int(rng.integers(1, config.most_regions + 1))):
         spans = []

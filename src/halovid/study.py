@@ -41,7 +41,7 @@ from halovid.study_results import BASE, Results, compare_methods, markdown, writ
 from halovid.tables import MEASURES, STUDY, TRAINING, TUNING, read_table, rows_to_table, write_table
 
 Changes = dict[str, Any]
-_DATA = ("generate", "judge", "reward", "good", "score", "restore")
+_DATA = ("generate", "judge", "reward", "good", "restore", "score")
 _TRAINING = ("pair", "align")
 _EVALUATION = ("baseline", "evaluate")
 

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,32 @@ def test_pairs_without_a_judge_prefer_the_good_clip_where_it_was_damaged(run_dir
         changed = (good - restored).abs().amax(0).reshape(2, 2, 2, 4, 2, 4).amax((1, 3, 5)) > 1e-4
         assert changed.flatten().tolist() == [margin > 0 for margin in pair["patch_margins"]]
         assert 0 < pair["clip_margin"] <= 1
+
+
+@pytest.mark.parametrize("source", ["good", "twins", "restored"])
+def test_the_policy_learns_from_good_clips_and_from_what_the_base_makes_of_them(
+    source: str, finished_run: Callable[..., Path], tiny_recipe: Path
+) -> None:
+    folder = finished_run(before="score")
+    for stage in ("score", "pair", "align"):
+        outcome = run_here(stage, tiny_recipe, folder, "--set", f"pair.sources=[{source}]")
+        assert outcome.code == 0, outcome.stderr
+    pairs, names = rows(folder, "pair/pairs.parquet"), {"good": "rewards", "twins": "restored_rewards"}
+    assert pairs and len((folder / "align" / "log.jsonl").read_text().splitlines()) == RECIPE["align"]["steps"]
+    if source == "restored":
+        assert pairs == rows(folder, "restore/pairs.parquet")
+        return
+    rewards = {
+        row["clip_id"]: row for name in (names[source], "good_rewards") for row in rows(folder, f"score/{name}.parquet")
+    }
+    remade = {pair["rejected"]: pair["patch_margins"] for pair in rows(folder, "restore/pairs.parquet")}
+    for pair in pairs:
+        chosen, rejected = rewards[pair["chosen"]], rewards[pair["rejected"]]
+        known = [0.1 * share for share in remade.get(pair["rejected"], [0.0] * 8)]
+        patches = zip(chosen["patch_rewards"], rejected["patch_rewards"], known, strict=True)
+        assert pair["patch_margins"] == pytest.approx([a - b + more for a, b, more in patches], abs=1e-6)
+        assert pair["clip_margin"] == pytest.approx(chosen["reward"] - rejected["reward"] + fmean(known), abs=1e-6)
+        assert pair["clip_margin"] > 0
 
 
 def test_align_leaves_samples_a_log_and_curves(run_dir: Path) -> None:

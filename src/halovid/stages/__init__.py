@@ -8,7 +8,7 @@ from pathlib import Path
 from halovid.config import RunConfig
 
 STAGES = (
-    *("generate", "judge", "reward", "good", "score", "restore", "pair", "align"),
+    *("generate", "judge", "reward", "good", "restore", "score", "pair", "align"),
     *("baseline", "examine", "evaluate", "report"),
 )
 

@@ -61,7 +61,7 @@ def _clip_folders(config: RunConfig) -> list[str]:
     stages, sources = {"generate"}, config.pair.sources
     if "good" in sources:
         stages.add("good")
-    if "restored" in sources and config.restore is not None:
+    if {"twins", "restored"} & set(sources) and config.restore is not None:
         stages |= {"restore", "good" if config.restore.source == "good" else "generate"}
     return sorted(stages)
 

@@ -3,7 +3,7 @@
     halovid good RECIPE.yaml RUN
 
 Reads RUN/generate; writes RUN/good, a clip folder. Its clips can be chosen over the candidates (`pair.sources: [good]`)
-or be damaged and chosen over themselves (`restore.source: good`). Does nothing unless the recipe has a section `good`.
+or over what the model makes of them (`restore.source: good`). Does nothing unless the recipe has a section `good`.
 """
 
 from __future__ import annotations

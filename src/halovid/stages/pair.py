@@ -28,8 +28,8 @@ from halovid.tables import CLIPS, PAIRS, REWARDS, patch_lists, patch_matrix, rea
 def run(config: RunConfig, run_dir: Path) -> None:
     """Pairs clips of the same prompt."""
     sources = config.pair.sources
-    reads = ["score"] if {"candidates", "good"} & set(sources) else []
-    reads += ["restore"] if "restored" in sources else []
+    reads = ["score"] if {"candidates", "good", "twins"} & set(sources) else []
+    reads += ["restore"] if {"restored", "twins"} & set(sources) else []
     reads += ["generate"] if "preferences" in sources else []
     depends = config.part("seed", "grid", "pair") | {"preferences": file_identity(config.pair.preferences)}
     with open_stage(run_dir, "pair", depends, reads) as stage:
@@ -46,10 +46,17 @@ def _pairs_of(source: PairSource, config: RunConfig, run_dir: Path, stage: Stage
     if source == "preferences" and config.pair.preferences is not None:
         everybody = mean_rater(read_raters(config.pair.preferences, {}), "everybody")
         return make_preferred_pairs(everybody, read_table(run_dir / "generate" / "clips.parquet", CLIPS), config, stage)
-    candidates = read_table(run_dir / "score" / "rewards.parquet", REWARDS)
+
+    def rewards(prefix: str) -> pa.Table:
+        return read_table(run_dir / "score" / f"{prefix}rewards.parquet", REWARDS)
+
     if source == "candidates":
-        return make_pairs(candidates, config, stage)
-    return make_good_pairs(read_table(run_dir / "score" / "good_rewards.parquet", REWARDS), candidates, config, stage)
+        return make_pairs(rewards(""), config, stage)
+    if source == "good":
+        return make_good_pairs(rewards("good_"), rewards(""), config, stage)
+    remade = read_table(run_dir / "restore" / "pairs.parquet", PAIRS)
+    originals = "good_" if config.restore is not None and config.restore.source == "good" else ""
+    return make_twin_pairs(remade, pa.concat_tables([rewards(originals), rewards("restored_")]), config, stage)
 
 
 def make_pairs(rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.Table:
@@ -71,6 +78,26 @@ def make_good_pairs(good: pa.Table, candidates: pa.Table, config: RunConfig, sta
     chosen, rejected = pairing.all_pairs(_prompts(both), _rewards(both))
     one_of_each = (chosen < len(good)) != (rejected < len(good))
     return _pair_table(both, (chosen[one_of_each], rejected[one_of_each]), config, stage)
+
+
+def make_twin_pairs(remade: pa.Table, rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.Table:
+    """Every clip against what the base made of it; where that has clearly the higher reward there is no pair.
+
+    Besides the difference of rewards the original counts as better by `twin_margin` wherever it was made anew:
+    rewards alone see defects, and not that what the base makes moves less.
+
+    Args:
+        remade: the pairs of RUN/restore. Those with a clip that has no reward are left out.
+        rewards: of the originals and of the new clips.
+
+    Raises:
+        InputError: there is no pair at all.
+    """
+    rewards = rewards.combine_chunks()
+    rows = [pc.index_in(remade[side].combine_chunks(), rewards["clip_id"]) for side in ("chosen", "rejected")]
+    scored = pc.and_(*(pc.is_valid(side) for side in rows))
+    original, twin = (side.filter(scored).to_numpy() for side in rows)
+    return _pair_table(rewards, (original, twin), config, stage, remade.filter(scored).combine_chunks())
 
 
 def make_preferred_pairs(preferred: Rater, clips: pa.Table, config: RunConfig, stage: StageFolder) -> pa.Table:
@@ -101,12 +128,17 @@ def make_preferred_pairs(preferred: Rater, clips: pa.Table, config: RunConfig, s
 
 
 def _pair_table(
-    rewards: pa.Table, pairs: tuple[np.ndarray, np.ndarray], config: RunConfig, stage: StageFolder
+    rewards: pa.Table,
+    pairs: tuple[np.ndarray, np.ndarray],
+    config: RunConfig,
+    stage: StageFolder,
+    remade: pa.Table | None = None,
 ) -> pa.Table:
     """Rows of tables.PAIRS, of those pairs whose clip margin is above `min_margin`; prompts without are skipped.
 
     Args:
         pairs: row numbers of the chosen and the rejected clips.
+        remade: rows of tables.PAIRS, what of each pair's chosen clip was made anew; `twin_margin` is added there.
     """
     prompts, reward = _prompts(rewards), _rewards(rewards)
     patches = patch_matrix(rewards, "patch_rewards") if len(rewards) else np.empty((0, 0))
@@ -116,7 +148,10 @@ def _pair_table(
             f"{int((~finite).sum())} of {len(finite)} clips have rewards that are not finite, which no pair can hold; "
             f"run `halovid score` again"
         )
-    kept = reward[pairs[0]] - reward[pairs[1]] > config.pair.min_margin
+    margin = reward[pairs[0]] - reward[pairs[1]]
+    if remade is not None:
+        margin = margin + config.pair.twin_margin * remade["clip_margin"].to_numpy()
+    kept = margin > config.pair.min_margin
     chosen, rejected = (side[kept] for side in pairs)
     names = rewards.column("prompt_id").combine_chunks()
     for index in np.setdiff1d(prompts, prompts[chosen]):
@@ -129,6 +164,9 @@ def _pair_table(
             f"{config.pair.strategy!r}, min_margin {config.pair.min_margin}); generate more candidates or lower "
             f"pair.min_margin"
         )
+    patch_margins = _pool(patches[chosen] - patches[rejected], config)
+    if remade is not None:
+        patch_margins += np.float32(config.pair.twin_margin) * patch_matrix(remade, "patch_margins")[kept]
     weight = pairing.rarity_weights(reward, chosen, rejected, config.pair.rarity_power)
     clip_ids = rewards.column("clip_id")
     return pa.Table.from_arrays(
@@ -136,8 +174,8 @@ def _pair_table(
             names.take(chosen),
             clip_ids.take(chosen).combine_chunks(),
             clip_ids.take(rejected).combine_chunks(),
-            pa.array((reward[chosen] - reward[rejected]).astype(np.float32)),
-            patch_lists(_pool(patches[chosen] - patches[rejected], config)),
+            pa.array(margin[kept].astype(np.float32)),
+            patch_lists(patch_margins),
             pa.array(weight.astype(np.float32)),
         ],
         schema=PAIRS,

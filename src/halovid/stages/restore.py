@@ -1,11 +1,11 @@
-"""restore: good clips -> preference pairs without a judge.
+"""restore: clips -> the same made anew by the base model.
 
     halovid restore RECIPE.yaml RUN
 
-Reads RUN/generate and, as `restore.source` says, RUN/good. Damages random regions of each clip by letting the base
-model make them anew, and prefers the clip as it was inside these regions. Writes RUN/restore: a clip folder of the
-damaged clips, and pairs.parquet. Does nothing unless the recipe has a section `restore`; `pair.sources` tells whether
-the pairs are used.
+Reads RUN/generate and, as `restore.source` says, RUN/good. Noises each clip, or random regions of it, and lets the base
+model make it anew: the layout stays, the model's defects come in. Writes RUN/restore: a clip folder, and pairs.parquet,
+which prefers the clips as they were inside these regions. Does nothing unless the recipe has a section `restore`;
+`pair.sources` tells whether and how the clips are paired.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from halovid.tables import CLIPS, PAIRS, rows_to_table
 
 @dataclass(frozen=True)
 class Job:
-    """One clip to damage, the index-th time for its prompt."""
+    """One clip to make anew, the index-th of its prompt."""
 
     original: Row
     index: int
@@ -44,12 +44,12 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What the damaged clip is called."""
+        """What the new clip is called."""
         return f"restored-{self.original['prompt_id']}-{self.index:02d}"
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
-    """Makes `restore.per_prompt` pairs of every prompt."""
+    """Makes `restore.per_prompt` clips of every prompt."""
     settings = config.restore
     if settings is None:
         console.print("[dim]restore: not in the recipe, nothing to do[/dim]")
@@ -93,19 +93,19 @@ def list_jobs(originals: ClipFolder, per_prompt: int, seed: int) -> list[Job]:
 
 
 def region(job: Job, shape: Sequence[int], config: RunConfig) -> Tensor:
-    """The cells that are damaged, [T, h, w] of zeros and ones: a function of the job's seed."""
+    """The cells that are made anew, [T, h, w] of zeros and ones: a function of the job's seed."""
     assert config.restore is not None
     return random_regions((shape[0], shape[1], shape[2]), config.restore, np.random.default_rng([job.seed, 1]))
 
 
-def _pair(job: Job, damaged_cells: Tensor, config: RunConfig) -> Row:
-    """A row of tables.PAIRS: each patch prefers the clip as it was as far as it was damaged."""
-    damaged = pool_cells(damaged_cells, config.margin_grid)
+def _pair(job: Job, remade: Tensor, config: RunConfig) -> Row:
+    """A row of tables.PAIRS: each patch prefers the clip as it was as far as it was made anew."""
+    margins = pool_cells(remade, config.margin_grid)
     return {
         "prompt_id": job.prompt.prompt_id,
         "chosen": job.original["clip_id"],
         "rejected": job.name,
-        "clip_margin": damaged.mean().item(),
-        "patch_margins": damaged.flatten().tolist(),
+        "clip_margin": margins.mean().item(),
+        "patch_margins": margins.flatten().tolist(),
         "weight": 1.0,
     }

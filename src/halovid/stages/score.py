@@ -2,9 +2,9 @@
 
     halovid score RECIPE.yaml RUN
 
-Reads RUN/generate, RUN/reward and, if the recipe has good clips, RUN/good; writes RUN/score/rewards.parquet and, aspect
-by aspect like a judge's labels, ratings.parquet; good_rewards.parquet and good_ratings.parquet likewise. A reward is
-the mean rating over the aspects.
+Reads RUN/generate, RUN/reward, if the recipe has good clips RUN/good, and for twins RUN/restore; writes
+RUN/score/rewards.parquet and, aspect by aspect like a judge's labels, ratings.parquet; good_rewards.parquet,
+restored_rewards.parquet and so on likewise. A reward is the mean rating over the aspects.
 With `score.released` or `score.server` a released reward model takes the place of RUN/reward: every patch is scored as
 a crop, and RUN/score/released.parquet (good_released.parquet) tells all its scores and what it was shown.
 """
@@ -46,6 +46,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     released = bool(config.score.released or config.score.server)
     depends = config.part("grid", "score") | {"model": model_identity(config.score.released)}
     sources = {"": "generate"} | ({"good_": "good"} if config.good else {})
+    sources |= {"restored_": "restore"} if "twins" in config.pair.sources else {}
     with open_stage(run_dir, "score", depends, [*sources.values(), *([] if released else ["reward"])]) as stage:
         if stage is None:
             return
@@ -56,7 +57,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         rater = _released_rater(stage, config) if released else _rater(config, run_dir / "reward", conditions)
         for prefix, clips in folders.items():
             score = partial(_score, rater, clips, stage)
-            name = "score good clips" if prefix else "score"
+            name = f"score {prefix[:-1]} clips" if prefix else "score"
             table = stage.map_batches(name, clips.rows, rater.batch_size, score, rater.schema)
             if released:
                 stage.write(f"{prefix}released.parquet", table)

@@ -15,8 +15,8 @@ from halovid.folders import StageFolder
 from halovid.grid import PatchGrid
 from halovid.raters import Rater
 from halovid.recipes import make_config
-from halovid.stages.pair import kept_pairs, make_good_pairs, make_pairs, make_preferred_pairs
-from halovid.tables import CLIPS, REWARDS, patch_matrix, rows_to_table
+from halovid.stages.pair import kept_pairs, make_good_pairs, make_pairs, make_preferred_pairs, make_twin_pairs
+from halovid.tables import CLIPS, PAIRS, REWARDS, patch_matrix, rows_to_table
 
 GRID = PatchGrid(2, 2, 2)
 
@@ -111,6 +111,31 @@ def test_good_clips_meet_every_candidate_of_their_prompt_and_nobody_else(tmp_pat
     assert sides == {("good-a-0", "own-a-0"), ("good-a-0", "own-a-1"), ("good-a-1", "own-a-0"), ("own-a-1", "good-a-1")}
     assert (pairs.column("clip_margin").to_numpy() > 0).all()
     assert {entry["item"] for entry in stage.skipped} == {"b", "c"}
+
+
+def test_a_clip_meets_its_twin_where_that_is_worse(tmp_path: Path) -> None:
+    def remade(prompt: str, original: str, twin: str) -> dict[str, Any]:
+        margins = {"clip_margin": 0.5, "patch_margins": [1.0] * 4 + [0.0] * 4, "weight": 1.0}
+        return {"prompt_id": prompt, "chosen": original, "rejected": twin} | margins
+
+    def rewarded(prompt: str, clip: str, reward: float, patches: list[float]) -> dict[str, Any]:
+        return {"clip_id": clip, "prompt_id": prompt, "reward": reward, "patch_rewards": patches}
+
+    clips = [
+        rewarded("a", "good", 3.0, [3.0] * 8),
+        rewarded("a", "worse", 2.0, [4.0, 1.0] + [3.0] * 6),
+        rewarded("a", "better", 3.5, [3.5] * 8),
+        rewarded("b", "alone", 3.0, [3.0] * 8),
+    ]
+    pairs = [remade("a", "good", "worse"), remade("a", "good", "better"), remade("b", "alone", "unreadable")]
+    stage = StageFolder(tmp_path, "")
+    config = RunConfig(grid=GRID, pair=PairConfig(twin_margin=0.25))
+    table = make_twin_pairs(rows_to_table(pairs, PAIRS), rows_to_table(clips, REWARDS), config, stage)
+    assert table.select(["prompt_id", "chosen", "rejected", "clip_margin"]).to_pylist() == [
+        {"prompt_id": "a", "chosen": "good", "rejected": "worse", "clip_margin": 1.125}
+    ]
+    assert patch_matrix(table, "patch_margins").tolist() == [[-0.75, 2.25, 0.25, 0.25, 0, 0, 0, 0]]
+    assert [entry["item"] for entry in stage.skipped] == ["b"]
 
 
 CLIP_ROWS = [
