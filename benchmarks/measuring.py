@@ -9,6 +9,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def main() -> None:
         read = timed("read", count, lambda: [read_video(path, (FRAME_SIZE, FRAME_SIZE)) for path in paths])
     video = torch.stack(read)
     for measure in (measure_truth, measure_plain, measure_critic):
-        timed(measure.__name__.removeprefix("measure_"), count, lambda own=measure: own(video, rows, GRID))
+        timed(measure.__name__.removeprefix("measure_"), count, partial(measure, video, rows, GRID))
 
 
 def timed(name: str, count: int, work: Callable[[], Any]) -> Any:

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from halovid import metrics
 from halovid.grid import PatchGrid, pool_cells
-from halovid.judges.base import DEFECT_RATING, Judgement
+from halovid.judges.base import DEFECT_RATING, Judgement, Request
 from halovid.judges.inspector import InspectorJudge
 from halovid.reward_config import RewardConfig
-from halovid.rewards.backbones import make_spec
+from halovid.rewards.backbones import LanguageSpec, make_spec
 from halovid.rewards.data import LabelledClips
 from halovid.rewards.network import RewardNetwork, RewardSpec
 from halovid.rewards.scoring import crop_patches, geometry_of, score_crop, score_dense
@@ -75,8 +75,9 @@ def rated_clips(count: int) -> tuple[Tensor, list[str], Tensor, Tensor]:
     clips, patches = [], []
     with progress("inspect", count) as advance:
         for first in range(0, count, 16):
-            part = slice(first, first + 16)
-            for answer in InspectorJudge(GRID).judge(video[part], list(captions[part]), []):
+            part = range(first, min(first + 16, count))
+            requests = [Request(video[i], captions[i], str(i)) for i in part]
+            for answer in InspectorJudge(GRID).judge(requests, GEOMETRY):
                 assert isinstance(answer, Judgement)
                 clips.append([answer.clip[aspect] for aspect in ASPECTS])
                 patches.append(torch.stack([answer.patches[aspect] for aspect in ASPECTS]))
@@ -101,7 +102,12 @@ def write_qwen(folder: Path) -> Path:
     tokenizer = build_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": list(QWEN_TOKENS)})
     ids = dict(zip(QWEN_TOKENS, tokenizer.convert_tokens_to_ids(list(QWEN_TOKENS)), strict=True))
-    text = {"vocab_size": len(tokenizer), "hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3}
+    text: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 96,
+        "intermediate_size": 192,
+        "num_hidden_layers": 3,
+    }
     text |= {"bos_token_id": 0, "eos_token_id": 0}
     text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096}
     text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 4, 4]}}
@@ -154,9 +160,9 @@ def score_singly(network: RewardNetwork, video: Tensor, prompts: Tensor, grid: P
 def native_network(network: RewardNetwork, grid: PatchGrid) -> RewardNetwork:
     """The same weights for clips of the size of a patch of the grid: one latent frame."""
     spec = network.spec.backbone
-    small = {"num_frames": 4, "causal_first_frame": False}
+    small: dict[str, Any] = {"num_frames": 4, "causal_first_frame": False}
     small |= {"frame_height": SIZE[1] // grid.h, "frame_width": SIZE[2] // grid.w}
-    if network.backbone.reads_text:
+    if isinstance(spec, LanguageSpec):
         small |= {"frames": 4, "input_height": spec.input_height // grid.h, "input_width": spec.input_width // grid.w}
     native = RewardNetwork(network.spec.model_copy(update={"backbone": spec.model_copy(update=small)}))
     native.load_state_dict(network.state_dict())

@@ -18,6 +18,7 @@ from rich.table import Table
 from torch import Tensor
 
 from halovid.grid import LatentGeometry, PatchGrid
+from halovid.judges.base import Request
 from halovid.judges.vlm.plan import ModelPlan, plan_calls
 from halovid.vlm_config import VlmConfig
 from halovid.world.render import render_scene
@@ -39,14 +40,14 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=832)
     parser.add_argument("--grid", type=int, nargs=3, default=(13, 6, 8))
     options = parser.parse_args()
-    video = make_clip(options.frames, options.height, options.width)
+    request = Request(make_clip(options.frames, options.height, options.width), PROMPT, "clip")
     table = Table(
         "way", "calls", "text tok.", "image tok.", "output tok.", "MB", "money", "s", title="per clip, one vote"
     )
     for strategy, show, per_call in WAYS:
         config = VlmConfig(strategy=strategy, show=show, patches_per_call=per_call, input_price=2.5, output_price=10.0)
         started = time.perf_counter()
-        (plan,) = plan_calls(config, PatchGrid(*options.grid), LatentGeometry(4, 8, True), [(video, PROMPT)])
+        (plan,) = plan_calls(config, PatchGrid(*options.grid), LatentGeometry(4, 8, True), [request])
         way = strategy if strategy == "boxes" else f"{strategy}, {show}, {per_call} a call"
         table.add_row(way, *cells(plan), f"{time.perf_counter() - started:.1f}")
     Console(width=120).print(table)

@@ -21,7 +21,7 @@ from halovid.config import RunConfig
 from halovid.folders import StageFolder
 from halovid.grid import LatentGeometry, PatchGrid
 from halovid.judges import make_judge
-from halovid.judges.base import Judge, Judgement, Refusal
+from halovid.judges.base import Judge, Judgement, Refusal, make_requests
 from halovid.rewards.data import prompt_inputs
 from halovid.rewards.network import RewardNetwork, load_reward
 from halovid.rewards.scoring import reward_clips
@@ -131,8 +131,7 @@ def measure_judge(judge: Judge, geometry: LatentGeometry) -> Instrument:
     """
 
     def measure(video: Tensor, clips: Sequence[Row], grid: PatchGrid) -> Values:
-        prompts, names = ([clip[column] for clip in clips] for column in ("prompt", "clip_id"))
-        answers = judge.judge(video, prompts, names, geometry)
+        answers = judge.judge(make_requests(clips, video), geometry)
         return {"judge: rating": torch.tensor([_mean_rating(answer) for answer in answers])}
 
     return measure

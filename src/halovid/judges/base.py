@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from halovid.grid import LatentGeometry
+from halovid.grid import LatentGeometry, PatchGrid
 
 Rounds = list[list[int]]  # places in [t, h, w], flattened, in the rounds in which they were chosen
 LOWEST, HIGHEST = 1.0, 5.0  # every rating, of clips and patches, is on this scale; higher is better
 DEFECT_RATING = 4.2  # a patch rated below this is defective: the embedded world's threshold on this scale
+
+
+@dataclass(frozen=True)
+class Request:
+    """A clip to judge, [3, F, H, W] in [-1, 1], and the patches that are asked about: all if `rounds` is None.
+
+    Ratings of other patches may come too.
+    """
+
+    video: Tensor
+    prompt: str
+    clip_id: str
+    rounds: Rounds | None = None
 
 
 @dataclass(frozen=True)
@@ -54,20 +67,27 @@ class Judge(Protocol):
 
     name: str
 
-    def judge(
-        self,
-        video: Tensor,
-        prompts: list[str],
-        clip_ids: list[str],
-        geometry: LatentGeometry,
-        rounds: Sequence[Rounds] | None = None,
-    ) -> list[Judgement | Refusal]:
-        """One answer per clip of `video`, [B, 3, F, H, W] in [-1, 1]; the same clip always gets the same answer.
+    def judge(self, requests: Sequence[Request], geometry: LatentGeometry) -> list[Judgement | Refusal]:
+        """One answer per request; the same clip always gets the same answer.
 
         Args:
             geometry: tells which frames lie in which patches.
-            rounds: the patches of each clip that are asked about; all when left out. Ratings of others may come too.
         """
+
+
+def make_requests(
+    rows: Sequence[Mapping[str, Any]], video: Tensor, planned: Mapping[str, Rounds] | None = None
+) -> list[Request]:
+    """One request per row of tables.CLIPS and clip of `video`, [B, 3, F, H, W]; `planned`: clip id -> its rounds."""
+    return [
+        Request(own, row["prompt"], row["clip_id"], planned[row["clip_id"]] if planned is not None else None)
+        for own, row in zip(video, rows, strict=True)
+    ]
+
+
+def asked_rounds(request: Request, grid: PatchGrid) -> Rounds:
+    """The patches that a request asks about, all of them in one round if it does not say."""
+    return [list(range(grid.num_patches))] if request.rounds is None else request.rounds
 
 
 def only_asked(answer: Judgement, rounds: Rounds) -> Judgement:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from halovid.grid import LatentGeometry, PatchGrid
-from halovid.judges.base import DEFECT_RATING, HIGHEST, LOWEST, Judgement, Refusal, Rounds
+from halovid.judges.base import DEFECT_RATING, HIGHEST, LOWEST, Judgement, Refusal, Request
 from halovid.world.captions import parse_caption
 from halovid.world.inspector import DEFECT_THRESHOLD, Inspection, inspect
-from halovid.world.scenes import FRAME_SIZE, NUM_FRAMES
+from halovid.world.scenes import FRAME_SIZE, NUM_FRAMES, SceneSpec
 
 _FULL_MOTION = 1.05  # pixels per frame: the mean speed of the world's clean clips gives full marks
 
@@ -23,32 +24,29 @@ class InspectorJudge:
     def __init__(self, grid: PatchGrid) -> None:
         self._grid = grid
 
-    def judge(
-        self,
-        video: Tensor,
-        prompts: list[str],
-        clip_ids: list[str],
-        geometry: LatentGeometry,
-        rounds: Sequence[Rounds] | None = None,
-    ) -> list[Judgement | Refusal]:
+    def judge(self, requests: Sequence[Request], geometry: LatentGeometry) -> list[Judgement | Refusal]:
         """The true ratings of each clip; a prompt that is no caption of the world gives a refusal."""
-        if video.shape[2:] != (NUM_FRAMES, FRAME_SIZE, FRAME_SIZE):
-            reason = f"the inspector measures clips of {NUM_FRAMES} frames of {FRAME_SIZE} x {FRAME_SIZE} pixels only"
-            return [Refusal(reason)] * len(prompts)
-        answers: list[Judgement | Refusal] = []
-        readable, specs = [], []
-        for index, prompt in enumerate(prompts):
-            try:
-                specs.append(parse_caption(prompt))
-                readable.append(index)
-                answers.append(Refusal("not judged"))
-            except ValueError as error:
-                answers.append(Refusal(str(error)))
+        specs = [_spec(request) for request in requests]
+        readable = [index for index, spec in enumerate(specs) if isinstance(spec, SceneSpec)]
+        ratings: list[Judgement] = []
         if readable:
-            found = inspect(video[readable], specs, self._grid)
-            for place, index in enumerate(readable):
-                answers[index] = _rate(found, place)
-        return answers
+            video = torch.stack([requests[index].video for index in readable])
+            found = inspect(video, [spec for spec in specs if isinstance(spec, SceneSpec)], self._grid)
+            ratings = [_rate(found, place) for place in range(len(readable))]
+        rated = iter(ratings)
+        return [spec if isinstance(spec, Refusal) else next(rated) for spec in specs]
+
+
+def _spec(request: Request) -> SceneSpec | Refusal:
+    """What the caption says, unless the inspector can't measure such a clip."""
+    if request.video.shape[1:] != (NUM_FRAMES, FRAME_SIZE, FRAME_SIZE):
+        return Refusal(
+            f"the inspector measures clips of {NUM_FRAMES} frames of {FRAME_SIZE} x {FRAME_SIZE} pixels only"
+        )
+    try:
+        return parse_caption(request.prompt)
+    except ValueError as error:
+        return Refusal(str(error))
 
 
 def _rate(found: Inspection, i: int) -> Judgement:

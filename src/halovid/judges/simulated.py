@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from halovid.grid import LatentGeometry
-from halovid.judges.base import HIGHEST, LOWEST, Judge, Judgement, Refusal, Rounds
+from halovid.judges.base import HIGHEST, LOWEST, Judge, Judgement, Refusal, Request
 
 
 class SimulatedJudge:
@@ -22,19 +22,12 @@ class SimulatedJudge:
         self.name = f"simulated-1({truth.name}, error_rate={error_rate}, noise={noise}, seed={seed})"
         self._truth, self._error_rate, self._noise, self._seed = truth, error_rate, noise, seed
 
-    def judge(
-        self,
-        video: Tensor,
-        prompts: list[str],
-        clip_ids: list[str],
-        geometry: LatentGeometry,
-        rounds: Sequence[Rounds] | None = None,
-    ) -> list[Judgement | Refusal]:
+    def judge(self, requests: Sequence[Request], geometry: LatentGeometry) -> list[Judgement | Refusal]:
         """The fallible ratings of each clip; refusals pass through."""
-        answers = self._truth.judge(video, prompts, clip_ids, geometry)
+        answers = self._truth.judge(requests, geometry)
         return [
-            answer if isinstance(answer, Refusal) else self._blur(answer, clip_id)
-            for answer, clip_id in zip(answers, clip_ids, strict=True)
+            answer if isinstance(answer, Refusal) else self._blur(answer, request.clip_id)
+            for answer, request in zip(answers, requests, strict=True)
         ]
 
     def _blur(self, truth: Judgement, clip_id: str) -> Judgement:

@@ -11,12 +11,11 @@ import pyarrow as pa
 import pyarrow.json
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 
 from halovid.errors import InputError
 from halovid.files import hash_file
 from halovid.grid import LatentGeometry, PatchGrid
-from halovid.judges.base import HIGHEST, LOWEST, Judgement, Refusal, Rounds
+from halovid.judges.base import HIGHEST, LOWEST, Judgement, Refusal, Request
 from halovid.tables import LABELS
 
 _COLUMNS = ("clip_id", "aspect", "score", "patch_scores")
@@ -51,16 +50,10 @@ class TableJudge:
                 scores = [math.nan if score is None else score for score in row["patch_scores"]]
                 answer.patches[row["aspect"]] = torch.tensor(scores).view(grid.shape)
 
-    def judge(
-        self,
-        video: Tensor,
-        prompts: list[str],
-        clip_ids: list[str],
-        geometry: LatentGeometry,
-        rounds: Sequence[Rounds] | None = None,
-    ) -> list[Judgement | Refusal]:
+    def judge(self, requests: Sequence[Request], geometry: LatentGeometry) -> list[Judgement | Refusal]:
         """The labels of each clip; a clip without any gives a refusal."""
-        return [self._answers.get(clip_id, Refusal(f"{self._path} has no label of it")) for clip_id in clip_ids]
+        unknown = Refusal(f"{self._path} has no label of it")
+        return [self._answers.get(request.clip_id, unknown) for request in requests]
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from halovid.clips import ClipFolder, Row
 from halovid.config import RunConfig
 from halovid.folders import open_stage
 from halovid.judges import InspectorJudge
-from halovid.judges.base import DEFECT_RATING, Judgement, label_rows
+from halovid.judges.base import DEFECT_RATING, Judgement, label_rows, make_requests
 from halovid.rewards.agreement import agreement_rows
 from halovid.rewards.data import load_labelled
 from halovid.rewards.network import load_reward
@@ -61,8 +61,7 @@ def _true_labels(clips: ClipFolder, some: Sequence[Row], config: RunConfig) -> l
     for batch in batches(some, _BATCH):
         rows, video = clips.readable(batch, lambda *_: None)  # the unreadable ones were listed while measuring
         if video is not None:
-            prompts, names = [row["prompt"] for row in rows], [row["clip_id"] for row in rows]
-            answers = judge.judge(video, prompts, names, clips.geometry)
-            for row, answer in zip(rows, answers, strict=True):
-                labels += label_rows(row["clip_id"], answer, judge.name) if isinstance(answer, Judgement) else []
+            requests = make_requests(rows, video)
+            for request, answer in zip(requests, judge.judge(requests, clips.geometry), strict=True):
+                labels += label_rows(request.clip_id, answer, judge.name) if isinstance(answer, Judgement) else []
     return labels

@@ -15,7 +15,6 @@ from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
-from torch import Tensor
 
 from halovid.clips import ClipFolder, Row
 from halovid.config import RunConfig
@@ -23,7 +22,7 @@ from halovid.errors import InputError
 from halovid.files import file_identity
 from halovid.folders import StageFolder, open_stage
 from halovid.judges import make_judge
-from halovid.judges.base import Judge, Refusal, Rounds, label_rows, only_asked, vote_rows
+from halovid.judges.base import Judge, Refusal, Request, Rounds, label_rows, make_requests, only_asked, vote_rows
 from halovid.label_budget import planned_rounds, write_rounds
 from halovid.runtime import Advance, progress, set_threads
 from halovid.tables import LABELS, VOTES, rows_to_table
@@ -84,12 +83,12 @@ def dry_run(config: RunConfig, run_dir: Path) -> None:
 
 def _one_by_one(
     clips: ClipFolder, planned: dict[str, Rounds] | None, unreadable: list[str], advance: Advance
-) -> Iterator[tuple[Tensor, str, Rounds | None]]:
-    """Each readable clip with its prompt and the patches asked about."""
+) -> Iterator[Request]:
+    """What would be asked about each readable clip."""
     for row in clips.rows:
         _, video = clips.readable([row], lambda clip_id, _: unreadable.append(clip_id))
         if video is not None:
-            yield video[0], row["prompt"], planned[row["clip_id"]] if planned is not None else None
+            yield from make_requests([row], video, planned)
         advance()
 
 
@@ -106,17 +105,15 @@ def _label(
     rows, video = clips.readable(batch, stage.skip)
     if video is None:
         return []
-    prompts, clip_ids = [row["prompt"] for row in rows], [row["clip_id"] for row in rows]
-    rounds = [planned[name] for name in clip_ids] if planned is not None else None
-    answers = judge.judge(video, prompts, clip_ids, clips.geometry, rounds)
+    requests = make_requests(rows, video, planned)
     labels: list[dict[str, Any]] = []
-    for clip_id, answer in zip(clip_ids, answers, strict=True):
+    for request, answer in zip(requests, judge.judge(requests, clips.geometry), strict=True):
         if isinstance(answer, Refusal):
-            stage.skip(clip_id, answer.reason, answer.again)
+            stage.skip(request.clip_id, answer.reason, answer.again)
             continue
-        if planned is not None:
-            answer = only_asked(answer, planned[clip_id])
-        own = [row | {"votes": None} for row in label_rows(clip_id, answer, judge.name)]
-        own[0]["votes"] = vote_rows(clip_id, answer)
+        if request.rounds is not None:
+            answer = only_asked(answer, request.rounds)
+        own = [row | {"votes": None} for row in label_rows(request.clip_id, answer, judge.name)]
+        own[0]["votes"] = vote_rows(request.clip_id, answer)
         labels += own
     return labels

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch import Tensor
 
 import halovid.judges.inspector
 from halovid.config import JudgeConfig
 from halovid.grid import LatentGeometry, PatchGrid
 from halovid.judges import InspectorJudge, SimulatedJudge, make_judge
-from halovid.judges.base import DEFECT_RATING, HIGHEST, LOWEST, Judgement, Refusal, Rounds, label_rows, only_asked
+from halovid.judges.base import DEFECT_RATING, HIGHEST, LOWEST, Judgement, Refusal, Request, label_rows, only_asked
 from halovid.tables import LABELS, rows_to_table
 from halovid.world.captions import write_caption
 from halovid.world.corruptions import Event, render_corrupted
@@ -37,16 +36,9 @@ class Oracle:
     def __init__(self, rating: float, shape: tuple[int, int, int] = (2, 3, 5)) -> None:
         self._rating, self._shape = rating, shape
 
-    def judge(
-        self,
-        video: Tensor,
-        prompts: list[str],
-        clip_ids: list[str],
-        geometry: LatentGeometry,
-        rounds: Sequence[Rounds] | None = None,
-    ) -> list[Judgement | Refusal]:
+    def judge(self, requests: Sequence[Request], geometry: LatentGeometry) -> list[Judgement | Refusal]:
         answer = Judgement({"a": self._rating, "b": self._rating}, {"a": torch.full(self._shape, self._rating)})
-        return [Refusal("because") if prompt == "no" else answer for prompt in prompts]
+        return [Refusal("because") if request.prompt == "no" else answer for request in requests]
 
 
 def test_only_what_was_asked_is_kept() -> None:
@@ -64,7 +56,7 @@ def judged(answer: Judgement | Refusal) -> Judgement:
 
 def ask(rating: float, error_rate: float, noise: float, clip_id: str = "c", seed: int = 0, size: int = 1) -> Judgement:
     judge = SimulatedJudge(Oracle(rating, (2 * size, 3 * size, 5 * size)), error_rate, noise, seed)
-    return judged(judge.judge(torch.zeros(1, 3, 1, 1, 1), ["yes"], [clip_id], GEOMETRY)[0])
+    return judged(judge.judge([Request(torch.zeros(3, 1, 1, 1), "yes", clip_id)], GEOMETRY)[0])
 
 
 def same(first: Judgement, second: Judgement) -> bool:
@@ -74,18 +66,19 @@ def same(first: Judgement, second: Judgement) -> bool:
 
 
 @pytest.fixture(scope="module")
-def clips() -> tuple[Tensor, list[str]]:
+def clips() -> list[Request]:
     """A clean clip, a foreign one, a corrupted one, with their prompts."""
     scene, other = sample_scene(91, "heldout"), sample_scene(92, "heldout")
     rng = np.random.default_rng(0)
     events = [Event("noise", 1, 0, 13), Event("bleed", 2, 0, 13)]
-    video = torch.stack([render_scene(scene), torch.zeros(3, 13, 64, 64), render_corrupted(other, events, rng)])
-    return video, [write_caption(scene.spec, rng), "A panda plays the guitar.", write_caption(other.spec, rng)]
+    video = [render_scene(scene), torch.zeros(3, 13, 64, 64), render_corrupted(other, events, rng)]
+    prompts = [write_caption(scene.spec, rng), "A panda plays the guitar.", write_caption(other.spec, rng)]
+    return [Request(*clip) for clip in zip(video, prompts, "abc", strict=True)]
 
 
 @pytest.fixture(scope="module")
-def answers(clips: tuple[Tensor, list[str]]) -> list[Judgement | Refusal]:
-    return InspectorJudge(GRID).judge(*clips, ["a", "b", "c"], GEOMETRY)
+def answers(clips: list[Request]) -> list[Judgement | Refusal]:
+    return InspectorJudge(GRID).judge(clips, GEOMETRY)
 
 
 def test_a_foreign_prompt_is_refused_and_the_others_are_judged(answers: list[Judgement | Refusal]) -> None:
@@ -94,8 +87,9 @@ def test_a_foreign_prompt_is_refused_and_the_others_are_judged(answers: list[Jud
     assert "A panda" in answers[1].reason
 
 
-def test_nothing_but_foreign_prompts_gives_nothing_but_refusals(clips: tuple[Tensor, list[str]]) -> None:
-    found = InspectorJudge(GRID).judge(clips[0], ["", "dog", "cat"], ["a", "b", "c"], GEOMETRY)
+def test_nothing_but_foreign_prompts_gives_nothing_but_refusals(clips: list[Request]) -> None:
+    foreign = [dataclasses.replace(clip, prompt=prompt) for clip, prompt in zip(clips, ("", "dog", "cat"), strict=True)]
+    found = InspectorJudge(GRID).judge(foreign, GEOMETRY)
     assert all(isinstance(answer, Refusal) and answer.reason for answer in found)
     assert len(found) == 3
 
@@ -119,8 +113,8 @@ def test_a_clean_clip_is_rated_better_than_a_corrupted_one(answers: list[Judgeme
     assert (corrupted.patches["visual_quality"] < DEFECT_RATING).any()
 
 
-def test_each_clip_is_judged_by_itself(clips: tuple[Tensor, list[str]], answers: list[Judgement | Refusal]) -> None:
-    alone = InspectorJudge(GRID).judge(clips[0][2:], clips[1][2:], ["c"], GEOMETRY)[0]
+def test_each_clip_is_judged_by_itself(clips: list[Request], answers: list[Judgement | Refusal]) -> None:
+    alone = InspectorJudge(GRID).judge(clips[2:], GEOMETRY)[0]
     for aspect, ratings in judged(alone).patches.items():
         torch.testing.assert_close(ratings, judged(answers[2]).patches[aspect], rtol=0, atol=0.02)
 
@@ -143,14 +137,14 @@ def inspection(defects: list[float]) -> Inspection:
 
 def rate(found: Inspection, monkeypatch: pytest.MonkeyPatch, caption: str) -> Judgement:
     monkeypatch.setattr(halovid.judges.inspector, "inspect", lambda *_: found)
-    return judged(InspectorJudge(GRID).judge(torch.zeros(1, 3, 13, 64, 64), [caption], ["c"], GEOMETRY)[0])
+    return judged(InspectorJudge(GRID).judge([Request(torch.zeros(3, 13, 64, 64), caption, "c")], GEOMETRY)[0])
 
 
 def test_the_defect_rating_is_the_rating_at_the_defect_threshold(
-    monkeypatch: pytest.MonkeyPatch, clips: tuple[Tensor, list[str]]
+    monkeypatch: pytest.MonkeyPatch, clips: list[Request]
 ) -> None:
     defects = [0.0, 0.5, 0.999, 1.0, 1.001, 2.0, 1e3]  # in units of the threshold
-    found = rate(inspection([share * DEFECT_THRESHOLD for share in defects]), monkeypatch, clips[1][0])
+    found = rate(inspection([share * DEFECT_THRESHOLD for share in defects]), monkeypatch, clips[0].prompt)
     ratings = found.patches["visual_quality"].flatten()
     assert ratings[3].item() == pytest.approx(DEFECT_RATING, abs=1e-9)
     assert ratings[2] > DEFECT_RATING > ratings[4]
@@ -161,23 +155,23 @@ def test_the_defect_rating_is_the_rating_at_the_defect_threshold(
 
 
 def test_the_rating_of_a_clip_is_that_of_the_patches_that_matter(
-    monkeypatch: pytest.MonkeyPatch, clips: tuple[Tensor, list[str]]
+    monkeypatch: pytest.MonkeyPatch, clips: list[Request]
 ) -> None:
     found = inspection([0.0, DEFECT_THRESHOLD, 1e3])  # only the last is beyond the threshold
     for sprite_patch, expected in ((1, (DEFECT_RATING + LOWEST) / 2), (0, (HIGHEST + LOWEST) / 2), (2, LOWEST)):
         sprites = torch.arange(3).reshape(1, 1, 1, 3) == sprite_patch
-        rated = rate(dataclasses.replace(found, sprite_patches=sprites), monkeypatch, clips[1][0])
+        rated = rate(dataclasses.replace(found, sprite_patches=sprites), monkeypatch, clips[0].prompt)
         assert rated.clip["visual_quality"] == pytest.approx(expected)
-    assert rate(inspection([0.0, 0.0, 0.0]), monkeypatch, clips[1][0]).clip["visual_quality"] == HIGHEST
+    assert rate(inspection([0.0, 0.0, 0.0]), monkeypatch, clips[0].prompt).clip["visual_quality"] == HIGHEST
 
 
-def test_the_other_ratings_of_a_clip(monkeypatch: pytest.MonkeyPatch, clips: tuple[Tensor, list[str]]) -> None:
-    rated = rate(inspection([0.0]), monkeypatch, clips[1][0]).clip
+def test_the_other_ratings_of_a_clip(monkeypatch: pytest.MonkeyPatch, clips: list[Request]) -> None:
+    rated = rate(inspection([0.0]), monkeypatch, clips[0].prompt).clip
     assert rated["text_alignment"] == pytest.approx(3)  # one of two sprites is right in colour and shape
     assert rated["factual_consistency"] == pytest.approx(1 + 4 * 4 / 6)  # seen in 4 of 6 places
     assert rated["dynamic_degree"] == pytest.approx(2)  # a quarter of full motion
     fast = dataclasses.replace(inspection([0.0]), motion=torch.tensor([99.0]))
-    assert rate(fast, monkeypatch, clips[1][0]).clip["dynamic_degree"] == HIGHEST
+    assert rate(fast, monkeypatch, clips[0].prompt).clip["dynamic_degree"] == HIGHEST
 
 
 def test_a_simulated_judge_without_errors_tells_the_rounded_truth() -> None:
@@ -194,8 +188,8 @@ def test_a_simulated_judge_answers_a_clip_always_alike() -> None:
     assert not same(first, ask(3.2, 0.3, 0.7, size=4, seed=1))
 
     judge = SimulatedJudge(Oracle(3.2, (8, 12, 20)), 0.3, 0.7, seed=0)
-    video = torch.zeros(3, 3, 1, 1, 1)
-    found = judge.judge(video, ["yes", "no", "yes"], ["x", "y", "c"], GEOMETRY)
+    asked = zip(torch.zeros(3, 3, 1, 1, 1), ("yes", "no", "yes"), "xyc", strict=True)
+    found = judge.judge([Request(*clip) for clip in asked], GEOMETRY)
     assert same(judged(found[2]), first)  # in whatever company
     assert found[1] == Refusal("because")
 

@@ -15,13 +15,16 @@ from halovid.config import JudgeConfig
 from halovid.errors import InputError
 from halovid.grid import LatentGeometry, PatchGrid
 from halovid.judges import make_judge
-from halovid.judges.base import Judgement, Refusal
+from halovid.judges.base import Judgement, Refusal, Request
 from halovid.judges.table import TableJudge
 
 GRID = PatchGrid(1, 2, 2)
 GEOMETRY = LatentGeometry(4, 8, causal_first_frame=True)
-PICTURES = torch.zeros(2, 3, 1, 4, 4)
 ROW: dict[str, Any] = {"clip_id": "a", "aspect": "visual_quality", "score": 3.0, "patch_scores": [1.0, 2.0, 4.5, 5.0]}
+
+
+def request(clip_id: str) -> Request:
+    return Request(torch.zeros(3, 1, 4, 4), "p", clip_id)
 
 
 def write(path: Path, *rows: dict[str, Any]) -> Path:
@@ -37,7 +40,7 @@ def test_the_labels_of_a_clip_are_its_rows(tmp_path: Path, kind: str) -> None:
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
         write(path, *rows)
-    known, unknown = TableJudge(path, GRID).judge(PICTURES, ["p", "p"], ["a", "b"], GEOMETRY)
+    known, unknown = TableJudge(path, GRID).judge([request("a"), request("b")], GEOMETRY)
     assert isinstance(known, Judgement) and isinstance(unknown, Refusal)
     assert known.clip == {"visual_quality": 3.0, "text_alignment": 5.0}
     assert known.patches.keys() == {"visual_quality"}
@@ -47,13 +50,13 @@ def test_the_labels_of_a_clip_are_its_rows(tmp_path: Path, kind: str) -> None:
 
 def test_patch_scores_may_be_left_out_of_the_file(tmp_path: Path) -> None:
     path = write(tmp_path / "labels.jsonl", {"clip_id": "a", "aspect": "visual_quality", "score": 2})
-    (answer,) = TableJudge(path, GRID).judge(PICTURES[:1], ["p"], ["a"], GEOMETRY)
+    (answer,) = TableJudge(path, GRID).judge([request("a")], GEOMETRY)
     assert answer == Judgement({"visual_quality": 2.0}, {})
 
 
 def test_patches_that_nobody_was_asked_about_are_unknown(tmp_path: Path) -> None:
     path = write(tmp_path / "labels.jsonl", {**ROW, "patch_scores": [1.0, None, 4.5, None]})
-    (answer,) = TableJudge(path, GRID).judge(PICTURES[:1], ["p"], ["a"], GEOMETRY)
+    (answer,) = TableJudge(path, GRID).judge([request("a")], GEOMETRY)
     assert isinstance(answer, Judgement)
     assert answer.patches["visual_quality"].isnan().flatten().tolist() == [False, True, False, True]
 

@@ -17,7 +17,7 @@ from sqlalchemy import update
 
 from halovid.errors import InputError
 from halovid.grid import LatentGeometry, PatchGrid
-from halovid.judges.base import Judgement
+from halovid.judges.base import Judgement, Request
 from halovid.judges.table import TableJudge
 from halovid.labelling import export, service
 from halovid.labelling.database import Answer, Settings
@@ -164,7 +164,7 @@ def test_labels_come_out_as_those_of_a_judge(
     for name in ("labels.parquet", "labels.jsonl"):
         write_rows(tmp_path / name, merged)
         judge = TableJudge(tmp_path / name, GRID)
-        found = judge.judge(torch.zeros(1, 3, 1, 4, 4), ["p"], [both[0]], LatentGeometry(4, 8, True))[0]
+        found = judge.judge([Request(torch.zeros(3, 1, 4, 4), "p", both[0])], LatentGeometry(4, 8, True))[0]
         assert isinstance(found, Judgement)
         assert found.clip["factual_consistency"] == 3.5
         assert found.patches["visual_quality"][0, 1, 1] == 3.5

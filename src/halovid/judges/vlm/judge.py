@@ -14,7 +14,7 @@ from torch import Tensor
 from halovid.errors import InputError
 from halovid.files import hash_value
 from halovid.grid import LatentGeometry, PatchGrid
-from halovid.judges.base import Judgement, Refusal, Rounds, Vote
+from halovid.judges.base import Judgement, Refusal, Request, Rounds, Vote, asked_rounds
 from halovid.judges.vlm.answers import AnswerFolder, default_folder
 from halovid.judges.vlm.boxes import covered_patches, touched_times
 from halovid.judges.vlm.client import Asker
@@ -45,39 +45,26 @@ class VlmJudge:
         self._runner = asyncio.Runner(loop_factory=lambda: loop)
         weakref.finalize(self, loop.close)
 
-    def judge(
-        self,
-        video: Tensor,
-        prompts: list[str],
-        clip_ids: list[str],
-        geometry: LatentGeometry,
-        rounds: Sequence[Rounds] | None = None,
-    ) -> list[Judgement | Refusal]:
+    def judge(self, requests: Sequence[Request], geometry: LatentGeometry) -> list[Judgement | Refusal]:
         """The ratings of each clip; a clip with an unanswered question gives a refusal, to be tried again.
 
         Raises:
             InputError: no question can be answered until a setting is mended, as with a wrong key.
         """
-        everything = [[list(range(self._grid.num_patches))]] * len(video)
-        return self._runner.run(self._judge(video, prompts, geometry, everything if rounds is None else rounds))
+        return self._runner.run(self._judge(requests, geometry))
 
-    async def _judge(
-        self, video: Tensor, prompts: list[str], geometry: LatentGeometry, rounds: Sequence[Rounds]
-    ) -> list[Judgement | Refusal]:
+    async def _judge(self, requests: Sequence[Request], geometry: LatentGeometry) -> list[Judgement | Refusal]:
         try:
-            answers = await _all(
-                self._judge_clip(ClipQuestions(self._config, self._grid, geometry, own, prompt), geometry, asked)
-                for own, prompt, asked in zip(video, prompts, rounds, strict=True)
-            )
+            answers = await _all(self._judge_clip(request, geometry) for request in requests)
         finally:
             await self.asker.close()
         if self.asker.stopped and self.asker.stopped.fatal:
             raise InputError(str(self.asker.stopped))
         return answers
 
-    async def _judge_clip(
-        self, questions: ClipQuestions, geometry: LatentGeometry, rounds: Rounds
-    ) -> Judgement | Refusal:
+    async def _judge_clip(self, request: Request, geometry: LatentGeometry) -> Judgement | Refusal:
+        questions = ClipQuestions(self._config, self._grid, geometry, request.video, request.prompt)
+        rounds = asked_rounds(request, self._grid)
         num_frames = questions.num_frames
         try:
             about_clip = await asyncio.to_thread(questions.about_clip)

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
 
 from halovid.grid import LatentGeometry, PatchGrid
-from halovid.judges.base import Rounds
+from halovid.judges.base import Request, asked_rounds
 from halovid.judges.vlm.answers import AnswerFolder, question_key
 from halovid.judges.vlm.budget import price_call
 from halovid.judges.vlm.client import known_answer, request_body
@@ -51,26 +50,19 @@ class ModelPlan:
 
 
 def plan_calls(
-    config: VlmConfig,
-    grid: PatchGrid,
-    geometry: LatentGeometry,
-    clips: Iterable[tuple[Tensor, str, Rounds | None]],
+    config: VlmConfig, grid: PatchGrid, geometry: LatentGeometry, requests: Iterable[Request]
 ) -> list[ModelPlan]:
     """The calls to each model, if all first attempts succeed.
-
-    Args:
-        clips: [3, F, H, W] in [-1, 1], prompt, and the patches asked about, None for all.
 
     From coarse to fine it is the most that can be asked: every time of every clip looked at closely.
     """
     answers = open_answers(config)
     plans = [ModelPlan(model) for model in config.models]
-    everything = [list(range(grid.num_patches))]
-    for video, prompt, rounds in clips:
-        questions = ClipQuestions(config, grid, geometry, video, prompt)
+    for request in requests:
+        questions = ClipQuestions(config, grid, geometry, request.video, request.prompt)
         asked: list[Question[object]] = [questions.about_clip()]
         if config.strategy != "boxes":
-            by_time = [questions.about_patches(time, rounds or everything) for time in range(grid.t)]
+            by_time = [questions.about_patches(time, asked_rounds(request, grid)) for time in range(grid.t)]
             asked += [question for own in by_time for _, question in own]
         for plan in plans:
             _count(plan, asked, config, answers)
