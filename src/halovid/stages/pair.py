@@ -139,8 +139,35 @@ def _pair_table(
     Args:
         pairs: row numbers of the chosen and the rejected clips.
         remade: rows of tables.PAIRS, what of each pair's chosen clip was made anew; `twin_margin` is added there.
+
+    Raises:
+        InputError: a reward is not finite, or there is no pair at all.
     """
-    prompts, reward = _prompts(rewards), _rewards(rewards)
+    reward, patches = _finite_rewards(rewards)
+    margin = reward[pairs[0]] - reward[pairs[1]]
+    if remade is not None:
+        margin = margin + config.pair.twin_margin * remade["clip_margin"].to_numpy()
+    kept = margin > config.pair.min_margin
+    chosen, rejected = (side[kept] for side in pairs)
+    _skip_unpaired(rewards, chosen, config, stage)
+    patch_margins = _pool(patches[chosen] - patches[rejected], config)
+    if remade is not None:
+        patch_margins += np.float32(config.pair.twin_margin) * patch_matrix(remade, "patch_margins")[kept]
+    weight = pairing.rarity_weights(reward, chosen, rejected, config.pair.rarity_power)
+    columns = {
+        "prompt_id": rewards["prompt_id"].combine_chunks().take(chosen),
+        "chosen": rewards["clip_id"].combine_chunks().take(chosen),
+        "rejected": rewards["clip_id"].combine_chunks().take(rejected),
+        "clip_margin": margin[kept].astype(np.float32),
+        "patch_margins": patch_lists(patch_margins),
+        "weight": weight.astype(np.float32),
+    }
+    return pa.table(columns, schema=PAIRS)
+
+
+def _finite_rewards(rewards: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """The rewards of clips [n] and patches [n, P]; InputError when some are not finite."""
+    reward = _rewards(rewards)
     patches = patch_matrix(rewards, "patch_rewards") if len(rewards) else np.empty((0, 0))
     finite = np.isfinite(reward) & np.isfinite(patches).all(1)
     if not finite.all():
@@ -148,11 +175,12 @@ def _pair_table(
             f"{int((~finite).sum())} of {len(finite)} clips have rewards that are not finite, which no pair can hold; "
             f"run `halovid score` again"
         )
-    margin = reward[pairs[0]] - reward[pairs[1]]
-    if remade is not None:
-        margin = margin + config.pair.twin_margin * remade["clip_margin"].to_numpy()
-    kept = margin > config.pair.min_margin
-    chosen, rejected = (side[kept] for side in pairs)
+    return reward, patches
+
+
+def _skip_unpaired(rewards: pa.Table, chosen: np.ndarray, config: RunConfig, stage: StageFolder) -> None:
+    """Lists the prompts that no pair is of; InputError when that is all of them."""
+    prompts = _prompts(rewards)
     names = rewards.column("prompt_id").combine_chunks()
     for index in np.setdiff1d(prompts, prompts[chosen]):
         own = np.flatnonzero(prompts == index)
@@ -160,26 +188,10 @@ def _pair_table(
         stage.skip(names[int(own[0])].as_py(), few if len(own) < 2 else none)
     if not len(chosen):
         raise InputError(
-            f"no usable pair among {len(reward)} scored clips of {len(np.unique(prompts))} prompts (pair.strategy "
+            f"no usable pair among {len(rewards)} scored clips of {len(np.unique(prompts))} prompts (pair.strategy "
             f"{config.pair.strategy!r}, min_margin {config.pair.min_margin}); generate more candidates or lower "
             f"pair.min_margin"
         )
-    patch_margins = _pool(patches[chosen] - patches[rejected], config)
-    if remade is not None:
-        patch_margins += np.float32(config.pair.twin_margin) * patch_matrix(remade, "patch_margins")[kept]
-    weight = pairing.rarity_weights(reward, chosen, rejected, config.pair.rarity_power)
-    clip_ids = rewards.column("clip_id")
-    return pa.Table.from_arrays(
-        [
-            names.take(chosen),
-            clip_ids.take(chosen).combine_chunks(),
-            clip_ids.take(rejected).combine_chunks(),
-            pa.array(margin[kept].astype(np.float32)),
-            patch_lists(patch_margins),
-            pa.array(weight.astype(np.float32)),
-        ],
-        schema=PAIRS,
-    )
 
 
 def _prompts(rewards: pa.Table) -> np.ndarray:
