@@ -82,7 +82,8 @@ def test_the_command_names_all_formats() -> None:
 def test_clips_of_a_folder_go_through_every_later_stage(
     clips: Path, recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    run, settings = tmp_path / "run", recipe()
+    sources = ["candidates", "twins"]
+    run, settings = tmp_path / "run", recipe(restore={"source": "candidates"}, pair={"sources": sources})
     outcome = run_here("import", "folder", clips, run, "--recipe", settings)
     assert outcome.code == 0, outcome.stderr
     assert "12 clips of 4 prompts" in outcome.stderr
@@ -90,11 +91,13 @@ def test_clips_of_a_folder_go_through_every_later_stage(
     assert [row["fps"] for row in rows[:4]] == [8, 24, 10, 25]
     assert all(row["seed"] is None and row["latents"] is None for row in rows)
     assert (run / "generate/clips/clip1.mp4").read_bytes() == (clips / "clip1.mp4").read_bytes()
-    for stage in ("judge", "reward", "good", "score", "pair", "align"):
+    for stage in ("judge", "reward", "good", "restore", "score", "pair", "align"):
         outcome = run_here(stage, settings, run)
         assert outcome.code == 0, outcome.stderr
         assert not manifest(run, stage)["skipped"] or stage == "pair"
-    assert len(read_table(run / "pair/pairs.parquet", PAIRS)) == 4
+    rejected = read_table(run / "pair/pairs.parquet", PAIRS)["rejected"].to_pylist()
+    twins = [name for name in rejected if name.startswith("restored-")]
+    assert len(twins) > 0 and len(rejected) - len(twins) == 4
     assert (run / "align/weights").exists()
     before = snapshot(run / "generate")
     outcome = run_here("run", settings, run)

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from halovid.config import RestoreConfig
 from halovid.noising import flow_interpolate
-from halovid.restoring import random_regions, restore
+from halovid.restoring import Guidance, random_regions, restore
 
 B, C, T, H, W = 2, 3, 5, 7, 11
 
 
 class FlowTo:
-    """A generator whose velocity leads straight to one clip."""
+    """A generator whose velocity leads straight to one clip, times what the prompt says."""
 
     def __init__(self, goal: Tensor) -> None:
         self.goal = goal
@@ -27,7 +27,7 @@ class FlowTo:
         return flow_interpolate(latents, noise, sigma)
 
     def predict(self, noisy: Tensor, sigma: Tensor, prompt_embeds: Tensor) -> Tensor:
-        return (noisy - self.goal) / sigma.reshape(-1, 1, 1, 1, 1)
+        return (noisy - self.goal * prompt_embeds[..., None, None]) / sigma.reshape(-1, 1, 1, 1, 1)
 
 
 def random(*shape: int, seed: int) -> Tensor:
@@ -38,10 +38,19 @@ def test_inside_the_region_is_what_the_model_makes_and_outside_the_clip_itself()
     clip, goal, noise = (random(B, C, T, H, W, seed=seed) for seed in range(3))
     mask = (random(B, T, H, W, seed=3) > 0).double()
     model: Any = FlowTo(goal)
-    found = restore(model, clip, mask, torch.zeros(B, 1, 1), noise, RestoreConfig(sigma=0.7, steps=5))
+    found = restore(model, clip, mask, torch.ones(B, 1, 1), noise, RestoreConfig(sigma=0.7, steps=5))
     inside = mask[:, None].bool().expand(-1, C, -1, -1, -1)
     torch.testing.assert_close(found[inside], goal[inside])
     torch.testing.assert_close(found[~inside], clip[~inside])
+
+
+def test_guidance_leads_away_from_the_negative_prompt() -> None:
+    clip, goal, noise = (random(B, C, T, H, W, seed=seed) for seed in range(3))
+    model: Any = FlowTo(goal)
+    settings = (torch.ones(B, T, H, W), torch.full((B, 1, 1), 2.0), noise, RestoreConfig(steps=5))
+    found = restore(model, clip, *settings, Guidance(3.0, torch.full((1, 1, 1), 0.5)))
+    torch.testing.assert_close(found, (0.5 + 3 * (2 - 0.5)) * goal)
+    torch.testing.assert_close(restore(model, clip, *settings), 2 * goal)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from halovid.clips import ClipFolder, Row, clip_seed, save_conditions, write_clips
-from halovid.config import RunConfig
+from halovid.config import GeneratorConfig, RunConfig
 from halovid.folders import open_stage
-from halovid.generators import open_generator
+from halovid.generators import Generator, open_generator
 from halovid.grid import pool_cells
 from halovid.prompts import Prompt
-from halovid.restoring import random_regions, restore
+from halovid.restoring import Guidance, random_regions, restore
 from halovid.runtime import console, resolve_device, set_threads
 from halovid.tables import CLIPS, PAIRS, rows_to_table
 
@@ -55,7 +55,11 @@ def run(config: RunConfig, run_dir: Path) -> None:
         console.print("[dim]restore: not in the recipe, nothing to do[/dim]")
         return
     source = "good" if settings.source == "good" else "generate"
-    depends = config.part("seed", "dtype", "restore") | {"margin_grid": config.margin_grid.shape}
+    sampling = config.generator
+    depends = config.part("seed", "dtype", "restore") | {
+        "margin_grid": config.margin_grid.shape,
+        "guidance": [sampling.guidance_scale, sampling.negative_prompt],
+    }
     with open_stage(run_dir, "restore", depends, sorted({"generate", source})) as stage:
         if stage is None:
             return
@@ -64,7 +68,9 @@ def run(config: RunConfig, run_dir: Path) -> None:
         generator = open_generator(config)
         conditions, originals = (ClipFolder(run_dir / name, config.clip_size) for name in ("generate", source))
         save_conditions(stage.path, generator, [])
+        guidance = _guidance(generator, sampling)
         jobs = list_jobs(originals, settings.per_prompt, config.seed)
+        originals.encode_latents([job.original for job in jobs], generator, stage.path / "parts" / "latents")
         shape = originals.geometry.latent_shape(*config.clip_size)
 
         def make(batch: Sequence[Job]) -> list[Row]:
@@ -73,14 +79,21 @@ def run(config: RunConfig, run_dir: Path) -> None:
             masks = torch.stack([region(job, shape, config) for job in batch]).to(device)
             draws = [torch.Generator().manual_seed(job.seed) for job in batch]
             noise = torch.stack([torch.randn(latents.shape[1:], generator=draw) for draw in draws]).to(latents)
-            restored = restore(generator, latents, masks, embeds, noise, settings)
+            restored = restore(generator, latents, masks, embeds, noise, settings, guidance)
             names, owners, seeds = zip(*((job.name, job.prompt, job.seed) for job in batch), strict=True)
             video = generator.decode_video(restored)
-            return write_clips(stage.path, names, owners, seeds, restored, video, config.generator.fps)
+            return write_clips(stage.path, names, owners, seeds, restored, video, sampling.fps)
 
         stage.write("clips.parquet", stage.map_batches("restore", jobs, settings.batch_size, make, CLIPS))
         pairs = [_pair(job, region(job, shape, config), config) for job in jobs]
         stage.write("pairs.parquet", rows_to_table(pairs, PAIRS))
+
+
+def _guidance(generator: Generator, config: GeneratorConfig) -> Guidance | None:
+    """The guidance that candidates are sampled with."""
+    if config.guidance_scale <= 1:
+        return None
+    return Guidance(config.guidance_scale, generator.encode_prompts([config.negative_prompt]))
 
 
 def list_jobs(originals: ClipFolder, per_prompt: int, seed: int) -> list[Job]:
