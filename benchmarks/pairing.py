@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from halovid.config import PairConfig, RunConfig
-from halovid.folders import StageFolder
+from halovid.config.run import PairConfig, RunConfig
+from halovid.data.folders import StageFolder
+from halovid.data.tables import PAIRS, REWARDS, patch_lists, read_table, write_table
 from halovid.stages.pair import make_pairs
-from halovid.tables import PAIRS, REWARDS, patch_lists, read_table, write_table
 
 
 def main() -> None:

@@ -22,11 +22,11 @@ import torch
 import transformers
 from torch import Tensor
 
-from halovid import metrics
+from halovid.config.reward import RewardConfig
+from halovid.evaluation import metrics
 from halovid.grid import PatchGrid, pool_cells
 from halovid.judges.base import DEFECT_RATING, Judgement, Request
 from halovid.judges.inspector import InspectorJudge
-from halovid.reward_config import RewardConfig
 from halovid.rewards.backbones import LanguageSpec, make_spec
 from halovid.rewards.data import LabelledClips
 from halovid.rewards.network import RewardNetwork, RewardSpec

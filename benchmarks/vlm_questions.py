@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from halovid.config.vlm import VlmConfig
 from halovid.grid import LatentGeometry, PatchGrid
 from halovid.judges.base import Request
 from halovid.judges.vlm.plan import ModelPlan, plan_calls
-from halovid.vlm_config import VlmConfig
 from halovid.world.render import render_scene
 from halovid.world.scenes import sample_scene
 

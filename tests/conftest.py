@@ -34,9 +34,9 @@ import yaml
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from transformers import UMT5Config, UMT5EncoderModel
 
-from halovid import cli
-from halovid.files import hash_file
-from halovid.video import write_video
+from halovid.cli import main as cli
+from halovid.data.files import hash_file
+from halovid.data.video import write_video
 from halovid.world.training.text import build_tokenizer
 from halovid.world.training.vae import LAYOUT
 
@@ -204,7 +204,7 @@ def run_apart(*argv: object, env: Mapping[str, str] | None = None) -> Outcome:
 def start_apart(plan: Plan) -> multiprocessing.process.BaseProcess:
     """Starts a command in a process of its own, forked from a server that has the imports done."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["halovid.summary", *(f"halovid.stages.{name}" for name in cli.STAGES)])
+    context.set_forkserver_preload(["halovid.cli.summary", *(f"halovid.stages.{name}" for name in cli.STAGES)])
     process = context.Process(target=_run_plan, args=(plan,), daemon=True)
     process.start()
     return process

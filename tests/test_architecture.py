@@ -16,31 +16,25 @@ MAX_FUNCTION, MAX_FILE = 80, 400
 LAYERS: tuple[tuple[str, ...], ...] = (
     # facts: errors, files, mathematics on tensors and arrays
     (
-        "errors",
-        "files",
-        "grid",
-        "noising",
-        "losses",
-        "pairing",
-        "metrics",
-        "reliability",
-        "video_metrics",
-        "optimizers",
+        *("errors", "grid", "optimizers", "data", "data.files"),
+        *("alignment", "alignment.losses", "alignment.noising", "alignment.pairing"),
+        *("evaluation", "evaluation.metrics", "evaluation.reliability", "evaluation.video_metrics"),
     ),
-    ("protocols",),
+    ("evaluation.protocols",),
     # what stages share on disk and on screen
-    ("checkpoint", "tables", "video", "runtime", "folders", "page"),
-    ("sections", "vlm_config", "reward_config", "config", "recipes"),
+    ("data.checkpoint", "data.tables", "data.video", "data.folders", "runtime", "page"),
+    ("config",),
     ("world",),
     # machinery: what stages are made of
     (
-        *("generators", "judges", "rewards", "prompts", "clips", "policy", "best_of", "good_clips", "restoring"),
-        "label_budget",
-        *("measures", "monitor", "formats", "labelling", "raters", "rater_agreement"),
+        *("generators", "judges", "rewards", "data.prompts", "data.clips", "data.good_clips", "label_budget"),
+        *("alignment.policy", "alignment.monitor", "alignment.restoring"),
+        *("evaluation.best_of", "evaluation.measures", "evaluation.raters", "evaluation.rater_agreement"),
+        *("formats", "labelling"),
     ),
-    ("stages", "world.training", "exchange", "score_folder", "merge", "study_results"),
-    ("summary", "study", "people"),
-    ("cli", "__main__"),
+    ("stages", "world.training", "exchange", "score_folder", "merge", "study.findings"),
+    ("study", "cli"),
+    ("cli.main", "__main__"),
 )
 FILES = sorted(SOURCE.rglob("*.py"))
 
@@ -106,8 +100,8 @@ def test_every_module_is_in_one_layer_and_every_entry_stands_for_one() -> None:
 
 
 def test_the_reader_of_imports_sees_them() -> None:
-    assert IMPORTS["losses"] == {"grid"}
-    assert {"errors", "generators.base", "grid", "noising"} <= IMPORTS["generators.wan"]
+    assert IMPORTS["alignment.losses"] == {"grid"}
+    assert {"errors", "generators.base", "grid", "alignment.noising"} <= IMPORTS["generators.wan"]
     assert "world.render" in IMPORTS["world.inspector"]  # from halovid.world import render
     assert len(EDGES) > 100
 
@@ -130,7 +124,7 @@ def test_no_stage_imports_another() -> None:
 
 
 def test_only_the_entry_point_imports_the_command() -> None:
-    assert [module for module, target in EDGES if target == "cli"] == ["__main__"]
+    assert [module for module, target in EDGES if target == "cli.main"] == ["__main__"]
 
 
 def test_the_world_is_trained_by_its_own_command_alone() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from halovid.cli import app
-from halovid.recipes import changed, load_config
-from halovid.study import combinations, load_study
+from halovid.cli.main import app
+from halovid.config.recipes import changed, load_config
+from halovid.study.runner import combinations, load_study
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -1,5 +1,5 @@
 """`python -m halovid`."""
 
-from halovid.cli import main
+from halovid.cli.main import main
 
 main()

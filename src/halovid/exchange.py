@@ -3,7 +3,7 @@
     halovid import FORMAT SOURCE RUN [--recipe RECIPE.yaml]
     halovid export FORMAT RUN TARGET
 
-An import makes RUN/generate: the clip folder of `halovid.clips`, and sources.parquet, which tells what each clip was
+An import makes RUN/generate: a clip folder (`halovid.data.clips`), and sources.parquet, which tells what each clip was
 called. With ratings it makes RUN/judge too, with preferences RUN/pair. They are stages like others: complete, skipped
 when nothing changed, continued after a kill.
 """
@@ -19,19 +19,19 @@ from typing import Any
 
 import torch
 
-from halovid.clips import save_conditions
-from halovid.config import RunConfig
+from halovid.config.run import RunConfig
+from halovid.data.clips import save_conditions
+from halovid.data.files import hash_file, hash_value, write_json
+from halovid.data.folders import StageFolder, open_stage
+from halovid.data.prompts import Prompt
+from halovid.data.tables import CLIPS, LABELS, PAIRS, SOURCES, read_table, rows_to_table
+from halovid.data.video import probe_video, read_video, write_video
 from halovid.errors import InputError
-from halovid.files import hash_file, hash_value, write_json
-from halovid.folders import StageFolder, open_stage
 from halovid.formats import get_format
 from halovid.formats.base import Collection, RunData, SourceClip, copy_file
 from halovid.generators import model_identity, open_generator
 from halovid.grid import LatentGeometry
-from halovid.prompts import Prompt
 from halovid.runtime import console, progress, set_threads
-from halovid.tables import CLIPS, LABELS, PAIRS, SOURCES, read_table, rows_to_table
-from halovid.video import probe_video, read_video, write_video
 
 Row = dict[str, Any]
 _BATCH = 8

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halovid.clips import ClipFolder, Row, clip_seed
-from halovid.config import RunConfig
+from halovid.config.run import RunConfig
+from halovid.data.clips import ClipFolder, Row, clip_seed
+from halovid.data.tables import QUESTIONS, read_table, rows_to_table, write_table
 from halovid.errors import InputError
 from halovid.grid import PatchGrid
 from halovid.judges.base import Rounds
@@ -25,7 +26,6 @@ from halovid.rewards.data import prompt_inputs
 from halovid.rewards.network import RewardNetwork, load_reward
 from halovid.rewards.scoring import score_dense
 from halovid.runtime import batches, console, progress, resolve_device, set_threads
-from halovid.tables import QUESTIONS, read_table, rows_to_table, write_table
 
 _VIEWS = ((), (-1,), (-2,), (-2, -1))  # a clip as it is and mirrored
 _FLOOR = 1e-6  # of the uncertainty: certain patches are last, not excluded

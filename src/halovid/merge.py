@@ -11,9 +11,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from halovid.config import RunConfig
+from halovid.config.run import RunConfig
+from halovid.data.folders import read_manifest
 from halovid.errors import InputError
-from halovid.folders import read_manifest
 from halovid.generators import open_generator
 
 

@@ -18,10 +18,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from halovid.config import GeneratorConfig, RunConfig
+from halovid.config.run import GeneratorConfig, RunConfig
+from halovid.data.files import atomic_path
+from halovid.data.folders import read_manifest
+from halovid.data.tables import write_table
+from halovid.data.video import probe_video, read_video, write_video
 from halovid.errors import InputError
-from halovid.files import atomic_path
-from halovid.folders import read_manifest
 from halovid.formats import folder, vbench
 from halovid.formats.base import SourceClip
 from halovid.generators import open_generator
@@ -30,8 +32,6 @@ from halovid.rewards.backbones import EncoderSpec
 from halovid.rewards.network import RewardNetwork, load_reward
 from halovid.rewards.scoring import geometry_of, score_dense
 from halovid.runtime import console, progress, resolve_device, set_threads
-from halovid.tables import write_table
-from halovid.video import probe_video, read_video, write_video
 
 Row = dict[str, Any]
 WORST, BEST = 1.0, 5.0  # the rating scale: what heat maps show as wholly red, and as untouched

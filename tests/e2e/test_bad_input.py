@@ -18,11 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from conftest import Outcome, manifest, results, run_apart, run_here, snapshot
-from halovid import clips
-from halovid.cli import STAGES
-from halovid.clips import ClipFolder
+from halovid.cli.main import STAGES
+from halovid.data import clips
+from halovid.data.clips import ClipFolder
+from halovid.data.tables import REWARDS, patch_lists, patch_matrix
 from halovid.stages import judge
-from halovid.tables import REWARDS, patch_lists, patch_matrix
 from halovid.world.training.vae import LAYOUT
 
 pytestmark = pytest.mark.e2e

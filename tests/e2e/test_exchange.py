@@ -16,13 +16,13 @@ import torch
 import yaml
 
 from conftest import Kill, Plan, manifest, run_here, snapshot, start_apart
-from halovid.cli import FORMAT_NAMES
-from halovid.clips import ClipFolder
-from halovid.folders import is_imported
+from halovid.cli.main import FORMAT_NAMES
+from halovid.data.clips import ClipFolder
+from halovid.data.folders import is_imported
+from halovid.data.tables import CLIPS, LABELS, PAIRS, read_table
+from halovid.data.video import read_video, write_video
 from halovid.formats import FORMATS
 from halovid.rewards.network import load_reward
-from halovid.tables import CLIPS, LABELS, PAIRS, read_table
-from halovid.video import read_video, write_video
 from halovid.world.captions import write_caption
 from halovid.world.scenes import sample_spec
 

@@ -19,10 +19,10 @@ from diffusers import WanPipeline
 from safetensors.torch import load_file
 
 from conftest import LORA, RECIPE, SECRETS, Outcome, manifest, results, run_here, snapshot
-from halovid import tables
-from halovid.cli import STAGES
-from halovid.config import GeneratorConfig
-from halovid.video import read_video
+from halovid.cli.main import STAGES
+from halovid.config.run import GeneratorConfig
+from halovid.data import tables
+from halovid.data.video import read_video
 from halovid.world.training.vae import LAYOUT
 
 pytestmark = pytest.mark.e2e

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import Kill, Outcome, Plan, manifest, run_here, snapshot, start_apart
+from halovid.config.reward import RewardConfig
+from halovid.data.tables import LABELS, VOTES, read_table
 from halovid.judges.base import HIGHEST
 from halovid.label_budget import read_rounds, write_rounds
-from halovid.reward_config import RewardConfig
-from halovid.tables import LABELS, VOTES, read_table
 from vlm_server import Handler, Server, answer_well, completion, good_answer, running_server, send, status
 
 pytestmark = pytest.mark.e2e

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halovid.config import RunConfig
+from halovid.config.recipes import make_config
+from halovid.config.run import RunConfig
 from halovid.errors import InputError
 from halovid.label_budget import draw_patches, planned_rounds, read_rounds, write_rounds
-from halovid.recipes import make_config
 
 ROWS = [{"clip_id": name} for name in ("a", "b", "c")]
 

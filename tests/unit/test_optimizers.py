@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from halovid.checkpoint import load_checkpoint, save_checkpoint
+from halovid.data.checkpoint import load_checkpoint, save_checkpoint
 from halovid.optimizers import MuonAdamW
 
 

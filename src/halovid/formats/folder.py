@@ -10,7 +10,7 @@ import csv
 import io
 from pathlib import Path
 
-from halovid.files import write_text
+from halovid.data.files import write_text
 from halovid.formats.base import Collection, RunData, SourceClip, copy_clips
 from halovid.formats.sources import (
     VIDEO_SUFFIXES,

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from halovid.files import atomic_path
+from halovid.data.files import atomic_path
 from halovid.formats import videofeedback
 from halovid.formats.base import Collection, RunData, copy_paired, swapped, usable_pairs
 from halovid.formats.sources import (

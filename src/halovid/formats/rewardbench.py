@@ -15,8 +15,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+from halovid.data.files import write_text
 from halovid.errors import InputError
-from halovid.files import write_text
 from halovid.formats.base import Collection, Row, RunData, copy_paired, swapped, usable_pairs
 from halovid.formats.sources import SourceProblem, find_table, read_margin, read_rows, resolve_inside
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from halovid.data.files import write_json
 from halovid.errors import InputError
-from halovid.files import write_json
 from halovid.formats.base import Collection, RunData, copy_paired, usable_pairs
 from halovid.formats.sources import SourceProblem, read_margin, read_number, read_rows, resolve_inside
 

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from halovid.files import write_json
+from halovid.data.files import write_json
 from halovid.formats.base import Collection, RunData, SourceClip, copy_clips
 from halovid.formats.sources import SourceProblem, find_table, read_number, read_rows, resolve_inside
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from halovid.config import GeneratorConfig, RunConfig
-from halovid.files import hash_folder
+from halovid.config.run import GeneratorConfig, RunConfig
+from halovid.data.files import hash_folder
 from halovid.generators.base import ADAPTER, Generator, Sampler
 from halovid.generators.wan import WanGenerator
 from halovid.runtime import resolve_device, resolve_dtype

@@ -14,12 +14,12 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from halovid.config import GeneratorConfig
+from halovid.alignment.noising import flow_interpolate, flow_velocity
+from halovid.config.run import GeneratorConfig
+from halovid.data.files import atomic_path
 from halovid.errors import InputError
-from halovid.files import atomic_path
 from halovid.generators.base import ADAPTER
 from halovid.grid import LatentGeometry
-from halovid.noising import flow_interpolate, flow_velocity
 
 _MAX_TEXT = 512  # tokens, WanPipeline's own default
 _LORA_FILE = "pytorch_lora_weights.safetensors"

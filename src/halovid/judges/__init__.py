@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from halovid.config import JudgeConfig
+from halovid.config.run import JudgeConfig
 from halovid.errors import InputError
 from halovid.grid import PatchGrid
 from halovid.judges.base import Judge

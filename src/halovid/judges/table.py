@@ -12,11 +12,11 @@ import pyarrow.json
 import pyarrow.parquet as pq
 import torch
 
+from halovid.data.files import hash_file
+from halovid.data.tables import LABELS
 from halovid.errors import InputError
-from halovid.files import hash_file
 from halovid.grid import LatentGeometry, PatchGrid
 from halovid.judges.base import HIGHEST, LOWEST, Judgement, Refusal, Request
-from halovid.tables import LABELS
 
 _COLUMNS = ("clip_id", "aspect", "score", "patch_scores")
 

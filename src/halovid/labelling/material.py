@@ -9,16 +9,16 @@ from typing import Any, Literal
 
 import torch
 
-from halovid.config import RunConfig
+from halovid.config.run import RunConfig
+from halovid.data.files import hash_value
+from halovid.data.folders import read_manifest
+from halovid.data.tables import CLIPS, read_table
+from halovid.data.video import VideoInfo, read_facts
 from halovid.errors import InputError
-from halovid.files import hash_value
-from halovid.folders import read_manifest
 from halovid.grid import LatentGeometry, PatchGrid, membership, read_geometry
 from halovid.labelling.answers import Mode
 from halovid.labelling.assignment import Item, ring_pairs
 from halovid.runtime import progress
-from halovid.tables import CLIPS, read_table
-from halovid.video import VideoInfo, read_facts
 
 Source = Literal["generate", "evaluate"]
 # source -> its clip folders; with several, the name goes before the clip's

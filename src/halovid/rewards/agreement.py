@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from halovid import metrics
+from halovid.evaluation import metrics
 from halovid.grid import PatchGrid
 from halovid.rewards.data import LabelledClips
 from halovid.rewards.network import RewardNetwork

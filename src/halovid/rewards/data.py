@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from halovid.clips import ClipFolder, Row
+from halovid.data.clips import ClipFolder, Row
 from halovid.errors import InputError
 from halovid.grid import PatchGrid
 from halovid.rewards.backbones import Backbone

@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from halovid.data.files import atomic_path, write_text
 from halovid.errors import InputError
-from halovid.files import atomic_path, write_text
 from halovid.grid import PatchGrid, pool_cells
 from halovid.rewards.backbones import EncoderSpec, Features, LanguageSpec, make_backbone
 from halovid.rewards.backbones.language import LanguageBackbone

@@ -10,9 +10,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from halovid.config.sections import LoraOptions
+from halovid.data.files import hash_folder
 from halovid.errors import InputError
-from halovid.files import hash_folder
-from halovid.sections import LoraOptions
 
 # what belongs to a model's first task: we bring heads of our own
 _OTHER_HEADS = ("lm_head.", "classifier.", "decoder.", "encoder_to_decoder.", "mask_token", "fc_norm.")

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from halovid.checkpoint import load_checkpoint, save_checkpoint
+from halovid.config.reward import RewardConfig
+from halovid.data.checkpoint import load_checkpoint, save_checkpoint
 from halovid.errors import TrainingError
 from halovid.grid import PatchGrid
 from halovid.optimizers import AdamW, MuonAdamW
-from halovid.reward_config import RewardConfig
 from halovid.rewards.data import LabelledClips
 from halovid.rewards.losses import bradley_terry_loss, draw_pairs, regression_loss
 from halovid.rewards.network import RewardNetwork

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from halovid.config import RunConfig
+from halovid.config.run import RunConfig
 
 STAGES = (
     *("generate", "judge", "reward", "good", "restore", "score", "pair", "align"),

@@ -17,20 +17,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from halovid.checkpoint import load_checkpoint, save_checkpoint
-from halovid.clips import ClipFolder, Row, clip_seed
-from halovid.config import RunConfig
+from halovid.alignment.losses import Margins, PairErrors, gran_dpo_loss, squared_error_map
+from halovid.alignment.monitor import Monitor, Reading, parting
+from halovid.alignment.noising import sample_sigma, timestep_weight
+from halovid.alignment.policy import Policy, snapshot_folder
+from halovid.config.run import RunConfig
+from halovid.data.checkpoint import load_checkpoint, save_checkpoint
+from halovid.data.clips import ClipFolder, Row, clip_seed
+from halovid.data.files import write_text
+from halovid.data.folders import StageFolder, open_stage
+from halovid.data.tables import PAIRS, read_table
 from halovid.errors import InputError, TrainingError
-from halovid.files import write_text
-from halovid.folders import StageFolder, open_stage
 from halovid.generators import Generator, model_identity, open_generator
-from halovid.losses import Margins, PairErrors, gran_dpo_loss, squared_error_map
-from halovid.monitor import Monitor, Reading, parting
-from halovid.noising import sample_sigma, timestep_weight
-from halovid.policy import Policy, snapshot_folder
 from halovid.rewards.network import load_reward
 from halovid.runtime import console, progress, resolve_device, set_threads
-from halovid.tables import PAIRS, read_table
 
 
 def run(config: RunConfig, run_dir: Path) -> None:

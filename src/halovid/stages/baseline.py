@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from halovid.clips import sample_clips
-from halovid.config import RunConfig
+from halovid.config.run import RunConfig
+from halovid.data.clips import sample_clips
+from halovid.data.folders import open_stage
+from halovid.data.prompts import Prompt, load_prompts
 from halovid.errors import InputError
-from halovid.folders import open_stage
+from halovid.evaluation.measures import EVALUATION_SEED, measure_clips
 from halovid.generators import model_identity, open_generator
-from halovid.measures import EVALUATION_SEED, measure_clips
-from halovid.prompts import Prompt, load_prompts
 from halovid.runtime import set_threads
 from halovid.world.captions import parse_caption
 

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from halovid.best_of import BestOf
-from halovid.clips import ClipFolder, sample_clips
-from halovid.config import RunConfig
+from halovid.alignment.policy import snapshot_folder
+from halovid.config.run import RunConfig
+from halovid.data.clips import ClipFolder, sample_clips
+from halovid.data.folders import open_stage
+from halovid.data.tables import MEASURES, METRICS, read_table, rows_to_table
 from halovid.errors import InputError
-from halovid.folders import open_stage
+from halovid.evaluation.best_of import BestOf
+from halovid.evaluation.measures import EVALUATION_SEED, compare, measure_clips
 from halovid.generators import Sampler, model_identity, open_generator
-from halovid.measures import EVALUATION_SEED, compare, measure_clips
-from halovid.policy import snapshot_folder
 from halovid.rewards.network import load_reward
 from halovid.runtime import resolve_device, set_threads
-from halovid.tables import MEASURES, METRICS, read_table, rows_to_table
 
 
 def run(config: RunConfig, run_dir: Path) -> None:

@@ -2,18 +2,18 @@
 
 halovid generate RECIPE.yaml RUN
 
-Writes RUN/generate: the clip folder of `halovid.clips`.
+Writes RUN/generate: the clip folder of `halovid.data.clips`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from halovid.clips import sample_clips
-from halovid.config import RunConfig
-from halovid.folders import open_stage
+from halovid.config.run import RunConfig
+from halovid.data.clips import sample_clips
+from halovid.data.folders import open_stage
+from halovid.data.prompts import load_prompts
 from halovid.generators import model_identity, open_generator
-from halovid.prompts import load_prompts
 from halovid.runtime import set_threads
 
 

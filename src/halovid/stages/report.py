@@ -17,19 +17,19 @@ import torch
 import yaml
 
 from halovid import page
-from halovid.clips import ClipFolder, Row
-from halovid.config import RunConfig
+from halovid.config.run import RunConfig
+from halovid.data.clips import ClipFolder, Row
+from halovid.data.files import write_text
+from halovid.data.folders import open_stage, read_manifest, versions
+from halovid.data.tables import AGREEMENT, MEASURES, METRICS, read_table
 from halovid.errors import InputError
-from halovid.files import write_text
-from halovid.folders import open_stage, read_manifest, versions
+from halovid.evaluation.measures import KIND_PREFIX
+from halovid.evaluation.metrics import paired_ratio
 from halovid.grid import spread_to_frames
-from halovid.measures import KIND_PREFIX
-from halovid.metrics import paired_ratio
 from halovid.rewards.data import prompt_inputs
 from halovid.rewards.network import RewardNetwork, load_reward
 from halovid.rewards.scoring import reward_clips
 from halovid.runtime import set_threads
-from halovid.tables import AGREEMENT, MEASURES, METRICS, read_table
 
 HEADLINE = "defective sprite patches"
 _READS = ("generate", "judge", "reward", "score", "pair", "align", "baseline", "examine", "evaluate")

@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halovid.clips import ClipFolder, Row, clip_seed, save_conditions, write_clips
-from halovid.config import GeneratorConfig, RunConfig
-from halovid.folders import open_stage
+from halovid.alignment.restoring import Guidance, random_regions, restore
+from halovid.config.run import GeneratorConfig, RunConfig
+from halovid.data.clips import ClipFolder, Row, clip_seed, save_conditions, write_clips
+from halovid.data.folders import open_stage
+from halovid.data.prompts import Prompt
+from halovid.data.tables import CLIPS, PAIRS, rows_to_table
 from halovid.generators import Generator, open_generator
 from halovid.grid import pool_cells
-from halovid.prompts import Prompt
-from halovid.restoring import Guidance, random_regions, restore
 from halovid.runtime import console, resolve_device, set_threads
-from halovid.tables import CLIPS, PAIRS, rows_to_table
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from halovid.clips import ClipFolder, Row
-from halovid.config import RunConfig
-from halovid.folders import StageFolder, open_stage
+from halovid.config.run import RunConfig
+from halovid.data.clips import ClipFolder, Row
+from halovid.data.folders import StageFolder, open_stage
+from halovid.data.tables import LABELS, RELEASED, REWARDS
 from halovid.grid import LatentGeometry
 from halovid.judges.base import Judgement, label_rows
 from halovid.rewards.data import prompt_inputs
@@ -35,7 +36,6 @@ from halovid.rewards.released.patches import score_clip
 from halovid.rewards.released.served import ServedReward
 from halovid.rewards.scoring import rate_clips
 from halovid.runtime import resolve_device, resolve_dtype, set_threads
-from halovid.tables import LABELS, RELEASED, REWARDS
 
 # what is kept of a batch: its rewards, and the ratings that they are means of
 _RATED = REWARDS.append(pa.field("ratings", pa.list_(pa.struct(list(LABELS)))))

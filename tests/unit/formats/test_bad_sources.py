@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from halovid.data.folders import read_manifest
+from halovid.data.tables import CLIPS, SOURCES, read_table
 from halovid.errors import InputError
 from halovid.exchange import import_run
-from halovid.folders import read_manifest
 from halovid.formats import FORMATS
 from halovid.formats.sources import SourceProblem, resolve_inside
-from halovid.tables import CLIPS, SOURCES, read_table
 
 Put = Callable[..., Path]
 

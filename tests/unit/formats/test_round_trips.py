@@ -20,13 +20,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from halovid.data.files import hash_file
+from halovid.data.folders import read_manifest
+from halovid.data.tables import CLIPS, LABELS, PAIRS, read_table, rows_to_table, write_table
+from halovid.data.video import write_video
 from halovid.errors import InputError
 from halovid.exchange import export_run, import_run
-from halovid.files import hash_file
-from halovid.folders import read_manifest
 from halovid.formats import FORMATS, videofeedback
-from halovid.tables import CLIPS, LABELS, PAIRS, read_table, rows_to_table, write_table
-from halovid.video import write_video
 
 Put = Callable[..., Path]
 PAIRED = ("rewardbench", "genaibench", "videodpo")

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from halovid.config import JudgeConfig
+from halovid.config.run import JudgeConfig
 from halovid.errors import InputError
 from halovid.grid import LatentGeometry, PatchGrid
 from halovid.judges import make_judge

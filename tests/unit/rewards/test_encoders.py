@@ -9,12 +9,12 @@ import torch
 import transformers
 from torch import Tensor
 
+from halovid.config.reward import RewardConfig
+from halovid.config.sections import LoraOptions
 from halovid.errors import InputError
 from halovid.grid import LatentGeometry, PatchGrid
-from halovid.reward_config import RewardConfig
 from halovid.rewards.backbones import make_spec
 from halovid.rewards.network import RewardNetwork, RewardSpec, load_reward, save_reward
-from halovid.sections import LoraOptions
 
 SIZE = (9, 16, 24)
 ASPECTS = ("visual_quality", "text_alignment")

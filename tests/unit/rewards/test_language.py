@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from halovid.config.reward import RewardConfig
+from halovid.config.sections import LoraOptions
 from halovid.errors import InputError
 from halovid.grid import LatentGeometry, PatchGrid
-from halovid.reward_config import RewardConfig
 from halovid.rewards.backbones import make_spec
 from halovid.rewards.network import RewardNetwork, RewardSpec, load_reward, save_reward
 from halovid.rewards.scoring import SCORERS
-from halovid.sections import LoraOptions
 from tiny_models import BACKBONE_OF, LANGUAGE, write_language_model
 
 GEOMETRY = LatentGeometry(4, 8, True)

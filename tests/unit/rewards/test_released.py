@@ -17,9 +17,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from halovid.config.reward import RewardConfig
 from halovid.errors import InputError
 from halovid.grid import LatentGeometry, PatchGrid
-from halovid.reward_config import RewardConfig
 from halovid.rewards.backbones import make_spec
 from halovid.rewards.network import RewardNetwork, RewardSpec, load_reward, save_reward
 from halovid.rewards.readers.text import fill

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from halovid.config.reward import RewardConfig
 from halovid.grid import PatchGrid
-from halovid.reward_config import RewardConfig
 from halovid.rewards import training
 from halovid.rewards.agreement import rate
 from halovid.rewards.data import LabelledClips

@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
+from halovid.config.reward import ServerConfig
 from halovid.errors import InputError
-from halovid.reward_config import ServerConfig
 from halovid.rewards.released import UnscoredError
 from halovid.rewards.released.served import FAMILIES, ServedReward, read_scores
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from diffusers import WanPipeline
 
-from halovid.checkpoint import load_checkpoint
+from halovid.data.checkpoint import load_checkpoint
 from halovid.world.captions import parse_caption
 from halovid.world.training import clips, generator, package, text, vae
 

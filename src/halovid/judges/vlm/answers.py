@@ -15,8 +15,8 @@ from typing import Any
 
 import platformdirs
 
+from halovid.data.files import hash_value, write_json
 from halovid.errors import InputError
-from halovid.files import hash_value, write_json
 
 
 def default_folder() -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from halovid.vlm_config import BudgetConfig, ModelConfig
+from halovid.config.vlm import BudgetConfig, ModelConfig
 
 _MILLION = 1_000_000
 

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from halovid.config.vlm import ModelConfig, VlmConfig
 from halovid.judges.vlm.answers import AnswerFolder, question_key, readable_messages
 from halovid.judges.vlm.budget import Budget, BudgetSpent, Cost, price_call
 from halovid.judges.vlm.endpoint import Endpoint, Reply, Stopped, Trouble, Unanswered
 from halovid.judges.vlm.questions import Question
-from halovid.vlm_config import ModelConfig, VlmConfig
 
 T = TypeVar("T")
 HOPELESS = 20  # questions in a row that failed at the server: it is down, and waiting for the others would take hours

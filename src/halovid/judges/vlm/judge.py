@@ -11,8 +11,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from halovid.config.vlm import ModelConfig, VlmConfig
+from halovid.data.files import hash_value
 from halovid.errors import InputError
-from halovid.files import hash_value
 from halovid.grid import LatentGeometry, PatchGrid
 from halovid.judges.base import Judgement, Refusal, Request, Rounds, Vote, asked_rounds
 from halovid.judges.vlm.answers import AnswerFolder, default_folder
@@ -22,7 +23,6 @@ from halovid.judges.vlm.endpoint import Unanswered
 from halovid.judges.vlm.questions import ClipQuestions
 from halovid.judges.vlm.rubric import rubric_version
 from halovid.judges.vlm.schema import FAULTLESS, ClipAnswer, Defect, Rating
-from halovid.vlm_config import ModelConfig, VlmConfig
 
 T = TypeVar("T")
 PatchRatings = dict[tuple[int, str], Rating]  # (place in [t, h, w], flattened; aspect) -> rating

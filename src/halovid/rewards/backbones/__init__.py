@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from halovid.config.reward import RewardConfig
 from halovid.errors import InputError
 from halovid.grid import LatentGeometry
-from halovid.reward_config import RewardConfig
 from halovid.rewards.backbones.base import Backbone, EncoderSpec, Features, LanguageSpec
 from halovid.rewards.backbones.conv import ConvEncoder
 from halovid.rewards.backbones.idefics2 import Idefics2Backbone

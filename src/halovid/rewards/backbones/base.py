@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from halovid.sections import LoraOptions
+from halovid.config.sections import LoraOptions
 
 
 class BackboneSpec(BaseModel):

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halovid.data.files import hash_value
 from halovid.errors import InputError
-from halovid.files import hash_value
 from halovid.rewards.readers.pixels import to_bytes
 
 QUESTION_FILE = "prompt.txt"

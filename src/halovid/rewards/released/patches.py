@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from halovid.clips import Row
+from halovid.data.clips import Row
 from halovid.grid import LatentGeometry, PatchGrid
 from halovid.rewards.released.base import ReleasedReward
 from halovid.rewards.scoring import crop_patches

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halovid.config.reward import ServerConfig
+from halovid.data.files import hash_value
 from halovid.errors import InputError
-from halovid.files import hash_value
-from halovid.reward_config import ServerConfig
 from halovid.rewards.readers.text import fill
 from halovid.rewards.released.base import ReleasedReward, UnscoredError
 from halovid.rewards.released.qwen_frames import choose_by_rate

@@ -22,8 +22,8 @@ from typing import Annotated
 import torch
 import typer
 
-from halovid.config import GeneratorConfig
-from halovid.files import write_json
+from halovid.config.run import GeneratorConfig
+from halovid.data.files import write_json
 from halovid.generators import load_generator
 from halovid.runtime import console
 from halovid.world import packaged_pipeline

@@ -9,7 +9,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from halovid.files import atomic_path, write_text
+from halovid.data.files import atomic_path, write_text
 from halovid.world.captions import write_caption
 from halovid.world.corruptions import render_corrupted, sample_events
 from halovid.world.scenes import sample_scene

@@ -12,7 +12,7 @@ from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor
 
-from halovid.files import atomic_path
+from halovid.data.files import atomic_path
 from halovid.generators import Generator
 from halovid.grid import PatchGrid
 from halovid.optimizers import MuonAdamW

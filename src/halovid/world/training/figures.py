@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halovid import metrics
-from halovid.config import GeneratorConfig, PromptsConfig
+from halovid.config.run import GeneratorConfig, PromptsConfig
+from halovid.data.prompts import load_prompts
+from halovid.evaluation import metrics
 from halovid.generators import Generator, load_generator
 from halovid.grid import PatchGrid
-from halovid.prompts import load_prompts
 from halovid.runtime import batches, progress
 from halovid.world.captions import parse_caption
 from halovid.world.corruptions import KINDS, render_corrupted, sample_events

@@ -12,8 +12,8 @@ from rich.progress import track
 from torch import Tensor, nn
 from transformers import UMT5EncoderModel
 
-from halovid.checkpoint import load_checkpoint
-from halovid.files import atomic_path
+from halovid.data.checkpoint import load_checkpoint
+from halovid.data.files import atomic_path
 from halovid.generators.wan import merge_text_padding
 from halovid.optimizers import MuonAdamW
 from halovid.world.training.clips import SHARD_SIZE, Clips, caption_path

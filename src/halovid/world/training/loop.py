@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from halovid.checkpoint import load_checkpoint, save_checkpoint
+from halovid.data.checkpoint import load_checkpoint, save_checkpoint
 from halovid.optimizers import MuonAdamW
 from halovid.runtime import progress
 

@@ -10,8 +10,8 @@ from typing import cast
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline
 
-from halovid.checkpoint import load_checkpoint
-from halovid.files import write_json
+from halovid.data.checkpoint import load_checkpoint
+from halovid.data.files import write_json
 from halovid.world.training.generator import TextToLatents
 from halovid.world.training.text import build_tokenizer
 from halovid.world.training.vae import LAYOUT, build_vae

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
+from halovid.config.vlm import VlmConfig
 from halovid.errors import InputError
 from halovid.judges.vlm.answers import AnswerFolder
 from halovid.judges.vlm.client import HOPELESS, Asker
 from halovid.judges.vlm.endpoint import Stopped, Unanswered
 from halovid.judges.vlm.questions import Question
 from halovid.judges.vlm.schema import PatchAnswer, PatchForm, strict_schema
-from halovid.vlm_config import VlmConfig
 from vlm_server import (
     Behaviour,
     Handler,

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
+from halovid.config.sections import ASPECTS
+from halovid.config.vlm import VlmConfig
 from halovid.grid import LatentGeometry, PatchGrid, time_membership
 from halovid.judges.vlm.questions import ClipQuestions, count_picture_tokens
 from halovid.judges.vlm.rubric import quote, render_rubric, rubric_version
 from halovid.judges.vlm.schema import KINDS, ClipForm, PatchForm, Rating
 from halovid.judges.vlm.show import Picture, numbered_frames, spread_evenly, tubes, whole_frames
-from halovid.sections import ASPECTS
-from halovid.vlm_config import VlmConfig
 
 GEOMETRY = LatentGeometry(4, 8, causal_first_frame=True)
 GRID = PatchGrid(4, 3, 5)

@@ -1,0 +1,1 @@
+"""Preference pairs, the losses and the policy that learns from them."""

@@ -1,0 +1,255 @@
+"""The `halovid` command: one verb per stage, and `run` for all of them."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from safetensors import SafetensorError
+
+from halovid.cli.people import agreement, label_app
+from halovid.config.recipes import load_config
+from halovid.config.run import RunConfig
+from halovid.data.folders import is_imported
+from halovid.errors import InputError, TrainingError
+from halovid.runtime import console
+from halovid.stages import STAGES, run_stage
+
+FORMAT_NAMES = ("folder", "videofeedback", "rewardbench", "genaibench", "vbench", "videodpo")  # formats.FORMATS
+
+app = typer.Typer(
+    help="Align text-to-video diffusion models with local rewards: find defects patch by patch, train away from "
+    "them, and prove that it worked.\n\nStart with `halovid run recipes/demo.yaml runs/demo`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Recipe = Annotated[Path, typer.Argument(help="the recipe, a YAML file; see recipes/")]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="the folder that holds all results of this run")]
+FormatName = Annotated[str, typer.Argument(metavar="FORMAT", help="one of: " + ", ".join(FORMAT_NAMES))]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="change a setting of the recipe: --set align.steps=800 (repeatable)")
+]
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, Ctrl-C ends with one line; here and not in `main`, since typer would end without a word."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to continue", 130)
+
+
+@app.command()
+def run(recipe: Recipe, run_dir: RunDir, overrides: Overrides = None) -> None:
+    """Run all stages in order: generate, judge, reward, score, pair, align, baseline, evaluate, report.
+
+    Stages that are complete are skipped, an interrupted one continues where it stopped; imported ones are kept.
+    """
+    config = load_config(recipe, tuple(overrides or ()))
+    with interruptible():
+        for name in STAGES:
+            if is_imported(run_dir, name):
+                console.print(f"[dim]{name}: imported, kept[/dim]")
+                continue
+            run_stage(name, config, run_dir)
+    importlib.import_module("halovid.cli.summary").print_summary(run_dir)
+
+
+def _add_stage_command(name: str) -> None:
+    """Adds the command of one stage; its help is the module's own docstring, read without importing it."""
+
+    def command(recipe: Recipe, run_dir: RunDir, overrides: Overrides = None) -> None:
+        with interruptible():
+            run_stage(name, load_config(recipe, tuple(overrides or ())), run_dir)
+
+    app.command(name, help=STAGE_HELP[name])(command)
+
+
+def _judge(
+    recipe: Recipe,
+    run_dir: RunDir,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="print calls, tokens and cost of the judge 'openai'; ask and write nothing"),
+    ] = False,
+) -> None:
+    config = load_config(recipe, tuple(overrides or ()))
+    with interruptible():
+        if dry_run:
+            importlib.import_module("halovid.stages.judge").dry_run(config, run_dir)
+        else:
+            run_stage("judge", config, run_dir)
+
+
+@app.command("import")
+def import_data(
+    data_format: FormatName,
+    source: Annotated[Path, typer.Argument(help="the folder or table to read")],
+    run_dir: RunDir,
+    recipe: Annotated[Path | None, typer.Option(help="the recipe that later stages use: encodes the prompts")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Make a run of clips, ratings and preferences that exist already; docs/data.md tells the formats."""
+    config = _optional_config(recipe, overrides)
+    with interruptible():
+        importlib.import_module("halovid.exchange").import_run(data_format, source, run_dir, config)
+
+
+@app.command("export")
+def export_data(
+    data_format: FormatName, run_dir: RunDir, target: Annotated[Path, typer.Argument(help="a new folder")]
+) -> None:
+    """Write a run's clips, ratings and preferences in a format of others."""
+    with interruptible():
+        importlib.import_module("halovid.exchange").export_run(data_format, run_dir, target)
+
+
+@app.command("score", help="Reward every clip and every patch: of a run, or of any folder with --clips and --reward.")
+def score(
+    recipe: Annotated[Path | None, typer.Argument(help="the recipe, a YAML file; see recipes/")] = None,
+    run_dir: Annotated[Path | None, typer.Argument(metavar="RUN", help="the folder of this run")] = None,
+    overrides: Overrides = None,
+    clips: Annotated[Path | None, typer.Option(help="a folder of clips, to score without a run")] = None,
+    reward: Annotated[
+        Path | None, typer.Option(help="with --clips: a reward model's folder, or a run with one")
+    ] = None,
+    trained: Annotated[
+        Path | None, typer.Option("--recipe", help="with --clips: the recipe of a reward model that left its run")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="with --clips: the table to write, .csv or .parquet")] = Path(
+        "scores.csv"
+    ),
+    heatmaps: Annotated[Path | None, typer.Option(help="with --clips: a folder for clips with bad patches red")] = None,
+) -> None:
+    """Scores a run by its recipe, or a folder by a reward model."""
+    if clips is None:
+        if recipe is None or run_dir is None:
+            raise InputError("name a RECIPE and a RUN, or a folder with --clips and a reward model with --reward")
+        with interruptible():
+            run_stage("score", load_config(recipe, tuple(overrides or ())), run_dir)
+        return
+    if recipe is not None or reward is None:
+        raise InputError("--clips scores a folder: it needs --reward MODEL, and no RECIPE and RUN")
+    config = _optional_config(trained, overrides)
+    with interruptible():
+        importlib.import_module("halovid.score_folder").score_folder(clips, reward, output, config, heatmaps)
+
+
+def _optional_config(recipe: Path | None, overrides: list[str] | None) -> RunConfig | None:
+    """The configuration of a recipe that may be left out."""
+    if recipe is None and overrides:
+        raise InputError("--set changes a recipe; name one with --recipe")
+    return None if recipe is None else load_config(recipe, tuple(overrides or ()))
+
+
+STAGE_HELP = {
+    "generate": "Sample candidate clips of every prompt.",
+    "judge": "Have a judge label the clips and their patches.",
+    "reward": "Train the reward model: on clip labels, then on patch labels.",
+    "good": "Encode good clips of the prompts, which no model made.",
+    "restore": "Let the base model make clips anew: the same layout with its own defects.",
+    "pair": "Build preference pairs with the margin of the clips and of every patch.",
+    "align": "Train the generator on the pairs with Gran-DPO.",
+    "baseline": "Sample and measure the base generator on held-out prompts.",
+    "examine": "Hold the reward model against the truth, where the truth is known.",
+    "evaluate": "Sample and measure the aligned generator, and compare it with the base.",
+    "report": "Write the HTML report.",
+}
+for _name in STAGES:
+    if _name == "judge":
+        app.command(_name, help=STAGE_HELP[_name])(_judge)
+    elif _name != "score":  # which can do without a run
+        _add_stage_command(_name)
+
+
+@app.command()
+def merge(
+    recipe: Recipe,
+    run_dir: RunDir,
+    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="a new folder")],
+    overrides: Overrides = None,
+) -> None:
+    """Write the aligned generator as one pipeline folder: to publish, or as generator.model of the next round."""
+    config = load_config(recipe, tuple(overrides or ()))
+    with interruptible():
+        importlib.import_module("halovid.merge").merge(config, run_dir, target)
+
+
+@app.command()
+def select(
+    recipe: Recipe,
+    run_dir: RunDir,
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="the table to write, for judge.questions")],
+    share: Annotated[float, typer.Option(min=0, max=1, help="share of all patches to ask about, old ones included")],
+    overrides: Overrides = None,
+) -> None:
+    """Choose the patches that are worth a question: those that the run's reward model is least certain of."""
+    config = load_config(recipe, tuple(overrides or ()))
+    with interruptible():
+        importlib.import_module("halovid.label_budget").select_patches(config, run_dir, share, target)
+
+
+app.add_typer(label_app, name="label")
+app.command()(agreement)
+
+
+@app.command()
+def study(
+    recipe: Annotated[Path, typer.Argument(metavar="STUDY", help="the study, a YAML file; see recipes/studies/")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder that holds its runs and results")],
+) -> None:
+    """Compare methods: tune each alike, train it with several seeds, measure all on held-out prompts.
+
+    Cells that are complete are skipped, an interrupted study continues where it stopped.
+    """
+    with interruptible():
+        importlib.import_module("halovid.study.runner").run_study(recipe, out)
+
+
+def main() -> None:
+    """Entry point: user mistakes end with one sentence and exit code 2, failed trainings with 1."""
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        _fail(str(error), 2)
+    except TrainingError as error:
+        _fail(str(error), 1)
+    except (OSError, SafetensorError) as error:
+        trouble = _write_trouble(error)
+        if trouble is None:
+            raise
+        _fail(f"can't write {trouble}; what is finished is kept: mend this and run the same command again", 2)
+
+
+def _write_trouble(error: OSError | SafetensorError) -> str | None:
+    """What can't be written and why: a full disk or missing rights; None for any other error."""
+    if isinstance(error, OSError):
+        code, place = error.errno, error.filename
+    else:  # safetensors tells the code in its text only
+        found = re.search(r"os error (\d+)", str(error))
+        code, place = int(found[1]) if found else None, None
+    if code not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+        return None
+    return f"{place or 'the run folder'}: {os.strerror(code)}"
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    """Ends with one line on stderr, however many the message has."""
+    console.print(f"error: {' '.join(message.split())}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

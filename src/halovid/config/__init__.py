@@ -1,0 +1,1 @@
+"""Configuration: what a recipe says, section by section, and how it is read."""

@@ -1,0 +1,114 @@
+"""The sections of the configuration that speak of reward models: the run's own and released ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+
+from halovid.config.sections import ASPECTS, Aspect, LoraOptions, Section
+
+ENCODERS = ("conv", "videomae", "vjepa2")  # backbones that read the generator's text conditions
+
+
+class RewardConfig(Section):
+    """The reward model: video phase, then patch phase."""
+
+    backbone: Literal["conv", "videomae", "vjepa2", "qwen_vl", "smolvlm", "idefics2"] = "conv"
+    model: str | None = Field(
+        None,
+        description="folder or hub id of pretrained weights, or of a released video reward model, whose head is then "
+        "the start of phase one; left out: conv and videomae learn from nothing",
+    )
+    start: Path | None = Field(
+        None, description="a folder that the stage reward wrote: its model, of the same shape, is trained on"
+    )
+    seed: int | None = Field(None, ge=0, description="seed of the training alone; the run's when left out")
+    method: Literal["full", "lora"] = Field("full", description="pretrained weights: train all, or adapters")
+    lora: LoraOptions = LoraOptions(rank=16, alpha=32)
+    gradient_checkpointing: bool = False
+    frames: int | None = Field(None, ge=1, description="language models: frames shown, evenly spaced; all if left out")
+    width: int = Field(64, ge=16, multiple_of=16, description="features per cell; pretrained models bring their own")
+    layers: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    downscale: int = Field(1, ge=1, description="whole factor by which clips are reduced before the network sees them")
+    patch_size: int = Field(8, ge=1, description="reduced pixels per token side; some models have a size of their own")
+    aspects: tuple[Aspect, ...] = Field(ASPECTS, min_length=1)
+    patch_aspects: tuple[Aspect, ...] = Field(("visual_quality", "temporal_consistency"), min_length=1)
+    video_steps: int = Field(80, ge=0)
+    patch_steps: int = Field(260, ge=0)
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(4e-3, gt=0, description="for Muon; pretrained weights take AdamW, some 1e-5 to 2e-4")
+    loss: Literal["regression", "bradley_terry"] = Field(
+        "regression", description="ratings as such, or only which of two clips or patches is rated higher"
+    )
+    tie: float = Field(0.25, ge=0, description="bradley_terry: ratings that differ by no more are a tie")
+    partners: int = Field(
+        4, ge=1, description="bradley_terry: others that each clip or patch is compared with per step"
+    )
+    crops: int = Field(8, ge=0, description="patches per step rated as clips of their own, for `crop` scoring")
+    video_weight: float = Field(0.3, ge=0, description="weight of the clip term during the patch phase")
+    mirror: tuple[Literal["horizontal", "vertical"], ...] = Field(
+        ("horizontal",), description="training clips are mirrored at random along these axes"
+    )
+    held_out: float = Field(0.15, gt=0, lt=1, description="share of the prompts kept for the agreement figures")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RewardConfig:
+        extra = set(self.patch_aspects) - set(self.aspects)
+        if extra:
+            raise ValueError(f"patch_aspects {sorted(extra)} are not among aspects {list(self.aspects)}")
+        if self.start is not None and self.model is not None:
+            raise ValueError("start and model are two beginnings: name one of them")
+        if self.backbone == "conv" and self.patch_size & (self.patch_size - 1):
+            raise ValueError(f"patch_size {self.patch_size} must be a power of two for the conv backbone, which halves")
+        if self.backbone not in ("conv", "videomae") and self.model is None:
+            raise ValueError(f"backbone {self.backbone} has pretrained weights: name their folder or hub id as model")
+        if self.method == "lora" and self.model is None:
+            raise ValueError("method lora adapts pretrained weights: name their folder or hub id as model")
+        if self.loss == "bradley_terry" and self.batch_size < 2:
+            raise ValueError("loss bradley_terry compares clips: batch_size must be at least 2")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        return self
+
+
+class ServerConfig(Section):
+    """A reward model that writes its scores, behind an OpenAI-compatible server such as vLLM."""
+
+    family: Literal["videoscore2", "unifiedreward"]
+    model: str = Field(description="the name by which the server knows it")
+    base_url: str
+    key_variable: str = Field("OPENAI_API_KEY", description="environment variable with the key, if it needs one")
+    frames_per_second: float = Field(2.0, gt=0)
+    question: Path | None = Field(None, description="text file with the authors' question, {prompt} in it")
+    tries: int = Field(3, ge=1, description="how often an answer without scores is asked again")
+    timeout: float = Field(120.0, gt=0, description="seconds")
+
+    @model_validator(mode="after")
+    def _no_secret(self) -> ServerConfig:
+        address = urlsplit(self.base_url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ValueError("base_url must be an http or https address")
+        if address.username or address.query:
+            raise ValueError(f"base_url must hold no name, key or query; put the key into {self.key_variable}")
+        return self
+
+
+class ScoreConfig(Section):
+    """How the reward model scores patches."""
+
+    scoring: Literal["dense", "crop"] = "dense"
+    batch_size: int = Field(32, ge=1)
+    released: str | None = Field(
+        None, description="folder or hub id of a released video reward model that scores instead of the run's own"
+    )
+    server: ServerConfig | None = Field(None, description="a released reward model that a server runs")
+
+    @model_validator(mode="after")
+    def _one_model(self) -> ScoreConfig:
+        if self.released and self.server:
+            raise ValueError("released and server name two reward models; leave one out")
+        return self

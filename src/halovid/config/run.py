@@ -1,0 +1,265 @@
+"""The typed configuration of a run: one section per stage. `recipes` reads it from YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from halovid.alignment.losses import GranDPOOptions
+from halovid.alignment.noising import SigmaSampling, WeightScheme
+from halovid.config.reward import ENCODERS, RewardConfig, ScoreConfig
+from halovid.config.sections import LoraOptions, Section
+from halovid.config.vlm import VlmConfig
+from halovid.grid import PatchGrid
+
+Split = Literal["train", "heldout"]
+
+
+class PromptsConfig(Section):
+    """Where prompts come from: a file (.txt: one a line; .jsonl, .csv: a `prompt` column), or the embedded world."""
+
+    file: Path | None = Field(None, description="prompt file; leave out to draw captions of the embedded world")
+    split: Split = Field("train", description="embedded world: which captions")
+    count: int | None = Field(None, ge=1, description="how many prompts; all of a file, 64 of the world")
+    seed: int = Field(0, ge=0, description="embedded world: which captions")
+
+
+class GeneratorConfig(Section):
+    """The text-to-video model and how to sample it."""
+
+    family: Literal["wan"] = "wan"
+    model: str = Field("world", description="folder or hub id of the pipeline; 'world' is the packaged one")
+    num_frames: int = Field(13, ge=1)
+    height: int = Field(64, ge=8)
+    width: int = Field(64, ge=8)
+    num_inference_steps: int = Field(16, ge=1)
+    guidance_scale: float = Field(1.2, ge=0)
+    negative_prompt: str = ""
+    fps: float = Field(8.0, gt=0)
+    batch_size: int = Field(16, ge=1, description="clips sampled at once")
+
+
+class GenerateConfig(Section):
+    """Candidate clips."""
+
+    prompts: PromptsConfig = PromptsConfig()
+    candidates: int = Field(6, ge=1, description="clips per prompt")
+
+
+class JudgeConfig(Section):
+    """Who labels the candidates."""
+
+    judge: Literal["inspector", "simulated", "table", "openai"] = "simulated"
+    vlm: VlmConfig = Field(default_factory=VlmConfig, description="openai: the models and how they are asked")
+    share: float = Field(1.0, gt=0, le=1, description="share of the patches of each clip asked about, at random")
+    questions: Path | None = Field(
+        None, description="the patches asked about instead: a table that `halovid select` wrote"
+    )
+    labels: Path | None = Field(None, description="table: Parquet or JSON Lines file of labels that exist already")
+    error_rate: float = Field(0.1, ge=0, le=1, description="simulated: share of ratings replaced by a random one")
+    noise: float = Field(0.5, ge=0, description="simulated: standard deviation added before rounding to 1..5")
+
+    @model_validator(mode="after")
+    def _patches_can_be_left_out(self) -> JudgeConfig:
+        if self.share < 1 and self.questions is not None:
+            raise ValueError("share and questions both say which patches are asked about: leave one of them out")
+        if (self.share < 1 or self.questions) and self.judge == "openai" and self.vlm.strategy == "boxes":
+            raise ValueError("judge.vlm.strategy 'boxes' asks about no patches: share and questions have no use")
+        return self
+
+
+class GoodConfig(Section):
+    """Good clips of the prompts, which no model made."""
+
+    source: str = Field(
+        "world", description="clean renderings ('world'), or a folder of mp4 files with a prompts.csv (video, prompt)"
+    )
+    per_prompt: int = Field(3, ge=1, description="clips per prompt, at most")
+    batch_size: int = Field(16, ge=1, description="clips encoded at once")
+
+
+class RestoreConfig(Section):
+    """Clips made anew by the base model from a noise level on: the same layout with the model's own defects."""
+
+    source: Literal["good", "candidates"] = Field("good", description="which clips are made anew")
+    per_prompt: int = Field(3, ge=1, description="clips per prompt")
+    most_regions: int | None = Field(None, ge=1, description="random boxes per clip, at most; left out, all of it")
+    smallest: float = Field(0.25, gt=0, le=1, description="side of a box as a share of the clip's, at least")
+    largest: float = Field(0.6, gt=0, le=1, description="the same, at most")
+    sigma: float = Field(0.8, gt=0, le=1, description="noise level that they are made from")
+    steps: int = Field(12, ge=1)
+    batch_size: int = Field(16, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RestoreConfig:
+        if self.smallest > self.largest:
+            raise ValueError(f"smallest {self.smallest} must not be above largest {self.largest}")
+        return self
+
+
+PairSource = Literal["candidates", "good", "twins", "restored", "preferences"]
+
+
+class PairConfig(Section):
+    """Preference pairs."""
+
+    sources: tuple[PairSource, ...] = Field(
+        ("candidates",),
+        min_length=1,
+        description="candidates among each other, good clips against all candidates, clips against what `restore` made "
+        "of them (twins: the rewards tell which patches lost; restored: the regions do), pairs that somebody compared",
+    )
+    preferences: Path | None = Field(
+        None, description="preferences: a table that `halovid label export --what preferences` wrote"
+    )
+    strategy: Literal["best_worst", "all", "random"] = Field("best_worst", description="which candidates are paired")
+    min_margin: float = Field(0.0, ge=0, description="pairs whose clip margin is not above this are dropped")
+    twin_margin: float = Field(0.1, ge=0, description="twins: how much better a clip counts, besides the rewards")
+    pairs_per_prompt: int = Field(3, ge=1, description="best_worst: k best against k worst; random: how many")
+    grid: PatchGrid | None = Field(None, description="coarser grid of the patch margins; the judged one if left out")
+    rarity_power: float = Field(0.0, ge=0, description="VideoDPO: pairs of rare rewards weigh more; 0 weighs all alike")
+    limit: int | None = Field(None, ge=1, description="keep so many pairs, drawn at random")
+
+
+class AlignConfig(Section):
+    """Gran-DPO training."""
+
+    method: Literal["lora", "full"] = "lora"
+    seed: int | None = Field(None, ge=0, description="seed of the training alone; the run's when left out")
+    lora: LoraOptions = LoraOptions()
+    loss: GranDPOOptions = GranDPOOptions()
+    sigma: SigmaSampling = SigmaSampling()
+    timestep_weight: WeightScheme = "constant"
+    shared_noise: bool = Field(True, description="chosen and rejected clip of a pair get the same noise")
+    steps: int = Field(400, ge=1)
+    batch_size: int = Field(4, ge=1, description="pairs per optimiser step")
+    accumulation: int = Field(1, ge=1, description="parts that a batch is cut into")
+    learning_rate: float = Field(3e-4, gt=0)
+    warmup: int = Field(20, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    ema: float = Field(0.98, ge=0, lt=1)
+    checkpoint_every: int = Field(100, ge=1)
+    snapshots: tuple[PositiveInt, ...] = Field((), description="steps whose averaged weights are kept as well")
+    sample_every: int = Field(200, ge=1)
+    sample_prompts: int = Field(8, ge=0, description="prompts whose clips are sampled and measured along the way")
+    gradient_checkpointing: bool = False
+
+
+class ExamineConfig(Section):
+    """The reward model against the truth."""
+
+    clips: int = Field(64, ge=2, description="clips of the base on which they are compared")
+    crop_clips: int = Field(16, ge=0, description="clips on which crop scoring, a pass per patch, is measured")
+
+
+class EvaluateConfig(Section):
+    """Base against aligned generator, on prompts that no stage has seen."""
+
+    prompts: PromptsConfig = PromptsConfig(split="heldout", seed=1)
+    samples: int = Field(2, ge=1, description="clips per prompt and model; base and aligned share their seeds")
+    step: int | None = Field(None, ge=1, description="one of align.snapshots instead of the last step")
+    best_of: int = Field(1, ge=1, description="no training: the base, and the best of so many tries by the reward")
+    best_by: Literal["clip", "patch"] = Field("clip", description="reward that best_of compares")
+    truth: Literal["inspector", "none"] = Field("inspector", description="who knows the truth; none for real models")
+    critic: Literal["world", "none"] = Field("world", description="independent reward model; none for real models")
+    judge: bool = Field(False, description="also have the judge of this recipe rate the clips")
+    reward: bool = Field(False, description="also have the reward model of this run rate the clips")
+    num_resamples: int = Field(10_000, ge=100)
+
+
+class ReportConfig(Section):
+    """The HTML report."""
+
+    title: str = "halovid report"
+    clips: int = Field(12, ge=0, description="pairs of clips shown")
+
+
+class RunConfig(Section):
+    """A whole recipe."""
+
+    seed: int = Field(0, ge=0)
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    threads: int | None = Field(None, ge=1, description="CPU threads; all when left out")
+    generator: GeneratorConfig = GeneratorConfig()
+    grid: PatchGrid = PatchGrid(4, 4, 4)
+    generate: GenerateConfig = GenerateConfig()
+    judge: JudgeConfig = JudgeConfig()
+    reward: RewardConfig = RewardConfig()
+    score: ScoreConfig = ScoreConfig()
+    good: GoodConfig | None = Field(None, description="good clips of the prompts; left out, there are none")
+    restore: RestoreConfig | None = Field(None, description="clips made anew; left out, there are none")
+    pair: PairConfig = PairConfig()
+    align: AlignConfig = AlignConfig()
+    examine: ExamineConfig = ExamineConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    report: ReportConfig = ReportConfig()
+
+    @property
+    def clip_size(self) -> tuple[int, int, int]:
+        """Frames, height and width of the generated clips."""
+        return self.generator.num_frames, self.generator.height, self.generator.width
+
+    @property
+    def reward_size(self) -> tuple[int, int, int]:
+        """Frames, height and width at which the reward model sees them."""
+        frames, height, width = self.clip_size
+        return frames, height // self.reward.downscale, width // self.reward.downscale
+
+    @property
+    def align_seed(self) -> int:
+        """The seed of the alignment."""
+        return self.seed if self.align.seed is None else self.align.seed
+
+    @property
+    def reward_seed(self) -> int:
+        """The seed of the reward model's training."""
+        return self.seed if self.reward.seed is None else self.reward.seed
+
+    @property
+    def margin_grid(self) -> PatchGrid:
+        """The patches that pairs hold margins of."""
+        return self.pair.grid or self.grid
+
+    @model_validator(mode="after")
+    def _sections_that_others_need(self) -> RunConfig:
+        remade = {"twins", "restored"} & set(self.pair.sources)
+        if remade and self.restore is None:
+            raise ValueError(f"pair.sources has {sorted(remade)}: the recipe needs a section `restore` for it")
+        if "preferences" in self.pair.sources and self.pair.preferences is None:
+            raise ValueError("pair.sources has 'preferences': name the table of them as pair.preferences")
+        if "good" in self.pair.sources and self.good is None:
+            raise ValueError("pair.sources has 'good': the recipe needs a section `good` for it")
+        if self.restore is not None and self.restore.source == "good" and self.good is None:
+            raise ValueError("restore.source is 'good': the recipe needs a section `good` for it")
+        return self
+
+    @model_validator(mode="after")
+    def _coarser_margins(self) -> RunConfig:
+        if any(own > judged for own, judged in zip(self.margin_grid.shape, self.grid.shape, strict=True)):
+            raise ValueError(f"pair.grid {self.margin_grid.shape} must not be finer than grid {self.grid.shape}")
+        return self
+
+    @model_validator(mode="after")
+    def _best_of_reads_conditions(self) -> RunConfig:
+        if self.evaluate.best_of > 1 and self.reward.backbone not in ENCODERS:
+            raise ValueError(
+                f"evaluate.best_of compares clips by the generator's text conditions, which reward.backbone "
+                f"{self.reward.backbone!r} does not read: use one of {', '.join(ENCODERS)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _judged_aspects(self) -> RunConfig:
+        vlm, reward = self.judge.vlm, self.reward
+        missing = (set(reward.aspects) - set(vlm.aspects)) | (set(reward.patch_aspects) - set(vlm.patch_aspects))
+        if self.judge.judge == "openai" and missing:
+            raise ValueError(f"the reward model learns {sorted(missing)}, which judge.vlm is not asked for: add them")
+        return self
+
+    def part(self, *sections: str) -> dict[str, Any]:
+        """The named sections as JSON values: what a stage's result depends on."""
+        return self.model_dump(mode="json", include=set(sections))

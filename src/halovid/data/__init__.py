@@ -1,0 +1,1 @@
+"""What stages share on disk: folders, tables, clips, videos, prompts."""

@@ -1,0 +1,1 @@
+"""Measures of clips and of agreement, and how they are compared."""

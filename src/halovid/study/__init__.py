@@ -1,0 +1,1 @@
+"""Studies: methods x settings x seeds through the ordinary stages, and what they found."""

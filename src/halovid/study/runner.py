@@ -1,0 +1,262 @@
+"""A study: methods x settings x seeds through the ordinary stages, tuned alike, in one table.
+
+    halovid study STUDY.yaml OUT
+
+All cells share one run folder, OUT/run: a stage that a cell has in common with an earlier one is complete already,
+and what a cell leaves is set aside and comes back (`folders`). So a study can be killed anywhere and continues, and a
+method added later costs only its own cells.
+
+1. Tuning. Every combination of a method's `tune` values is trained once, for the longest of `tuning.steps`; each of its
+   snapshots is measured on validation prompts by the judge that the training data has, never by the truth.
+2. Cells. The best settings and step of each method are trained with every seed under every setting of the study and
+   measured on the held-out prompts, which nothing has touched before.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+from pydantic import Field, PositiveInt, model_validator
+
+from halovid.config.recipes import changed, load_config, read_yaml, validated
+from halovid.config.run import RunConfig
+from halovid.config.sections import Section
+from halovid.data.files import atomic_path, write_json, write_text
+from halovid.data.folders import versions
+from halovid.data.tables import MEASURES, STUDY, TRAINING, TUNING, read_table, rows_to_table, write_table
+from halovid.errors import InputError
+from halovid.runtime import console
+from halovid.stages import run_stage
+from halovid.study.findings import BASE, Results, compare_methods, markdown, write_figures, write_training_figure
+
+Changes = dict[str, Any]
+_DATA = ("generate", "judge", "reward", "good", "restore", "score")
+_TRAINING = ("pair", "align")
+_EVALUATION = ("baseline", "evaluate")
+
+
+class MethodConfig(Section):
+    """A method: what it changes in the recipe, and which values of which settings are tried for it."""
+
+    change: Changes = Field(default_factory=dict, description="nested settings of the recipe")
+    tune: dict[str, list[Any]] = Field(default_factory=dict, description="dotted setting -> values to try")
+    train: bool = Field(True, description="false for methods that only sample differently")
+
+
+class TuningConfig(Section):
+    """How methods are tuned: all by the same measure, on the same validation prompts, with the same budget."""
+
+    change: Changes = Field(default_factory=dict, description="validation prompts, instruments")
+    steps: tuple[PositiveInt, ...] = Field((400,), min_length=1, description="steps after which training may stop")
+    seed: int = Field(1000, ge=0, description="seed of the trainings; not one of the study's")
+    measure: str = Field("judge: rating", description="higher is better")
+
+
+class StudyConfig(Section):
+    """A whole study."""
+
+    recipe: Path = Field(description="the recipe that every cell starts from, relative to the study's file")
+    change: Changes = Field(default_factory=dict, description="what the whole study changes in it")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of the alignment")
+    methods: dict[str, MethodConfig] = Field(min_length=1)
+    settings: dict[str, Changes] = Field({"default": {}}, min_length=1)
+    tuning: TuningConfig = TuningConfig()
+    curve: tuple[PositiveInt, ...] = Field((), description="steps at which the first seed is measured as well")
+    rival: str | None = Field(None, description="a method that the others are held against, besides the base")
+
+    @model_validator(mode="after")
+    def _known_rival(self) -> StudyConfig:
+        if self.rival is not None and self.rival not in self.methods:
+            raise ValueError(f"rival {self.rival!r} is none of the methods {', '.join(self.methods)}")
+        return self
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its evaluation; `config.evaluate.step` tells after which step."""
+
+    method: str
+    setting: str
+    seed: int
+    step: int
+    config: RunConfig
+
+
+def load_study(path: Path) -> tuple[StudyConfig, RunConfig]:
+    """A study and the recipe of its cells.
+
+    Raises:
+        InputError: a file can't be read, a key or value is not allowed, or methods have unequal tuning budgets.
+    """
+    study = validated(StudyConfig, read_yaml(path))
+    budgets = {name: len(list(combinations(method.tune))) for name, method in study.methods.items() if method.tune}
+    if len(set(budgets.values())) > 1:
+        raise InputError(f"the methods of {path} have unequal tuning budgets {budgets}; give all as many combinations")
+    if study.tuning.seed in study.seeds:
+        raise InputError(f"tuning.seed {study.tuning.seed} is one of the study's seeds; tune with another")
+    return study, changed(load_config(path.parent / study.recipe), study.change)
+
+
+def run_study(path: Path, out: Path) -> pa.Table:
+    """Runs what is missing of a study and returns its results, rows of tables.STUDY; they are also in OUT.
+
+    Writes OUT/tuning.parquet, OUT/chosen.json (the tuned settings), OUT/results.parquet, OUT/training.parquet (the logs
+    of the first seed's trainings); at the end `write_findings`.
+    """
+    study, recipe = load_study(path)
+    chosen: dict[str, Changes] = {}
+    tried: list[dict[str, Any]] = []
+    for name, method in study.methods.items():
+        rows = list(_tune(name, method, study, recipe, out / "run"))
+        tried += [row | {"change": _dotted(row["change"])} for row in rows]
+        write_table(out / "tuning.parquet", rows_to_table(tried, TUNING))
+        best = max(rows, key=lambda row: row["value"])
+        chosen[name] = {"change": best["change"], "step": best["step"]}
+        write_json(out / "chosen.json", chosen)
+    results: list[pa.Table] = []
+    logs: list[pa.Table] = [TRAINING.empty_table()]
+    cells = list(_cells(study, recipe, chosen))
+    for number, cell in enumerate(cells, start=1):
+        console.rule(
+            f"cell {number} of {len(cells)}: {cell.method}, {cell.setting}, seed {cell.seed}, step {cell.step}"
+        )
+        train = study.methods[cell.method].train
+        measured = _measured(cell, train, out / "run")
+        if any(before.setting == cell.setting for before in cells[: number - 1]):  # the base is the same for all
+            measured = measured.filter(pc.not_equal(measured["model"], BASE))
+        results.append(measured)
+        if train and cell.seed == study.seeds[0] and cell.step == chosen[cell.method]["step"]:
+            logs.append(_training_log(cell, out / "run"))
+        write_table(out / "results.parquet", pa.concat_tables(results))
+        write_table(out / "training.parquet", pa.concat_tables(logs))
+    found = pa.concat_tables(results)
+    write_findings(found, {name: best["step"] for name, best in chosen.items()}, study.rival, path, out)
+    write_training_figure(pa.concat_tables(logs), out)
+    return found
+
+
+def write_findings(results: pa.Table, steps: dict[str, int], rival: str | None, path: Path, out: Path) -> None:
+    """Writes what is kept of a study: results.csv, comparison.parquet and .csv, comparison.md, figures as SVG.
+
+    comparison.md ends with the command, the versions and the machine that made it.
+    """
+    grouped = Results(results, steps)
+    comparison = compare_methods(grouped, rival)
+    write_table(out / "comparison.parquet", comparison)
+    for name, table in (("results", results), ("comparison", comparison)):
+        with atomic_path(out / f"{name}.csv") as temporary:
+            pyarrow.csv.write_csv(table, temporary)
+    write_figures(grouped, comparison, out)
+    told = ", ".join(f"{name} {version}" for name, version in versions().items())
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
+    write_text(out / "comparison.md", f"{markdown(comparison)}\n`halovid study {path} {out}`; {told}; {machine}\n")
+
+
+def _tune(name: str, method: MethodConfig, study: StudyConfig, recipe: RunConfig, run_dir: Path) -> Iterator[Changes]:
+    """Every combination and step tried for a method, with the measure's mean on the validation prompts."""
+    tuning = study.tuning
+    if not method.train or not method.tune:
+        yield {"method": name, "change": {}, "step": tuning.steps[-1], "value": float("nan")}
+        return
+    for change in combinations(method.tune):
+        for step in tuning.steps:
+            training = {"seed": tuning.seed, "steps": max(tuning.steps), "snapshots": list(tuning.steps)}
+            config = changed(
+                recipe, method.change, change, {"align": training}, tuning.change, {"evaluate": {"step": step}}
+            )
+            console.rule(f"tuning {name}: {_dotted(change)}, step {step}")
+            cell = Cell(name, "tuning", tuning.seed, step, config)
+            values = _measured(cell, method.train, run_dir)
+            wanted = pc.and_(pc.equal(values["measure"], tuning.measure), pc.equal(values["model"], "aligned"))
+            own = values.filter(wanted)["value"].to_numpy()
+            if not len(own):
+                raise InputError(
+                    f"tuning.measure {tuning.measure!r} is not among {sorted(set(values['measure'].to_pylist()))}"
+                )
+            yield {"method": name, "change": change, "step": step, "value": float(np.nanmean(own))}
+
+
+def _cells(study: StudyConfig, recipe: RunConfig, chosen: dict[str, Changes]) -> Iterator[Cell]:
+    """All cells of a study, the main step of each first."""
+    for (setting, change), (name, method), seed in itertools.product(
+        study.settings.items(), study.methods.items(), study.seeds
+    ):
+        own = [chosen[name]["step"]]
+        if method.train and seed == study.seeds[0]:
+            own += [step for step in study.curve if step != own[0]]
+        training = {"seed": seed, "steps": max(own), "snapshots": sorted(own)}
+        for step in own:
+            config = changed(
+                recipe,
+                method.change,
+                chosen[name]["change"],
+                {"align": training, "evaluate": {"step": step if method.train else None}},
+                change,
+            )
+            yield Cell(name, setting, seed, step, config)
+            if not method.train:
+                break
+
+
+def _measured(cell: Cell, train: bool, run_dir: Path) -> pa.Table:
+    """The measures of a cell's generator, rows of tables.STUDY; runs what is missing of it."""
+    for stage in (*_DATA, *(_TRAINING if train else ()), *_EVALUATION):
+        run_stage(stage, cell.config, run_dir)
+    found = read_table(run_dir / "evaluate" / "measures.parquet", MEASURES)
+    means = found.group_by(["measure", "model", "prompt_id"]).aggregate([("value", "mean")]).to_pylist()
+    cell_columns = {"method": cell.method, "setting": cell.setting, "seed": cell.seed, "step": cell.step}
+    return rows_to_table(
+        [
+            cell_columns | {key: row[key] for key in ("model", "prompt_id", "measure")} | {"value": row["value_mean"]}
+            for row in sorted(means, key=lambda row: (row["measure"], row["model"], row["prompt_id"]))
+        ],
+        STUDY,
+    )
+
+
+def _training_log(cell: Cell, run_dir: Path) -> pa.Table:
+    """What the training of a cell logged at every step, rows of tables.TRAINING."""
+    own = {"method": cell.method, "setting": cell.setting, "seed": cell.seed}
+    lines = map(json.loads, (run_dir / "align" / "log.jsonl").read_text("utf-8").splitlines())
+    return rows_to_table(
+        [
+            own | {"step": line["step"], "measure": name, "value": value}
+            for line in lines
+            for name, value in line.items()
+            if name != "step"
+        ],
+        TRAINING,
+    )
+
+
+def combinations(tune: dict[str, list[Any]]) -> Iterator[Changes]:
+    """Every combination of the values, as nested changes."""
+    for values in itertools.product(*tune.values()):
+        change: Changes = {}
+        for dotted, value in zip(tune, values, strict=True):
+            *parents, last = dotted.split(".")
+            place = change
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            place[last] = value
+        yield change
+
+
+def _dotted(change: Changes, prefix: str = "") -> str:
+    """Nested changes on one line."""
+    parts = [
+        _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else f"{prefix}{key}={value}"
+        for key, value in change.items()
+    ]
+    return " ".join(parts)

@@ -1,0 +1,208 @@
+"""Recipes: typed, complete, and with an answer to every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from halovid.alignment.losses import GranDPOOptions
+from halovid.config.recipes import load_config, make_config
+from halovid.config.run import RunConfig
+from halovid.errors import InputError
+from halovid.grid import PatchGrid
+
+
+def recipe(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_files_are_relative_to_the_recipe_but_not_what_the_package_holds(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("good: {source: clips}\njudge: {questions: q.parquet}\n")
+    config = load_config(recipe)
+    assert config.good is not None and config.good.source == str(tmp_path / "clips")
+    assert config.judge.questions == tmp_path / "q.parquet"
+    world = load_config(recipe, ("good.source=world",))
+    assert world.good is not None and world.good.source == "world"
+
+
+def test_an_empty_recipe_has_all_defaults(tmp_path: Path) -> None:
+    config = load_config(recipe(tmp_path, "# nothing set\n"))
+    assert config == RunConfig()
+    assert config.grid == PatchGrid(4, 4, 4)
+
+
+def test_values_arrive_in_their_sections(tmp_path: Path) -> None:
+    text = """
+        seed: 3
+        grid: {t: 2, h: 3, w: 5}
+        generate: {candidates: 7, prompts: {count: 11}}
+        align:
+          learning_rate: 1e-3
+          loss: {beta_patch: 13, tie: 0.25}
+          sigma: {scheme: uniform, lowest: 0.1}
+          lora: {rank: 5, targets: [to_q, to_k]}
+    """
+    config = load_config(recipe(tmp_path, text))
+    assert config.seed == 3
+    assert config.grid == PatchGrid(2, 3, 5)
+    assert (config.generate.candidates, config.generate.prompts.count) == (7, 11)
+    assert config.align.learning_rate == 1e-3
+    assert config.align.loss == GranDPOOptions(beta_patch=13, tie=0.25)
+    assert (config.align.sigma.scheme, config.align.sigma.lowest, config.align.sigma.highest) == ("uniform", 0.1, 1)
+    assert config.align.lora.targets == ("to_q", "to_k")
+
+
+def test_a_configuration_does_not_change() -> None:
+    config = RunConfig()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.seed = 1
+    with pytest.raises(ValidationError, match="frozen"):
+        config.align.steps = 1
+
+
+@pytest.mark.parametrize(
+    ("raw", "place", "near", "also"),
+    [
+        ({"alihn": {}}, "alihn", "align", "evaluate"),
+        ({"align": {"stesp": 3}}, "align.stesp", "steps", "learning_rate"),
+        ({"align": {"loss": {"beta_pach": 3}}}, "align.loss.beta_pach", "beta_patch", "lambda_anchor"),
+        ({"align": {"sigma": {"sheme": "x"}}}, "align.sigma.sheme", "scheme", "shift"),
+        ({"align": {"lora": {"rnk": 3}}}, "align.lora.rnk", "rank", "targets"),
+        ({"grid": {"t": 1, "h": 1, "w": 1, "hh": 2}}, "grid.hh", "h", "w"),
+        ({"evaluate": {"prompts": {"splt": "train"}}}, "evaluate.prompts.splt", "split", "count"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_known_one(
+    raw: dict[str, Any], place: str, near: str, also: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        make_config(raw)
+    message = str(caught.value)
+    assert f"unknown key '{place}': did you mean '{near}'?" in message
+    assert also in message.partition("allowed here: ")[2].split(", ")
+
+
+@pytest.mark.parametrize(
+    ("raw", "place", "value"),
+    [
+        ({"align": {"steps": "many"}}, "align.steps", "'many'"),
+        ({"align": {"steps": 2.5}}, "align.steps", "2.5"),
+        ({"align": {"loss": {"beta_patch": -3}}}, "align.loss.beta_patch", "-3"),
+        ({"align": {"loss": 3}}, "align.loss", "3"),
+        ({"align": {"sigma": {"lowest": 0.9, "highest": 0.1}}}, "align.sigma", "lowest sigma 0.9"),
+        ({"align": {"method": "loras"}}, "align.method", "'loras'"),
+        ({"grid": {"t": 0, "h": 3, "w": 5}}, "grid", "(0, 3, 5)"),
+        ({"grid": {"t": 2, "h": 3}}, "grid.w", "Field required"),
+        ({"generate": 7}, "generate", "7"),
+        ({"reward": {"aspects": ["beauty"]}}, "reward.aspects.0", "'beauty'"),
+        ({"reward": {"aspects": ["text_alignment"]}}, "reward", "patch_aspects ['temporal_consistency'"),
+        ({"reward": {"width": 96, "heads": 5}}, "reward", "multiple of heads 5"),
+        ({"reward": {"backbone": "conv", "patch_size": 6}}, "reward", "patch_size 6 must be a power of two"),
+        (
+            {"evaluate": {"best_of": 2}, "reward": {"backbone": "smolvlm", "model": "some/model"}},
+            "recipe",
+            "evaluate.best_of compares",
+        ),
+        ({"seed": float("nan")}, "seed", "nan"),
+        ({"align": {"learning_rate": float("inf")}}, "align.learning_rate", "inf"),
+        ({"align": {"loss": {"beta_patch": float("inf")}}}, "align.loss.beta_patch", "inf"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_place(raw: dict[str, Any], place: str, value: str) -> None:
+    with pytest.raises(InputError) as caught:
+        make_config(raw)
+    assert str(caught.value).startswith(f"{place}: got ")
+    assert value in str(caught.value)
+
+
+def test_every_problem_is_told_at_once() -> None:
+    with pytest.raises(InputError) as caught:
+        make_config({"seed": -1, "align": {"stesp": 3, "ema": 1}})
+    message = str(caught.value)
+    assert all(place in message for place in ("seed: got -1", "'align.stesp'", "align.ema: got 1"))
+
+
+def test_overrides_reach_every_depth_and_win(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "seed: 1\nalign: {steps: 5, ema: 0.5}\n")
+    overrides = ("seed=2", "align.steps=7", "align.loss.beta_patch=3e1", "grid={t: 2, h: 3, w: 5}", "report.title=a=b")
+    config = load_config(path, overrides)
+    assert (config.seed, config.align.steps, config.align.ema) == (2, 7, 0.5)
+    assert config.align.loss.beta_patch == 30
+    assert config.grid == PatchGrid(2, 3, 5)
+    assert config.report.title == "a=b"
+    assert load_config(path, ("align.steps=7", "align.steps=9")).align.steps == 9
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed", "must look like section.key=value"),
+        ("=3", "must look like section.key=value"),
+        ("seed.low=3", "'seed' is a value, not a section"),
+        ("align.stesp=3", "unknown key 'align.stesp': did you mean 'steps'"),
+        ("align.steps=few", "align.steps: got 'few'"),
+        ("seed=[1", r"override 'seed=\[1'"),
+    ],
+)
+def test_a_wrong_override_is_explained(override: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        load_config(recipe(tmp_path, "seed: 1\n"), (override,))
+
+
+def test_a_section_without_entries_counts_as_left_out(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "seed: 1\nalign:\n")
+    assert load_config(path).align == RunConfig().align
+    assert load_config(path, ("align.steps=3",)).align.steps == 3
+    path = recipe(tmp_path, "align:\n  loss:\n  ema: 0.5\nevaluate:\n  prompts:\n")
+    assert load_config(path).align.loss == GranDPOOptions()
+    assert load_config(path).align.ema == 0.5
+    assert load_config(path).evaluate == RunConfig().evaluate
+    assert load_config(path, ("align.loss.tie=0.5",)).align.loss.tie == 0.5
+    with pytest.raises(InputError, match=r"align\.steps: got None"):
+        load_config(recipe(tmp_path, "align:\n  steps:\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- seed\n- 3\n", "must be a mapping of sections, found list"),
+        ("42\n", "must be a mapping of sections, found int"),
+        ("align: {steps: [1\n", "is not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        load_config(recipe(tmp_path, text))
+
+
+def test_an_unreadable_recipe_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"can't read the recipe .*no\.yaml: No such file"):
+        load_config(tmp_path / "no.yaml")
+    (tmp_path / "recipe.yaml").write_bytes(b"seed: 1 # \xff\xfe")
+    with pytest.raises(InputError, match="is not valid YAML"):
+        load_config(tmp_path / "recipe.yaml")
+
+
+def test_prompt_files_are_taken_from_beside_the_recipe(tmp_path: Path) -> None:
+    text = "generate: {prompts: {file: texts/a.txt}}\nevaluate: {prompts: {file: /elsewhere/b.txt}}\n"
+    config = load_config(recipe(tmp_path, text))
+    assert config.generate.prompts.file == tmp_path / "texts" / "a.txt"
+    assert config.evaluate.prompts.file == Path("/elsewhere/b.txt")
+    for stage in ("generate", "evaluate"):
+        config = load_config(recipe(tmp_path, text), (f"{stage}.prompts.file=c.csv",))
+        assert getattr(config, stage).prompts.file == tmp_path / "c.csv"
+
+
+def test_a_part_holds_the_named_sections_alone() -> None:
+    first = make_config({"seed": 3, "align": {"steps": 5}})
+    part = first.part("seed", "grid", "align")
+    assert set(part) == {"seed", "grid", "align"}
+    assert part["grid"] == {"t": 4, "h": 4, "w": 4}
+    assert part["align"]["loss"]["beta_patch"] == first.align.loss.beta_patch
+    assert make_config(part) == first
