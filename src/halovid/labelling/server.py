@@ -1,7 +1,7 @@
 """The web server of the labelling page: 127.0.0.1 only, same origin only, nothing from outside.
 
 GET  /                  the page                 POST /api/join      a name -> an annotator
-GET  /label.js, .css    its parts                POST /api/next      the next item of an annotator
+GET  /label/NAME        its scripts and style    POST /api/next      the next item of an annotator
 GET  /clips/TOKEN       a clip, by ranges        POST /api/previous  the item before one
                                                  POST /api/save      keeps an answer
 """
@@ -13,6 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from importlib import resources
+from pathlib import PurePath
 from typing import Annotated, Any
 
 import uvicorn
@@ -32,7 +33,7 @@ from halovid.runtime import console
 
 HOST = "127.0.0.1"
 _MAX_BODY = 2**20  # bytes; a clip with every patch marked in every aspect takes a tenth
-_TYPES = {"js": "text/javascript", "css": "text/css"}
+_TYPES = {".js": "text/javascript", ".css": "text/css"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; media-src 'self'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -123,12 +124,16 @@ def _add_pages(app: FastAPI, labelling: Labelling) -> None:
     def read_page() -> Response:
         return Response(page, media_type="text/html")
 
-    @app.get("/label.{kind}")
-    def read_part(kind: str) -> Response:
-        if kind not in _TYPES:
+    folder = resources.files("halovid").joinpath("templates", "label")
+    parts = {
+        part.name: part.read_text(encoding="utf-8") for part in folder.iterdir()
+    }  # looked up, not opened
+
+    @app.get("/label/{name}")
+    def read_part(name: str) -> Response:
+        if name not in parts:
             return JSONResponse({"detail": "there is no such file"}, 404)
-        part = resources.files("halovid").joinpath("templates", f"label.{kind}").read_text(encoding="utf-8")
-        return Response(part, media_type=_TYPES[kind])
+        return Response(parts[name], media_type=_TYPES[PurePath(name).suffix])
 
     @app.get("/clips/{token}")
     def read_clip(token: str) -> Response:

@@ -47,14 +47,16 @@ def test_clips_come_by_ranges(client: TestClient) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/clips/../label.js",
+        "/clips/../label/label.js",
+        "/label/..%2f..%2freport.js",
+        "/label/",
         "/clips/..%2f..%2f..%2fetc%2fpasswd",
         "/clips/%2e%2e/%2e%2e/etc/passwd",
         "/clips/p0-00",
         "/clips/",
         "/label.html.j2",
         "/label.py",
-        "/label.js%00",
+        "/label/label.js%00",
         "/templates/report.js",
         "/docs",
         "/openapi.json",
@@ -63,7 +65,7 @@ def test_clips_come_by_ranges(client: TestClient) -> None:
 def test_nothing_else_is_served(client: TestClient, path: str) -> None:
     connection = client.get(path)
     assert connection.status_code in (200, 404, 405)
-    assert connection.status_code != 200 or path == "/clips/../label.js"  # which is /label.js
+    assert connection.status_code != 200 or path == "/clips/../label/label.js"  # which is /label/label.js
 
 
 @pytest.mark.parametrize(
