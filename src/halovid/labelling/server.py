@@ -125,9 +125,7 @@ def _add_pages(app: FastAPI, labelling: Labelling) -> None:
         return Response(page, media_type="text/html")
 
     folder = resources.files("halovid").joinpath("templates", "label")
-    parts = {
-        part.name: part.read_text(encoding="utf-8") for part in folder.iterdir()
-    }  # looked up, not opened
+    parts = {part.name: part.read_text(encoding="utf-8") for part in folder.iterdir()}  # looked up, not opened
 
     @app.get("/label/{name}")
     def read_part(name: str) -> Response:
