@@ -98,6 +98,11 @@ class RestoreConfig(Section):
             raise ValueError(f"smallest {self.smallest} must not be above largest {self.largest}")
         return self
 
+    @property
+    def originals(self) -> str:
+        """The stage whose clips are made anew."""
+        return "good" if self.source == "good" else "generate"
+
 
 PairSource = Literal["candidates", "good", "twins", "restored", "preferences"]
 
@@ -121,6 +126,11 @@ class PairConfig(Section):
     grid: PatchGrid | None = Field(None, description="coarser grid of the patch margins; the judged one if left out")
     rarity_power: float = Field(0.0, ge=0, description="VideoDPO: pairs of rare rewards weigh more; 0 weighs all alike")
     limit: int | None = Field(None, ge=1, description="keep so many pairs, drawn at random")
+
+    @property
+    def remade(self) -> list[PairSource]:
+        """The sources whose pairs are of clips that `restore` made."""
+        return sorted({source for source in self.sources if source in ("twins", "restored")})
 
 
 class AlignConfig(Section):
@@ -226,9 +236,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _sections_that_others_need(self) -> RunConfig:
-        remade = {"twins", "restored"} & set(self.pair.sources)
-        if remade and self.restore is None:
-            raise ValueError(f"pair.sources has {sorted(remade)}: the recipe needs a section `restore` for it")
+        if self.pair.remade and self.restore is None:
+            raise ValueError(f"pair.sources has {self.pair.remade}: the recipe needs a section `restore` for it")
         if "preferences" in self.pair.sources and self.pair.preferences is None:
             raise ValueError("pair.sources has 'preferences': name the table of them as pair.preferences")
         if "good" in self.pair.sources and self.good is None:

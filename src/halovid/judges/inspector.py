@@ -27,14 +27,13 @@ class InspectorJudge:
     def judge(self, requests: Sequence[Request], geometry: LatentGeometry) -> list[Judgement | Refusal]:
         """The true ratings of each clip; a prompt that is no caption of the world gives a refusal."""
         specs = [_spec(request) for request in requests]
-        readable = [index for index, spec in enumerate(specs) if isinstance(spec, SceneSpec)]
-        ratings: list[Judgement] = []
+        readable = {index: spec for index, spec in enumerate(specs) if isinstance(spec, SceneSpec)}
+        rated: dict[int, Judgement] = {}
         if readable:
             video = torch.stack([requests[index].video for index in readable])
-            found = inspect(video, [spec for spec in specs if isinstance(spec, SceneSpec)], self._grid)
-            ratings = [_rate(found, place) for place in range(len(readable))]
-        rated = iter(ratings)
-        return [spec if isinstance(spec, Refusal) else next(rated) for spec in specs]
+            found = inspect(video, list(readable.values()), self._grid)
+            rated = {index: _rate(found, place) for place, index in enumerate(readable)}
+        return [spec if isinstance(spec, Refusal) else rated[index] for index, spec in enumerate(specs)]
 
 
 def _spec(request: Request) -> SceneSpec | Refusal:

@@ -61,8 +61,8 @@ def _clip_folders(config: RunConfig) -> list[str]:
     stages, sources = {"generate"}, config.pair.sources
     if "good" in sources:
         stages.add("good")
-    if {"twins", "restored"} & set(sources) and config.restore is not None:
-        stages |= {"restore", "good" if config.restore.source == "good" else "generate"}
+    if config.pair.remade and config.restore is not None:
+        stages |= {"restore", config.restore.originals}
     return sorted(stages)
 
 

@@ -29,7 +29,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     """Pairs clips of the same prompt."""
     sources = config.pair.sources
     reads = ["score"] if {"candidates", "good", "twins"} & set(sources) else []
-    reads += ["restore"] if {"restored", "twins"} & set(sources) else []
+    reads += ["restore"] if config.pair.remade else []
     reads += ["generate"] if "preferences" in sources else []
     depends = config.part("seed", "grid", "pair") | {"preferences": file_identity(config.pair.preferences)}
     with open_stage(run_dir, "pair", depends, reads) as stage:
@@ -55,7 +55,7 @@ def _pairs_of(source: PairSource, config: RunConfig, run_dir: Path, stage: Stage
     if source == "good":
         return make_good_pairs(rewards("good_"), rewards(""), config, stage)
     remade = read_table(run_dir / "restore" / "pairs.parquet", PAIRS)
-    originals = "good_" if config.restore is not None and config.restore.source == "good" else ""
+    originals = "good_" if config.restore is not None and config.restore.originals == "good" else ""
     return make_twin_pairs(remade, pa.concat_tables([rewards(originals), rewards("restored_")]), config, stage)
 
 

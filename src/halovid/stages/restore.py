@@ -54,19 +54,20 @@ def run(config: RunConfig, run_dir: Path) -> None:
     if settings is None:
         console.print("[dim]restore: not in the recipe, nothing to do[/dim]")
         return
-    source = "good" if settings.source == "good" else "generate"
     sampling = config.generator
     depends = config.part("seed", "dtype", "restore") | {
         "margin_grid": config.margin_grid.shape,
         "guidance": [sampling.guidance_scale, sampling.negative_prompt],
     }
-    with open_stage(run_dir, "restore", depends, sorted({"generate", source})) as stage:
+    with open_stage(run_dir, "restore", depends, sorted({"generate", settings.originals})) as stage:
         if stage is None:
             return
         set_threads(config.threads)
         device = resolve_device(config.device)
         generator = open_generator(config)
-        conditions, originals = (ClipFolder(run_dir / name, config.clip_size) for name in ("generate", source))
+        conditions, originals = (
+            ClipFolder(run_dir / name, config.clip_size) for name in ("generate", settings.originals)
+        )
         save_conditions(stage.path, generator, [])
         guidance = _guidance(generator, sampling)
         jobs = list_jobs(originals, settings.per_prompt, config.seed)
