@@ -141,12 +141,14 @@ def run_study(path: Path, out: Path) -> pa.Table:
         write_table(out / "results.parquet", pa.concat_tables(results))
         write_table(out / "training.parquet", pa.concat_tables(logs))
     found = pa.concat_tables(results)
-    write_findings(found, {name: best["step"] for name, best in chosen.items()}, study.rival, path, out)
+    write_findings(
+        found, {name: best["step"] for name, best in chosen.items()}, study.rival, f"halovid study {path} {out}", out
+    )
     write_training_figure(pa.concat_tables(logs), out)
     return found
 
 
-def write_findings(results: pa.Table, steps: dict[str, int], rival: str | None, path: Path, out: Path) -> None:
+def write_findings(results: pa.Table, steps: dict[str, int], rival: str | None, command: str, out: Path) -> None:
     """Writes what is kept of a study: results.csv, comparison.parquet and .csv, comparison.md, figures as SVG.
 
     comparison.md ends with the command, the versions and the machine that made it.
@@ -160,7 +162,7 @@ def write_findings(results: pa.Table, steps: dict[str, int], rival: str | None, 
     write_figures(grouped, comparison, out)
     told = ", ".join(f"{name} {version}" for name, version in versions().items())
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
-    write_text(out / "comparison.md", f"{markdown(comparison)}\n`halovid study {path} {out}`; {told}; {machine}\n")
+    write_text(out / "comparison.md", f"{markdown(comparison)}\n`{command}`; {told}; {machine}\n")
 
 
 def _tune(name: str, method: MethodConfig, study: StudyConfig, recipe: RunConfig, run_dir: Path) -> Iterator[Changes]:
@@ -213,12 +215,17 @@ def _measured(cell: Cell, train: bool, run_dir: Path) -> pa.Table:
     """The measures of a cell's generator, rows of tables.STUDY; runs what is missing of it."""
     for stage in (*_DATA, *(_TRAINING if train else ()), *_EVALUATION):
         run_stage(stage, cell.config, run_dir)
+    return cell_results(run_dir, cell.method, cell.setting, cell.seed, cell.step)
+
+
+def cell_results(run_dir: Path, method: str, setting: str, seed: int, step: int) -> pa.Table:
+    """What a finished run measured, means over the samples of each prompt: rows of tables.STUDY under these names."""
     found = read_table(run_dir / "evaluate" / "measures.parquet", MEASURES)
     means = found.group_by(["measure", "model", "prompt_id"]).aggregate([("value", "mean")]).to_pylist()
-    cell_columns = {"method": cell.method, "setting": cell.setting, "seed": cell.seed, "step": cell.step}
+    cell = {"method": method, "setting": setting, "seed": seed, "step": step}
     return rows_to_table(
         [
-            cell_columns | {key: row[key] for key in ("model", "prompt_id", "measure")} | {"value": row["value_mean"]}
+            cell | {key: row[key] for key in ("model", "prompt_id", "measure")} | {"value": row["value_mean"]}
             for row in sorted(means, key=lambda row: (row["measure"], row["model"], row["prompt_id"]))
         ],
         STUDY,
