@@ -91,20 +91,7 @@ def load_labelled(
     rows, video = clips.readable([row for row in clips.rows if row["clip_id"] in by_clip], skip)
     if video is None:
         raise InputError(f"none of the {len(clips.rows)} clips is both judged and readable")
-    try:
-        own = [by_clip[row["clip_id"]] for row in rows]
-        clip_ratings = np.array([[label[aspect]["score"] for aspect in aspects] for label in own], dtype=np.float32)
-        flat = [[label[aspect]["patch_scores"] for aspect in patch_aspects] for label in own]
-        if all(scores is None for row in flat for scores in row):  # labels of others, who rate clips only
-            flat = [[[np.nan] * grid.num_patches] * len(patch_aspects)] * len(own)
-        patch_ratings = np.array(flat, dtype=np.float32).reshape(len(rows), len(patch_aspects), *grid.shape)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"the labels do not hold aspects {list(aspects)} for clips and {list(patch_aspects)} for the patches of "
-            f"grid {grid.shape} ({error}); judge again or change `reward.aspects` and `grid`"
-        ) from error
-    if not np.isfinite(clip_ratings).all() or np.isinf(patch_ratings).any():
-        raise InputError("the labels hold ratings that are not finite; judge again")
+    clip_ratings, patch_ratings = _ratings([by_clip[row["clip_id"]] for row in rows], aspects, patch_aspects, grid)
     by_prompt = {row["prompt_id"]: row for row in rows}
     names = sorted(by_prompt)
     return (
@@ -112,8 +99,28 @@ def load_labelled(
             video.half(),
             prompt_inputs(backbone, [by_prompt[name] for name in names], clips.prompt_embeds),
             torch.tensor([names.index(row["prompt_id"]) for row in rows]),
-            torch.from_numpy(clip_ratings),
-            torch.from_numpy(patch_ratings),
+            clip_ratings,
+            patch_ratings,
         ),
         rows,
     )
+
+
+def _ratings(
+    labels: Sequence[dict[str, Row]], aspects: Sequence[str], patch_aspects: Sequence[str], grid: PatchGrid
+) -> tuple[Tensor, Tensor]:
+    """`clip_ratings` and `patch_ratings` of clips whose labels are given by aspect."""
+    try:
+        clips = np.array([[label[aspect]["score"] for aspect in aspects] for label in labels], dtype=np.float32)
+        flat = [[label[aspect]["patch_scores"] for aspect in patch_aspects] for label in labels]
+        if all(scores is None for row in flat for scores in row):  # labels of others, who rate clips only
+            flat = [[[np.nan] * grid.num_patches] * len(patch_aspects)] * len(labels)
+        patches = np.array(flat, dtype=np.float32).reshape(len(labels), len(patch_aspects), *grid.shape)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the labels do not hold aspects {list(aspects)} for clips and {list(patch_aspects)} for the patches of "
+            f"grid {grid.shape} ({error}); judge again or change `reward.aspects` and `grid`"
+        ) from error
+    if not np.isfinite(clips).all() or np.isinf(patches).any():
+        raise InputError("the labels hold ratings that are not finite; judge again")
+    return torch.from_numpy(clips), torch.from_numpy(patches)
