@@ -243,7 +243,7 @@ def markdown(comparison: pa.Table) -> str:
             cells = {row["measure"]: row for row in own if row["method"] == method}
             some = next(iter(cells.values()))
             texts = [_cell(cells[name]) if name in cells else "" for name in measures]
-            parts.append(f"| {method} | {some['seeds']} | {some['step']} | " + " | ".join(texts) + " |")
+            parts.append(f"| {method} | {some['seeds']} | {some['step'] or ''} | " + " | ".join(texts) + " |")
         parts.append("")
     return "\n".join(parts)
 

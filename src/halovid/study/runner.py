@@ -169,7 +169,7 @@ def _tune(name: str, method: MethodConfig, study: StudyConfig, recipe: RunConfig
     """Every combination and step tried for a method, with the measure's mean on the validation prompts."""
     tuning = study.tuning
     if not method.train or not method.tune:
-        yield {"method": name, "change": {}, "step": tuning.steps[-1], "value": float("nan")}
+        yield {"method": name, "change": {}, "step": tuning.steps[-1] if method.train else 0, "value": float("nan")}
         return
     for change in combinations(method.tune):
         for step in tuning.steps:
@@ -197,18 +197,13 @@ def _cells(study: StudyConfig, recipe: RunConfig, chosen: dict[str, Changes]) ->
         own = [chosen[name]["step"]]
         if method.train and seed == study.seeds[0]:
             own += [step for step in study.curve if step != own[0]]
-        training = {"seed": seed, "steps": max(own), "snapshots": sorted(own)}
         for step in own:
-            config = changed(
-                recipe,
-                method.change,
-                chosen[name]["change"],
-                {"align": training, "evaluate": {"step": step if method.train else None}},
-                change,
-            )
+            training = {
+                "align": {"seed": seed, "steps": max(own), "snapshots": sorted(own)},
+                "evaluate": {"step": step},
+            }
+            config = changed(recipe, method.change, chosen[name]["change"], training if method.train else {}, change)
             yield Cell(name, setting, seed, step, config)
-            if not method.train:
-                break
 
 
 def _measured(cell: Cell, train: bool, run_dir: Path) -> pa.Table:
