@@ -28,7 +28,7 @@ NUM_FRAMES, FPS = 13, 8.0
 
 def make_run(run_dir: Path, prompts: int = 2, candidates: int = 3, evaluated: bool = False) -> Path:
     """A run folder whose stage generate (and evaluate) is complete; the first prompt is hostile."""
-    folders = ["generate"] + (["evaluate/base", "evaluate/aligned"] if evaluated else [])
+    folders = ["generate"] + (["baseline", "evaluate"] if evaluated else [])
     for folder in folders:
         rows = [
             _write_clip(run_dir / folder, prompt, index) for prompt in range(prompts) for index in range(candidates)
@@ -36,8 +36,7 @@ def make_run(run_dir: Path, prompts: int = 2, candidates: int = 3, evaluated: bo
         write_table(run_dir / folder / "clips.parquet", rows_to_table(rows, CLIPS))
         geometry = {"temporal_stride": 4, "spatial_stride": 4, "causal_first_frame": True}
         write_json(run_dir / folder / "geometry.json", geometry)
-    for stage in {folder.split("/")[0] for folder in folders}:
-        write_json(run_dir / stage / "manifest.json", {"fingerprint": stage, "outputs": {}, "skipped": []})
+        write_json(run_dir / folder / "manifest.json", {"fingerprint": folder, "outputs": {}, "skipped": []})
     return run_dir
 
 

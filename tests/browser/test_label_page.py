@@ -261,6 +261,32 @@ def test_a_closed_tab_loses_nothing_even_without_a_server(tmp_path: Path, open_p
         assert task["content"]["scores"] == {"visual_quality": 5, "temporal_consistency": 4}
 
 
+def test_what_was_finished_without_a_server_arrives_with_the_next_page(tmp_path: Path, open_page: Any) -> None:
+    run_dir = make_run(tmp_path / "run")
+    server = Server(run_dir, *GRID)
+    page = open_page(server.address, may_fail=True)
+    join(page, "Ann")
+    first = page.locator("video").get_attribute("src")
+    press(page, "1 2 3 4 5 Enter")
+    wait(page, "() => document.getElementById('count').textContent.startsWith('1 done')")
+    wait(page, f"() => document.querySelector('video').getAttribute('src') !== {first!r}")
+    press(page, "u")  # back to the first
+    wait(page, "() => document.querySelectorAll('.digits [aria-checked=true]').length === 5")
+    server.kill()
+    press(page, "Space Enter")  # a mark more, and done again: said to nobody
+    wait(page, "() => document.getElementById('saved').textContent.includes('not reached')")
+    context = page.context
+    page.close()
+    with serving(run_dir, port=server.port) as again:
+        page = context.new_page()
+        page.goto(again.address)
+        join(page, "Ann")
+        assert page.locator("video").get_attribute("src") != first
+        (answer,) = stored(again, "Ann")
+        assert answer.state == "done" and len(answer.content["marks"]) == 2
+        assert not page.evaluate("() => Object.keys(localStorage).filter((name) => name.startsWith('halovid')).length")
+
+
 def test_another_tab_is_noticed(server: Server, open_page: Any) -> None:
     one = open_page(server.address, may_fail=True)
     two = open_page(server.address, may_fail=True)

@@ -121,9 +121,8 @@ def export(
     """Write people's labels as a table; docs/tables.md tells its columns."""
     exports = _part("labelling.export").EXPORTS
     store: LabelDatabase = _part("labelling.database").open_database(database, _existing(run_dir), source, new=False)
-    store.create()
     settings = store.read_settings()
-    answers = store.finished()
+    answers = [own for own in store.finished() if own[1].item.is_pair == (what == "preferences")]
     table = exports[what](answers, settings) if settings else []
     if not len(table):
         raise InputError(f"{store.shown_url} holds nothing finished to export as {what}; label first: halovid label")

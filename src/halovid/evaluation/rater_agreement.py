@@ -24,7 +24,7 @@ from halovid.evaluation.metrics import Interval
 from halovid.evaluation.raters import OVERALL, Rater, mean_rater, read_raters
 from halovid.evaluation.reliability import resampled_interval
 from halovid.judges.base import DEFECT_RATING
-from halovid.runtime import progress
+from halovid.runtime import console, progress
 
 Row = dict[str, Any]
 Array = NDArray[np.float64]
@@ -61,8 +61,11 @@ def agreement_table(files: Sequence[Path], prompts: dict[str, str], num_resample
             comparison.among(own)
             advance(len(own))
         for rater in itertools.chain(*others):
-            comparison.against(rater, reference)
+            if not comparison.against(rater, reference):
+                raise InputError(f"{rater.name!r} and {reference.name!r} have fewer than two clips or pairs in common")
             advance()
+    if not comparison.rows:
+        raise InputError(f"no two raters of {files[0]} have two clips or pairs in common")
     order = list(_PLURAL)
     return rows_to_table(sorted(comparison.rows, key=lambda row: order.index(row["scope"])), RELIABILITY)
 
@@ -109,11 +112,14 @@ class Comparison:
         self.rows: list[Row] = []
         self._prompts, self._num_resamples, self._seed = prompts, num_resamples, seed
 
-    def against(self, rater: Rater, reference: Rater) -> None:
+    def against(self, rater: Rater, reference: Rater) -> bool:
         """Holds a rater against a reference, in every aspect that both have.
 
+        Returns:
+            Whether they have anything to compare: two clips or pairs in common.
+
         Raises:
-            InputError: they have no clip and no pair in common, or patches of different grids.
+            InputError: they rate patches of different grids.
         """
         before = len(self.rows)
         for aspect in reference.scores:
@@ -122,14 +128,17 @@ class Comparison:
                 self._patches(aspect, rater, reference)
         if reference.preferences:
             self._preferences(rater, reference)
-        if len(self.rows) == before:
-            raise InputError(f"{rater.name!r} and {reference.name!r} have fewer than two clips or pairs in common")
+        return len(self.rows) > before
 
     def among(self, raters: Sequence[Rater]) -> None:
-        """How reliable several raters are: each against the mean of the others, and all together."""
+        """How reliable several raters are: each against the mean of the others, and all together.
+
+        A rater who shares fewer than two clips or pairs with the others is left out of the former, and named.
+        """
         for rater in raters:
             others = mean_rater([other for other in raters if other is not rater], "the others")
-            self.against(rater, others)
+            if not self.against(rater, others):
+                console.print(f"{rater.name!r} shares fewer than two clips or pairs with the others: left out")
         for aspect in dict.fromkeys(aspect for rater in raters for aspect in rater.scores):
             own = [rater.scores[aspect] for rater in raters if aspect in rater.scores]
             self._alpha("clip", aspect, [scores.clips for scores in own])
@@ -175,9 +184,10 @@ class Comparison:
 
     def _pairs_of(self, place: Place, clips: Sequence[str], scores: Array, truth: Array) -> None:
         """Which of two clips is better, as the reference's ratings order them."""
-        if all(clip in self._prompts for clip in clips):
+        if any(clip in self._prompts for clip in clips):  # one whose prompt nobody tells is in no pair
+            told = [index for index, clip in enumerate(clips) if clip in self._prompts]
             pairs = [
-                pair for pair in itertools.combinations(range(len(clips)), 2)
+                pair for pair in itertools.combinations(told, 2)
                 if self._prompts[clips[pair[0]]] == self._prompts[clips[pair[1]]]
             ]  # fmt: skip
             if pairs:
@@ -200,9 +210,12 @@ class Comparison:
 
     def _compared(self, place: Place, margins: Mapping[Pair, Any], wanted: Mapping[Pair, Any]) -> None:
         """Accuracies on the pairs of which both sides know something: one value, or one for each patch."""
-        known = [
-            pair for pair, margin in margins.items() if np.size(margin) == np.size(wanted[pair]) and margin is not None
-        ]
+        known = [pair for pair, margin in margins.items() if margin is not None]
+        for pair in known:
+            if len(sizes := {np.size(margins[pair]), np.size(wanted[pair])}) > 1:
+                raise InputError(
+                    f"{place[2]!r} and {place[3]!r} compare {sorted(sizes)} patches of {pair}; use one patch grid"
+                )
         if len(known) >= 2:
             groups = [
                 self._prompts.get(pair[0], "/".join(pair)) for pair in known for _ in range(np.size(wanted[pair]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from halovid.errors import InputError
 
 Array = NDArray[np.float64]
 OVERALL = "overall"  # the mean over a rater's aspects; what a reward is of itself
+_DIGITS = 6  # a tie, or a defect's threshold, must not hang on how a mean or a column was rounded
 
 
 @dataclass
@@ -84,13 +85,35 @@ def mean_rater(raters: list[Rater], name: str) -> Rater:
     return merged
 
 
-def _mean(parts: Iterable[Mapping[Any, Any]]) -> dict[Any, Any]:
-    """Key -> mean over the parts that have it; values are numbers or arrays of one length."""
+def _mean(parts: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
+    """Key -> mean over the parts that have it, patch by patch over those who rated it (NaN where nobody did)."""
+    found = {}
+    for key, values in _gathered(parts).items():
+        count = (~np.isnan(values)).sum(0)
+        found[key] = (np.nansum(values, 0) / np.where(count, count, np.nan)).round(_DIGITS)
+    return found
+
+
+def _mean_of_all(parts: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
+    """Key -> mean over the parts, of keys that every part has; NaN where one has no rating."""
+    gathered = _gathered(parts)
+    return {key: gathered[key].mean(0).round(_DIGITS) for key in sorted(gathered) if len(gathered[key]) == len(parts)}
+
+
+def _gathered(parts: Sequence[Mapping[Any, Any]]) -> dict[Any, Array]:
+    """Key -> the values of the parts that have it: [parts], or [parts, patches].
+
+    Raises:
+        InputError: the values of a key are of different grids.
+    """
     found: dict[Any, list[Any]] = {}
     for part in parts:
         for key, value in part.items():
             found.setdefault(key, []).append(value)
-    return {key: np.mean(values, axis=0) for key, values in found.items()}
+    for key, values in found.items():
+        if len(sizes := {np.size(value) for value in values}) > 1:
+            raise InputError(f"{key!r} has ratings of {sorted(sizes)} patches; use one patch grid")
+    return {key: np.array(values, dtype=np.float64) for key, values in found.items()}
 
 
 def _read(path: Path) -> pa.Table:
@@ -172,28 +195,25 @@ def _by_value(table: pa.Table, column: str, default: str) -> list[tuple[str, pa.
 def _scores(rows: pa.Table, score: str, patches: str, path: Path) -> Scores:
     """The scores in one aspect."""
     clips = rows.column("clip_id").to_pylist()
+    if None in clips:
+        raise InputError(f"{path} holds a row without a clip_id")
     if len(set(clips)) < len(clips):
         raise InputError(f"{path} rates a clip twice in one aspect by one judge; merge these first")
     values = _require_finite(rows.column(score).to_pylist(), path)
     local = rows.filter(pc.is_valid(rows.column(patches)))
     found: dict[str, Array] = {}
     if len(local):
-        matrix = patch_matrix(local, patches).astype(np.float64)
+        matrix = patch_matrix(local, patches).astype(np.float64).round(_DIGITS)
         _require_finite(matrix[~np.isnan(matrix)], path)  # NaN: a patch that nobody was asked about
         found = dict(zip(local.column("clip_id").to_pylist(), matrix, strict=True))
-    return Scores(dict(zip(clips, values.tolist(), strict=True)), found)
+    return Scores(dict(zip(clips, values.round(_DIGITS).tolist(), strict=True)), found)
 
 
 def _overall(rater: Rater) -> Scores:
     """The mean over the aspects, of clips and patches that are rated in all of those that rate any."""
     every = list(rater.scores.values())
-    clips = set.intersection(*(set(scores.clips) for scores in every))
     local = [scores.patches for scores in every if scores.patches]
-    places = set.intersection(*(set(patches) for patches in local)) if local else set()
-    return Scores(
-        {clip: float(np.mean([scores.clips[clip] for scores in every])) for clip in sorted(clips)},
-        {clip: np.mean([patches[clip] for patches in local], axis=0) for clip in sorted(places)},
-    )
+    return Scores(_mean_of_all([scores.clips for scores in every]), _mean_of_all(local))
 
 
 def _require_finite(values: object, path: Path) -> Array:

@@ -6,6 +6,7 @@ Every transaction that writes takes its turn, so annotators, tabs and servers ca
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -117,11 +118,16 @@ class LabelDatabase:
         Raises:
             InputError: the database can't be reached, or is none.
         """
+        with self._usable(), self._engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            _Base.metadata.create_all(connection)
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Says in one sentence what is wrong with the database."""
         try:
-            with self._engine.begin() as connection:
-                if connection.dialect.name == "postgresql":
-                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-                _Base.metadata.create_all(connection)
+            yield
         except SQLAlchemyError as error:
             raise InputError(f"can't use the database {self.shown_url}: {_reason(error)}") from error
 
@@ -129,9 +135,9 @@ class LabelDatabase:
         """The settings of the labels that are here, None when there are none yet.
 
         Raises:
-            InputError: they are of another version.
+            InputError: they are of another version, or the database is damaged or another program's.
         """
-        with self.transaction() as session:
+        with self._usable(), self.transaction() as session:
             row = session.get(_Labelling, 1)
         if row is None:
             return None
@@ -149,7 +155,7 @@ class LabelDatabase:
         Raises:
             InputError: others are settled already.
         """
-        with self.transaction() as session:
+        with self._usable(), self.transaction() as session:
             take_turn(session)
             if session.get(_Labelling, 1) is None:
                 session.add(_Labelling(id=1, settings=wanted.model_dump(mode="json")))
@@ -171,7 +177,8 @@ class LabelDatabase:
             take_turn(session)
             found = session.scalar(select(Annotator).where(Annotator.name == name))
             if found is None:
-                found = Annotator(name=name)
+                # drawn, so that a page that stays open while the database is exchanged is nobody in the new one
+                found = Annotator(id=secrets.randbits(31), name=name)
                 session.add(found)
                 session.flush()
             return found.id
@@ -207,8 +214,12 @@ class LabelDatabase:
             return answer
 
     def finished(self) -> list[tuple[str, Answer]]:
-        """All answers that are done or skipped, with the annotators' names, in a fixed order."""
-        with self.transaction() as session:
+        """All answers that are done or skipped, with the annotators' names, in a fixed order.
+
+        Raises:
+            InputError: the database is damaged.
+        """
+        with self._usable(), self.transaction() as session:
             rows = session.execute(
                 select(Annotator.name, Answer)
                 .join(Answer, Answer.annotator_id == Annotator.id)

@@ -21,10 +21,10 @@ from halovid.labelling.assignment import Item, ring_pairs
 from halovid.runtime import progress
 
 Source = Literal["generate", "evaluate"]
-# source -> its clip folders; with several, the name goes before the clip's
+# source -> what goes before the names of clips, and the stage that has them
 _FOLDERS: dict[Source, dict[str, str]] = {
     "generate": {"": "generate"},
-    "evaluate": {"base/": "evaluate/base", "aligned/": "evaluate/aligned"},
+    "evaluate": {"base/": "baseline", "aligned/": "evaluate"},
 }
 
 
@@ -56,15 +56,12 @@ class Material:
 
 
 def load_material(run_dir: Path, source: Source, seed: int) -> Material:
-    """The clips of a finished stage of a run; those whose files can't be read are listed apart.
+    """The clips of finished stages of a run; those whose files can't be read are listed apart.
 
     Raises:
-        InputError: the stage is not complete, or none of its clips can be read.
+        InputError: a stage is not complete, or none of its clips can be read.
     """
-    manifest = read_manifest(run_dir / source)
-    if manifest is None:
-        raise InputError(f"the stage {source!r} is not complete in {run_dir}; run `halovid {source}` first")
-    identity = hash_value({"stage": source, "fingerprint": manifest["fingerprint"]})
+    identity = hash_value([_fingerprint(run_dir, name) for name in _FOLDERS[source].values()])
     found: dict[str, LabelClip] = {}
     unreadable: dict[str, str] = {}
     for prefix, name in _FOLDERS[source].items():
@@ -105,6 +102,14 @@ def patch_frames(clip: LabelClip, grid: PatchGrid) -> dict[str, Any]:
         "frame_to_part": shown.argmax(0).tolist(),
         "parts": [[int(span[0]), int(span[-1])] for span in spans],
     }
+
+
+def _fingerprint(run_dir: Path, stage: str) -> str:
+    """Of a complete stage, with its name."""
+    manifest = read_manifest(run_dir / stage)
+    if manifest is None:
+        raise InputError(f"the stage {stage!r} is not complete in {run_dir}; run `halovid {stage}` first")
+    return f"{stage} {manifest['fingerprint']}"
 
 
 def _clip(clip_id: str, row: dict[str, Any], folder: Path, geometry: LatentGeometry, identity: str) -> LabelClip:

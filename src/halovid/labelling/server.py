@@ -45,6 +45,9 @@ _HEADERS = {
 }
 
 
+_Number = Annotated[int, Field(ge=0, lt=2**63)]  # what a database can hold
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -58,7 +61,7 @@ class Join(_Body):
 class Next(_Body):
     """Who asks for work, and of which kind."""
 
-    annotator: int
+    annotator: _Number
     mode: Mode
 
 
@@ -71,11 +74,11 @@ class Previous(Next):
 class Save(_Body):
     """An answer: based on revision `base`; `save_id` is new for every save and the same when it is sent again."""
 
-    annotator: int
+    annotator: _Number
     item: str
     state: State
     content: dict[str, Any]
-    base: int
+    base: _Number
     save_id: Annotated[str, Field(min_length=8, max_length=64, pattern="^[0-9A-Za-z-]+$")]
 
 

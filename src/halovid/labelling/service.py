@@ -68,7 +68,8 @@ class Labelling:
         clean = " ".join(unicodedata.normalize("NFC", name).split())
         if not 1 <= len(clean) <= MAX_NAME:
             raise Refused(f"the name has {len(clean)} characters; allowed are 1 to {MAX_NAME}")
-        if any(unicodedata.category(character) in ("Cc", "Cs") for character in clean):
+        kinds = {unicodedata.category(character) for character in clean}
+        if kinds & {"Cc", "Cs"} or kinds <= {"Cf", "Zs"}:  # a name of joiners alone looks like none
             raise Refused("the name holds characters that can't be shown")
         annotator_id = self._database.join(clean)
         with self._database.transaction() as session:

@@ -227,6 +227,71 @@ def test_raters_with_nothing_in_common_are_refused(tmp_path: Path) -> None:
         agreement_table([one], {}, 0, 0)
 
 
+def labels_of(judge: str, scores: dict[str, dict[str, float]], patches: list[float | None] | None = None) -> list[Any]:
+    """Label rows of clip -> aspect -> score; all with the same patches."""
+    return [
+        {"clip_id": clip, "aspect": aspect, "score": score, "patch_scores": patches, "judge": judge}
+        for clip, own in scores.items()
+        for aspect, score in own.items()
+    ]
+
+
+def test_equal_means_are_ties_however_they_are_rounded(tmp_path: Path) -> None:
+    aspects = ("a", "b", "c", "d", "e")
+    given = {"Ann": ((3, 3, 3, 4, 4), (4, 4, 4, 3, 3)), "Bob": ((4, 4, 4, 4, 3), (4, 4, 4, 3, 3))}
+    rows = [  # x and y both have a mean of 3.6
+        row
+        for judge, (x, y) in given.items()
+        for row in labels_of(
+            judge, {c: dict(zip(aspects, s, strict=True)) for c, s in (("x", x), ("y", y), ("z", (1,) * 5))}
+        )
+    ]
+    people = read_raters(table(tmp_path / "people.parquet", rows), {})
+    overall = mean_rater(people, "people").scores[OVERALL].clips
+    assert overall["x"] == overall["y"] == 3.6
+
+
+def test_a_mean_at_the_threshold_is_sound_in_every_table(tmp_path: Path) -> None:
+    merged = read_raters(table(tmp_path / "m.parquet", labels_of("people", {"x": {"a": 4.2}}, [4.2, 4.0])), {})
+    single = [labels_of(f"p{k}", {"x": {"a": 4}}, [1.0 if k == 0 else 5.0, 4.0]) for k in range(5)]
+    apart = mean_rater(
+        read_raters(table(tmp_path / "s.parquet", [row for rows in single for row in rows]), {}), "people"
+    )
+    for rater in (merged[0], apart):
+        assert (rater.scores["a"].patches["x"] < 4.2).tolist() == [False, True]
+
+
+def test_a_rater_with_too_little_in_common_is_left_out_and_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    panel = Panel()
+    casual = [row for row in panel.labels(0.4, "Cas") if row["clip_id"] == panel.clips[0]]
+    people = table(tmp_path / "p.parquet", panel.labels(0.2, "Ann") + panel.labels(0.4, "Bob") + casual)
+    rows = agreement_table([people], {}, 0, 0).to_pylist()
+    assert {row["rater"] for row in rows} == {"Ann", "Bob", "all"}
+    assert "'Cas' shares fewer than two clips" in capfd.readouterr().err.replace("\n", " ")
+
+
+def test_raters_of_one_file_with_two_grids_are_refused(tmp_path: Path) -> None:
+    rows = labels_of("Ann", {"x": {"a": 4}, "y": {"a": 3}}, [4.0] * 4) + labels_of("Bob", {"x": {"a": 4}}, [4.0] * 8)
+    with pytest.raises(InputError, match=r"ratings of \[4, 8\] patches"):
+        agreement_table([table(tmp_path / "p.parquet", rows)], {}, 0, 0)
+
+
+def test_a_patch_that_one_rater_left_out_has_the_mean_of_the_others(tmp_path: Path) -> None:
+    rows = labels_of("Ann", {"x": {"a": 4}}, [1.0, None, None]) + labels_of("Bob", {"x": {"a": 4}}, [3.0, 2.0, None])
+    mean = mean_rater(read_raters(table(tmp_path / "p.parquet", rows), {}), "people").scores["a"].patches["x"]
+    assert mean[:2].tolist() == [2.0, 2.0] and math.isnan(mean[2])
+
+
+def test_a_clip_whose_prompt_nobody_tells_is_in_no_pair(tmp_path: Path) -> None:
+    panel = Panel()
+    files = [table(tmp_path / f"{name}.parquet", panel.labels(noise, name)) for name, noise in (("A", 0.0), ("B", 0.5))]
+    prompts = {clip: clip[:2] for clip in panel.clips[1:]}
+    pairs = found(agreement_table(files, prompts, 0, 0).to_pylist(), scope="clip", aspect=LOCAL)
+    assert pairs["accuracy with ties"]["count"] == 1 + 7 * 3
+
+
 def test_the_command_prints_and_writes_the_table(tmp_path: Path) -> None:
     panel = Panel()
     people = table(tmp_path / "people.parquet", panel.labels(0.1, "[bold]Ann"))

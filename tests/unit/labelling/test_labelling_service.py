@@ -235,7 +235,7 @@ def test_clips_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> Non
 
 
 def test_a_stage_that_is_not_complete_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="run `halovid evaluate` first"):
+    with pytest.raises(InputError, match="is not complete"):
         load_material(make_run(tmp_path / "run"), "evaluate", 0)
 
 

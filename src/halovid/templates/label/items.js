@@ -3,7 +3,7 @@
 import { draw } from "./drawing.js";
 import { showProgress, showSaved, showTrouble } from "./notices.js";
 import { buildScreens, stopPlayers } from "./player.js";
-import { keep, onConflict, sending, takeDraft } from "./saving.js";
+import { keep, onConflict, sending } from "./saving.js";
 import { insist } from "./server.js";
 import { comparing, session } from "./session.js";
 import { byId, EMPTY, facts, spoken } from "./words.js";
@@ -63,9 +63,6 @@ function show(given, trouble = null) {
   const samePlace = session.task && session.task.item === given.item;
   session.task = given;
   session.content = { ...EMPTY[session.mode], ...given.content };
-  const draft = takeDraft();
-  const stored = JSON.stringify(session.content);
-  if (draft) session.content = { ...EMPTY[session.mode], ...draft.content };
   session.history = [];
   session.part = samePlace ? session.part : null;
   session.currentScore = Math.max(0, facts.aspects.findIndex((aspect) => !comparing() && !(aspect in session.content.scores)));
@@ -76,7 +73,6 @@ function show(given, trouble = null) {
   draw();
   showTrouble(trouble);
   showSaved("", given.revision ? "✓ Saved" : "");
-  if (!trouble && draft && JSON.stringify(session.content) !== stored) keep();
 }
 
 function showEnd({ done, skipped }) {

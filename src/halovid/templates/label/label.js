@@ -3,6 +3,7 @@
 import { buildControls, buildHelp } from "./controls.js";
 import { goTo } from "./items.js";
 import { playing, setPlaying } from "./player.js";
+import { sendDrafts } from "./saving.js";
 import { ask } from "./server.js";
 import { comparing, session } from "./session.js";
 import { byId } from "./words.js";
@@ -22,6 +23,7 @@ byId("join").addEventListener("submit", async (event) => {
     setPlaying(playing);
     byId("start").hidden = true;
     document.activeElement?.blur();
+    await sendDrafts();
     await goTo("/api/next");
   } catch (error) {
     session.annotator = null;

@@ -15,29 +15,43 @@ export function onConflict(answer) {
   answerConflict = answer;
 }
 
-const draftName = () => `halovid ${session.annotator.id} ${session.annotator.name} ${session.task.item}`;
+const drafts = () => `halovid ${session.annotator.id} ${session.annotator.name} `; // what the names of all drafts begin with
 
-function keepDraft(draft) {
+function keepDraft(draft, item = session.task.item) {
   try {
-    if (draft) localStorage.setItem(draftName(), JSON.stringify(draft));
-    else localStorage.removeItem(draftName());
+    if (draft) localStorage.setItem(drafts() + item, JSON.stringify(draft));
+    else localStorage.removeItem(drafts() + item);
   } catch { /* a browser that keeps nothing: the server still does */ }
 }
 
-export function takeDraft() {
+function keptDrafts() {
   try {
-    const draft = JSON.parse(localStorage.getItem(draftName()));
-    // made of what the server has, or of what it had before a save whose answer was lost
-    return draft && (draft.base === session.task.revision || (draft.underway && draft.underway === session.task.save_id)) ? draft : null;
+    const names = Object.keys(localStorage).filter((name) => name.startsWith(drafts()));
+    return names.map((name) => [name.slice(drafts().length), JSON.parse(localStorage.getItem(name))]);
   } catch {
-    return null;
+    return [];
+  }
+}
+
+// What an earlier page of this annotator could not send before it was closed.
+export async function sendDrafts() {
+  for (const [item, draft] of keptDrafts()) {
+    const save = { annotator: session.annotator.id, item, state: draft.state, content: draft.content, base: draft.base, save_id: crypto.randomUUID() };
+    try {
+      await insist("/api/save", save);
+    } catch (error) {
+      if (error.status !== 409) continue; // of other clips that this address has shown
+      const arrived = draft.underway && error.task.save_id === draft.underway; // the save before it, whose answer was lost
+      if (arrived) await insist("/api/save", { ...save, base: error.task.revision });
+    }
+    keepDraft(null, item);
   }
 }
 
 export function keep(state = session.task.state) {
   unsaved = { state, content: session.content };
   keepDraft({ ...unsaved, base: session.task.revision, underway });
-  showSaved("waiting", "Saving…");
+  if (!sending) showSaved("waiting", "Saving…"); // else it may be told that the server is away
   sending ??= send().finally(() => { sending = null; });
   return sending;
 }
