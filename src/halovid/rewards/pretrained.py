@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from halovid.config.sections import LoraOptions
@@ -42,20 +41,22 @@ def model_identity(model: str | None) -> str | None:
     return hash_folder(Path(model)) if model and Path(model).is_dir() else model
 
 
-def load_config(model: str) -> Any:
-    """The transformers configuration of a folder or hub id; of its base for a release that is adapters.
+def load_config(model: str, kinds: Collection[str] | None = None) -> Any:
+    """The transformers configuration of a folder or hub id.
 
     Raises:
-        InputError: there is none that can be read.
+        InputError: there is none that can be read, or it is of another kind than one of `kinds`.
     """
     from transformers import AutoConfig
 
+    folder = local_folder(model)
     try:
-        return AutoConfig.from_pretrained(local_folder(model))
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"reward.model {model!r} has no readable config.json ({_first_line(error)})") from error
+        config = AutoConfig.from_pretrained(folder)
+    except Exception as error:  # transformers raises whatever its many parts raise
+        raise InputError(f"{model!r} has no readable config.json ({_told(error)})") from error
+    if kinds is not None and config.model_type not in kinds:
+        raise InputError(f"{model!r} is a {config.model_type!r} model; {', '.join(sorted(kinds))} is needed here")
+    return config
 
 
 def load_base(
@@ -73,17 +74,20 @@ def load_base(
     from transformers import AutoModel
     from transformers.utils import logging
 
-    config = load_config(model)
-    if config.model_type not in kinds:
-        raise InputError(f"{model!r} is a {config.model_type!r} model; {', '.join(sorted(kinds))} is needed here")
+    config = load_config(model, kinds)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it warns of keys that it ignores; below they are looked at one by one
     try:
         base, report = AutoModel.from_pretrained(
-            local_folder(model), config=config, dtype=dtype, output_loading_info=True
+            local_folder(model),
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # named below, with all else that does not fit
+            output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"the weights of {model!r} can't be loaded ({_first_line(error)})") from error
+    except Exception as error:  # transformers raises whatever its many parts raise
+        raise InputError(f"the weights of {model!r} can't be loaded ({_told(error)})") from error
     finally:
         logging.set_verbosity(verbosity)
     found = set(report["unexpected_keys"])
@@ -91,16 +95,17 @@ def load_base(
         model,
         missing=set(report["missing_keys"]) | (set(heads) - found),
         unexpected={key for key in found - set(heads) if not key.startswith(_OTHER_HEADS)},
-        misshapen=report.get("mismatched_keys", ()),
+        misshapen=[f"{key} {tuple(found)} for {tuple(own)}" for key, found, own in report["mismatched_keys"]],
     )
     return base
 
 
-def make_base(config: Any, dtype: torch.dtype) -> Any:
-    """The transformer of a configuration, its weights still to be assigned."""
+def make_base(model: str, kinds: Collection[str], dtype: torch.dtype) -> Any:
+    """The transformer of a folder's configuration, its weights still to be assigned; `load_config` tells the errors."""
     from transformers import AutoModel
     from transformers.initialization import no_init_weights
 
+    config = load_config(model, kinds)
     with no_init_weights():  # billions of random numbers would take minutes
         return AutoModel.from_config(config, dtype=dtype)
 
@@ -115,8 +120,8 @@ def load_tokenizer(folder: Path) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder} holds no readable tokenizer ({_first_line(error)})") from error
+    except Exception as error:  # transformers raises whatever its many parts raise
+        raise InputError(f"{folder} holds no readable tokenizer ({_told(error)})") from error
 
 
 def check_keys(source: str, missing: Collection[Any], unexpected: Collection[Any], misshapen: Collection[Any]) -> None:
@@ -158,5 +163,7 @@ def add_lora(module: nn.Module, options: LoraOptions) -> None:
             parameter.data = parameter.data.float()
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _told(error: Exception) -> str:
+    """An error in one line, with its kind where the text alone says nothing."""
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, (OSError, ValueError, ImportError)) and text else f"{type(error).__name__}: {text}"

@@ -345,12 +345,19 @@ def test_weights_of_videoreward_must_fit_exactly(
 @pytest.mark.parametrize(
     ("section", "key", "value", "message"),
     [
-        ("model_config", "reward_token", "last", "reward_token is 'last'"),
-        ("model_config", "output_dim", 2, "output_dim is 2"),
+        ("model_config", "reward_token", "last", "model_config.reward_token is 'last'"),
+        ("model_config", "output_dim", 2, "model_config.output_dim is 2"),
+        ("model_config", "model_name_or_path", None, "model_config.model_name_or_path is None"),
         ("model_config", "model_name_or_path", "nowhere/atall", "neither a folder nor a model"),
         ("data_config", "sample_type", "multi_pts", "sample_type is 'multi_pts'"),
-        ("inference_config", "MQ_std", 0.0, "std that is not above 0"),
-        ("inference_config", "MQ_std", None, "lacks mean or std"),
+        ("data_config", "fps", 0, "data_config.fps is 0"),
+        ("data_config", "num_frames", -3, "data_config.num_frames is -3"),
+        ("data_config", "max_frame_pixels", 10, "data_config.max_frame_pixels is 10"),
+        ("peft_lora_config", "lora_r", 0, "peft_lora_config.lora_r is 0"),
+        ("peft_lora_config", "lora_alpha", None, "peft_lora_config.lora_alpha is None"),
+        ("inference_config", "MQ_std", 0.0, "inference_config.MQ_std is 0.0"),
+        ("inference_config", "MQ_mean", math.nan, "inference_config.MQ_mean is nan"),
+        ("inference_config", "MQ_std", None, "inference_config.MQ_std is None"),
     ],
 )
 def test_other_settings_of_videoreward_are_refused(
@@ -360,6 +367,103 @@ def test_other_settings_of_videoreward_are_refused(
     rewrite(folder / "model_config.json", lambda config: config[section].update({key: value}))
     with pytest.raises(InputError, match=message):
         load_released(str(folder))
+
+
+@pytest.mark.parametrize("value", [None, [], {"data_config": None}, {"model_config": []}, {"inference_config": [1]}])
+def test_settings_of_videoreward_that_are_no_settings_are_refused(tmp_path: Path, value: Any) -> None:
+    folder = write_videoreward(tmp_path / "VideoReward", "whole", 3)
+    path = folder / "model_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | value if isinstance(value, dict) and value else value))
+    with pytest.raises(InputError, match=r"model_config.json (is not as released|must hold a JSON object)"):
+        load_released(str(folder))
+
+
+def test_settings_of_videoreward_may_be_null_where_the_authors_have_it_so(tmp_path: Path) -> None:
+    folder = write_videoreward(tmp_path / "VideoReward", "whole", 3)
+    before = load_released(str(folder)).score(make_video(), 8.0, PROMPT)
+    rewrite(folder / "model_config.json", lambda c: c["data_config"].update(fps=None, num_frames=4))
+    rewrite(folder / "model_config.json", lambda c: c.update(inference_config=None))
+    plain = load_released(str(folder))
+    score = plain.score(make_video(), 8.0, PROMPT)
+    assert score.policy.startswith("4 frames,") and "; not normalised;" in score.policy
+    for name, value in before.scores.items():
+        raw = value * CONSTANTS[f"{name}_std"] + CONSTANTS[f"{name}_mean"]
+        assert score.scores[name] == pytest.approx(raw, abs=1e-4)
+
+
+def test_the_base_of_videoreward_must_be_of_its_kind(videoscore: Path, tmp_path: Path) -> None:
+    folder = write_videoreward(tmp_path / "VideoReward", "whole", 3)
+    shutil.copy(videoscore / "config.json", folder / "base" / "config.json")
+    with pytest.raises(InputError, match="is a 'idefics2' model; qwen2_vl is needed here"):
+        load_released(str(folder))
+
+
+def test_a_latest_checkpoint_that_is_empty_is_told(tmp_path: Path) -> None:
+    folder = write_videoreward(tmp_path / "VideoReward", "whole", 3)
+    (folder / "checkpoint-99999").mkdir()
+    with pytest.raises(InputError, match=r"checkpoint-99999 holds neither model.pth nor adapter_model.safetensors"):
+        load_released(str(folder))
+
+
+def test_version_1_1_is_told_by_the_folder_itself(videoscore: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "models-v1.1" / "VideoScore"
+    cached = tmp_path / "models--TIGER-Lab--VideoScore-v1.1" / "snapshots" / "0123abcd"
+    for folder, most in ((elsewhere, 16), (cached, 48)):
+        folder.parent.mkdir(parents=True)
+        folder.symlink_to(videoscore)
+        assert len(load_released(str(folder)).choose_frames(100, 8.0)) == most
+
+
+def test_head_and_backbone_come_from_the_same_files(videoscore: Path, tmp_path: Path) -> None:
+    """With one file and an index of others in one folder, the one file counts for both."""
+    folder = shutil.copytree(videoscore, tmp_path / "VideoScore")
+    state = {name: value for path in folder.glob("*.safetensors") for name, value in load_file(path).items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    change = {"score.bias": torch.full((5,), 50.0), "model.text_model.norm.weight": torch.zeros(WIDTH)}
+    for path in folder.glob("model-*.safetensors"):
+        part = load_file(path)
+        save_file(part | {n: v for n, v in change.items() if n in part}, path, metadata={"format": "pt"})
+    expected = load_released(str(videoscore)).score(make_video(), 8.0, PROMPT)
+    assert load_released(str(folder)).score(make_video(), 8.0, PROMPT).scores == expected.scores
+
+
+def drop_tokenizer(folder: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: rewrite(d / "config.json", lambda c: c.update(text_config=3)), "has no readable config.json"),
+        (
+            lambda d: rewrite(d / "config.json", lambda c: c.update(quantization_config={"quant_method": "awq"})),
+            "can't be loaded|has no readable",
+        ),
+        (lambda d: rewrite(d / "config.json", lambda c: c.update(architectures=[{}])), "is no released reward model"),
+        (lambda d: (d / "model.safetensors.index.json").write_text("{}"), r"can't be loaded \(KeyError: 'weight_map'"),
+        (drop_tokenizer, "lacks <image> with id 4"),
+        (lambda d: (d / "prompt.txt").write_bytes(b"\xff{prompt}"), "prompt.txt can't be read as UTF-8"),
+        (lambda d: change_weights(d, lambda s: s["score.bias"].fill_(math.nan)), "numbers that are not finite"),
+        (
+            lambda d: rewrite(d / "preprocessor_config.json", lambda c: c.update(size=384)),
+            r"preprocessor_config.json is not as released: size is 384",
+        ),
+        (
+            lambda d: rewrite(d / "preprocessor_config.json", lambda c: c.update(size={"shortest_edge": None})),
+            "size.shortest_edge is None",
+        ),
+    ],
+    ids=["config", "quantised", "architecture", "index", "tokenizer", "question", "not finite", "size", "edge"],
+)
+def test_files_of_videoscore_that_are_odd_are_told_in_one_sentence(
+    videoscore: Path, tmp_path: Path, change: Callable[[Path], object], message: str
+) -> None:
+    folder = shutil.copytree(videoscore, tmp_path / "VideoScore")
+    change(folder)
+    with pytest.raises(InputError, match=message) as caught:
+        load_released(str(folder))
+    assert "\n" not in str(caught.value)
 
 
 def test_files_of_videoreward_that_are_not_there_or_not_tensors_are_refused(tmp_path: Path) -> None:
@@ -388,7 +492,7 @@ def test_settings_of_pictures_are_read_wherever_they_were_saved(videoscore: Path
     (folder / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
     assert load_released(str(folder)).score(make_video(), 8.0, PROMPT).scores == before.scores
     (folder / "processor_config.json").write_text(json.dumps({"image_processor": {"do_image_splitting": True}}))
-    with pytest.raises(InputError, match="splits images"):
+    with pytest.raises(InputError, match="do_image_splitting is True"):
         load_released(str(folder))
 
 

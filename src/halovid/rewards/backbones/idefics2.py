@@ -27,7 +27,7 @@ class Idefics2Backbone(LanguageBackbone):
 
     def __init__(self, spec: LanguageSpec) -> None:
         super().__init__(spec)
-        self._reader = idefics2.Idefics2Reader(self.model)
+        self._reader = idefics2.Idefics2Reader(self.model, self._tokenizer)
         self._glances = idefics2.Glances(self.model)
         patch = self._reader.patch
         self._grid = (spec.frames, spec.input_height // patch, spec.input_width // patch)

@@ -21,7 +21,7 @@ class QwenVLBackbone(LanguageBackbone):
     def __init__(self, spec: LanguageSpec) -> None:
         super().__init__(spec)
         frame_seconds = (spec.num_frames + spec.lead) / spec.frames / spec.fps
-        self._reader = qwen.QwenReader(self.model, self.start.sequential, frame_seconds)
+        self._reader = qwen.QwenReader(self.model, self._tokenizer, self.start.sequential, frame_seconds)
         self._grid = self._reader.grid(spec.frames, spec.input_height, spec.input_width)
 
     @staticmethod

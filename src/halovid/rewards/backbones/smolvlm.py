@@ -20,7 +20,7 @@ class SmolVLMBackbone(LanguageBackbone):
 
     def __init__(self, spec: LanguageSpec) -> None:
         super().__init__(spec)
-        self._reader = smolvlm.SmolVLMReader(self.model)
+        self._reader = smolvlm.SmolVLMReader(self.model, self._tokenizer)
         self._grid = (spec.frames, self._reader.cells, self._reader.cells)
 
     @staticmethod

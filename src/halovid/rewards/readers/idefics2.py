@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from halovid.rewards.readers.pixels import normalise
+from halovid.rewards.readers.text import token_id
 
 KINDS = frozenset({"idefics2"})
 CHAT = "User:{question}<end_of_utterance>\nAssistant:"
@@ -21,9 +22,9 @@ class Idefics2Reader:
     Each frame's patches are resampled into a fixed number of tokens that lie nowhere in particular.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any) -> None:
         self._model = model
-        self.visual: int = model.config.image_token_id
+        self.visual = token_id(tokenizer, FRAME[1], model.config.image_token_id)
         self.tokens: int = model.config.perceiver_config.resampler_n_latents
         self.patch: int = model.config.vision_config.patch_size
 

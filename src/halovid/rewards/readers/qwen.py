@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from halovid.rewards.readers.pixels import cut_into_patches, normalise
+from halovid.rewards.readers.text import token_id
 
 KINDS = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl"})
 CHAT = "<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
@@ -20,15 +21,16 @@ class QwenReader:
 
     Args:
         model: the transformer without its head.
+        tokenizer: which must have the token that stands for a clip.
         sequential: number the tokens one after the other instead of by time, row and column, as the released reward
             models of this family were trained.
         frame_seconds: how long each frame is shown; Qwen2.5-VL's positions in time are those of a clock.
     """
 
-    def __init__(self, model: Any, sequential: bool = False, frame_seconds: float = 0.5) -> None:
+    def __init__(self, model: Any, tokenizer: Any, sequential: bool = False, frame_seconds: float = 0.5) -> None:
         self._model, self._sequential, self._frame_seconds = model, sequential, frame_seconds
         config = model.config
-        self.visual: int = config.video_token_id
+        self.visual = token_id(tokenizer, "<|video_pad|>", config.video_token_id)
         self.merge: int = config.vision_config.spatial_merge_size
         self.together: int = config.vision_config.temporal_patch_size
         self.patch: int = config.vision_config.patch_size

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from halovid.rewards.readers.pixels import normalise
+from halovid.rewards.readers.text import token_id
 
 KINDS = frozenset({"smolvlm"})
 CHAT = "<|im_start|>User: {question}<end_of_utterance>\nAssistant:"
@@ -16,10 +17,10 @@ _HALF = (0.5, 0.5, 0.5)
 class SmolVLMReader:
     """Shows a SmolVLM model frames, squares of `side` pixels, each a square of `cells` x `cells` tokens."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any) -> None:
         self._model = model
         config = model.config
-        self.visual: int = config.image_token_id
+        self.visual = token_id(tokenizer, "<image>", config.image_token_id)
         self.side: int = config.vision_config.image_size
         self.cells: int = self.side // config.vision_config.patch_size // config.scale_factor
 

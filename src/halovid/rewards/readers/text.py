@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halovid.errors import InputError
+
 PAD = -1  # fills rows of token ids
 
 
@@ -28,6 +30,20 @@ def plain_text(tokenizer: Any, text: str) -> str:
         for token in special:
             text = text.replace(token, " ")
     return text
+
+
+def token_id(tokenizer: Any, token: str, expected: int) -> int:
+    """The id of the token that stands for pictures, which the model must know by the same one.
+
+    Raises:
+        InputError: the tokenizer does not have it, or elsewhere.
+    """
+    if tokenizer.convert_tokens_to_ids(token) != expected:
+        raise InputError(
+            f"the tokenizer in {tokenizer.name_or_path} lacks {token} with id {expected}, which config.json names; its "
+            "files are missing or another model's: download the model again"
+        )
+    return expected
 
 
 def token_rows(tokenizer: Any, texts: list[str]) -> Tensor:

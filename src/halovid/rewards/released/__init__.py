@@ -52,8 +52,8 @@ def find_family(folder: Path) -> str | None:
         return "videoreward"
     if not (folder / "config.json").exists():
         return None
-    architectures = read_json(folder / "config.json").get("architectures") or []
-    return next((_ARCHITECTURES[name] for name in architectures if name in _ARCHITECTURES), None)
+    architectures = read_json(folder / "config.json").get("architectures")
+    return next((family for name, family in _ARCHITECTURES.items() if name in (architectures or ())), None)
 
 
 def load_released(model: str, device: torch.device = _CPU, dtype: torch.dtype = torch.float32) -> LocalReward:

@@ -118,12 +118,16 @@ def question_of(folder: Path, default: str, needed: tuple[str, ...] = ("{prompt}
     with the weights.
 
     Raises:
-        InputError: the file lacks one of the strings that are needed.
+        InputError: the file is no text, or lacks one of the strings that are needed.
     """
     path = folder / QUESTION_FILE
     if not path.exists():
         return default, "question halovid-1"
-    text = path.read_text(encoding="utf-8").replace("{text_prompt}", "{prompt}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} can't be read as UTF-8 text ({error})") from error
+    text = text.replace("{text_prompt}", "{prompt}")
     lacking = [part for part in needed if text.count(part) != 1]
     if lacking:
         raise InputError(f"{path} must hold {' and '.join(needed)} once each; check {', '.join(lacking)}")

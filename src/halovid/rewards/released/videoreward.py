@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 
 from halovid.errors import InputError
-from halovid.rewards.pretrained import load_base, load_config, load_tokenizer, local_folder, make_base
+from halovid.rewards.pretrained import load_base, load_tokenizer, local_folder, make_base
 from halovid.rewards.readers.qwen import QwenReader
 from halovid.rewards.readers.text import fill, plain_text, token_rows, without_pad
-from halovid.rewards.released.base import Head, LocalReward, Start, question_of, read_json
+from halovid.rewards.released.base import Head, LocalReward, Start, question_of
 from halovid.rewards.released.qwen_frames import CHAT, choose_by_rate, shown, spread
+from halovid.rewards.released.settings import VideoRewardSettings, read_settings
 from halovid.rewards.released.weights import assign, merge_lora, read_pickled, read_safetensors
 
 CONFIG = "model_config.json"
+KINDS = frozenset({"qwen2_vl"})
+_FPS, _LARGEST = 2.0, 448 * 448  # frames a second, and pixels that a frame may have, unless the settings say otherwise
 TOKENS = ("<|VQ_reward|>", "<|MQ_reward|>", "<|TA_reward|>")
 QUESTION = """You are asked to rate a video that was made by a text-to-video model.
 Visual quality: is each frame clear, plausible, well composed and safe to look at? Rating: <|VQ_reward|>
@@ -43,34 +46,32 @@ class VideoReward(LocalReward):
 
     def __init__(self, folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> None:
         self.model_name = name
-        config = read_json(folder / CONFIG)
-        self._data, settings = config.get("data_config", {}), config.get("model_config", {})
-        _check_settings(folder, self._data, settings)
-        base = base_folder(folder, config)
+        settings = read_settings(folder / CONFIG, VideoRewardSettings)
+        self._data = settings.data
+        base = base_folder(folder)
         self._tokenizer = load_tokenizer(base)
         self._tokenizer.add_special_tokens(
             {"additional_special_tokens": list(TOKENS)}, replace_extra_special_tokens=False
         )
         self._token_ids = self._tokenizer.convert_tokens_to_ids(list(TOKENS))
-        model, self._weight = _load_weights(folder, base, config, len(self._tokenizer), dtype)
+        model, self._weight = _load_weights(folder, base, settings, len(self._tokenizer), dtype)
         self._model = model.eval().to(device)
-        self._reader = QwenReader(self._model, sequential=True)
+        self._reader = QwenReader(self._model, self._tokenizer, sequential=True)
         self._question, mark = question_of(folder, QUESTION, ("{prompt}", *TOKENS))
-        self._mean, self._std, normalised = _normalisation(folder, config.get("inference_config"), self.names)
-        number = self._data.get("num_frames")
-        rate = f"{number} frames" if number else f"{float(self._data.get('fps', 2.0)):g} frames a second"
+        constants = settings.inference
+        self._mean = torch.tensor([getattr(constants, f"{name}_mean", 0.0) for name in self.names])
+        self._std = torch.tensor([getattr(constants, f"{name}_std", 1.0) for name in self.names])
+        number, self._fps = self._data.num_frames, self._data.fps or _FPS
+        rate = f"{number} frames" if number else f"{self._fps:g} frames a second"
+        normalised = "normalised" if constants else "not normalised"
+        self._largest = self._data.max_frame_pixels or _LARGEST
         self.policy = f"{rate}, ends included, at most {self._largest} pixels a frame; {normalised}; {mark}"
-
-    @property
-    def _largest(self) -> int:
-        """Pixels that a frame may have."""
-        return int(self._data.get("max_frame_pixels") or 448 * 448)
 
     def choose_frames(self, count: int, fps: float) -> list[int]:
         """Two frames a second, or as many as the release says."""
-        if number := self._data.get("num_frames"):
+        if number := self._data.num_frames:
             return spread(count, max(2, min(round(number / 2) * 2, count // 2 * 2)))
-        return choose_by_rate(count, fps, float(self._data.get("fps", 2.0)))
+        return choose_by_rate(count, fps, self._fps)
 
     def rate(self, frames: Tensor, prompt: str) -> Tensor:
         """The three normalised scores, each read at a token of its own."""
@@ -99,48 +100,35 @@ class VideoReward(LocalReward):
         return Start(self._model, self._tokenizer, None, head, sequential=True)
 
 
-def base_folder(folder: Path, config: dict[str, Any] | None = None) -> Path:
-    """The folder of the base model: inside the release, or wherever its settings say."""
-    settings = (config or read_json(folder / CONFIG)).get("model_config", {})
-    name = settings.get("model_name_or_path")
-    if not isinstance(name, str) or not name:
-        raise InputError(f"{folder}/{CONFIG} names no base model: model_config.model_name_or_path")
+def base_folder(folder: Path) -> Path:
+    """The folder of the base model: inside the release, or wherever its settings say.
+
+    Raises:
+        InputError: see `read_settings` and `local_folder`.
+    """
+    name = read_settings(folder / CONFIG, VideoRewardSettings).model.model_name_or_path
     return folder / name if (folder / name).is_dir() else local_folder(name)
 
 
-def _check_settings(folder: Path, data: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Refuses settings under which a score would be read otherwise than here."""
-    found = {
-        "data_config.sample_type": (data.get("sample_type", "uniform"), ("uniform",)),
-        "model_config.reward_token": (settings.get("reward_token"), ("special",)),
-        "model_config.use_special_tokens": (settings.get("use_special_tokens"), (True,)),
-        "model_config.output_dim": (settings.get("output_dim"), (1, len(TOKENS))),
-    }
-    for key, (value, allowed) in found.items():
-        if value not in allowed:
-            raise InputError(f"{folder}/{CONFIG}: {key} is {value!r}; the released model has one of {allowed}")
-
-
 def _load_weights(
-    folder: Path, base: Path, config: dict[str, Any], vocabulary: int, dtype: torch.dtype
+    folder: Path, base: Path, settings: VideoRewardSettings, vocabulary: int, dtype: torch.dtype
 ) -> tuple[Any, Tensor]:
     """The model with all adapters merged, and the head as one row per score, [3, D] float32."""
     checkpoint = _latest(folder)
     if (checkpoint / "model.pth").exists():
         state = _renamed(read_pickled(checkpoint / "model.pth"))
-        model = make_base(load_config(str(base)), dtype)
+        model = make_base(str(base), KINDS, dtype)
         model.resize_token_embeddings(vocabulary, mean_resizing=False)
     else:
-        model = load_base(str(base), {"qwen2_vl"}, dtype)
+        model = load_base(str(base), KINDS, dtype)
         model.resize_token_embeddings(vocabulary, mean_resizing=False)
         state = model.state_dict()
         more = _renamed(read_pickled(checkpoint / "non_lora_state_dict.pth"))
         state |= more | _renamed(read_safetensors(checkpoint / "adapter_model.safetensors"))
-    lora = config.get("peft_lora_config", {})
-    state = merge_lora(state, lora.get("lora_r", 16), lora.get("lora_alpha", 32), bool(lora.get("use_rslora")))
+    state = merge_lora(state, settings.lora.lora_r, settings.lora.lora_alpha, settings.lora.use_rslora)
     head = state.pop("rm_head.weight", None)
     state.pop("lm_head.weight", None)
-    shape = (config["model_config"]["output_dim"], model.config.get_text_config().hidden_size)
+    shape = (settings.model.output_dim, model.config.get_text_config().hidden_size)
     if head is None or head.shape != shape:
         found = "missing" if head is None else tuple(head.shape)
         raise InputError(f"{checkpoint}: rm_head.weight is {found}; it must be {shape}")
@@ -154,7 +142,10 @@ def _latest(folder: Path) -> Path:
     numbered = {path: int(step) for path, step in steps.items() if step.isdigit()}
     if not numbered:
         raise InputError(f"{folder} holds no checkpoint-<step> folder; download the model again")
-    return max(numbered, key=lambda path: numbered[path])
+    latest = max(numbered, key=lambda path: numbered[path])
+    if not (latest / "model.pth").exists() and not (latest / "adapter_model.safetensors").exists():
+        raise InputError(f"{latest} holds neither model.pth nor adapter_model.safetensors; download the model again")
+    return latest
 
 
 def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -167,17 +158,3 @@ def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
             inner = f"language_model.{inner}"
         renamed[inner] = value
     return renamed
-
-
-def _normalisation(folder: Path, settings: Any, names: tuple[str, ...]) -> tuple[Tensor, Tensor, str]:
-    """Mean and standard deviation per score, and what to record of them."""
-    if not settings:
-        return torch.zeros(len(names)), torch.ones(len(names)), "not normalised"
-    try:
-        mean = torch.tensor([float(settings[f"{name}_mean"]) for name in names])
-        std = torch.tensor([float(settings[f"{name}_std"]) for name in names])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder}/{CONFIG}: inference_config lacks mean or std of a score ({error})") from error
-    if not (std > 0).all():
-        raise InputError(f"{folder}/{CONFIG}: inference_config has a std that is not above 0: {std.tolist()}")
-    return mean, std, "normalised"

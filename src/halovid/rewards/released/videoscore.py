@@ -16,7 +16,8 @@ from halovid.rewards.pretrained import load_base, load_tokenizer
 from halovid.rewards.readers.idefics2 import KINDS, Idefics2Reader
 from halovid.rewards.readers.pixels import fit_edges, resize
 from halovid.rewards.readers.text import fill, last_of, plain_text, token_rows, without_pad
-from halovid.rewards.released.base import Head, LocalReward, Start, question_of, read_json
+from halovid.rewards.released.base import Head, LocalReward, Start, question_of
+from halovid.rewards.released.settings import EdgeLimits, PictureSettings, ProcessorSettings, read_settings
 from halovid.rewards.released.weights import read_tensors
 
 ARCHITECTURE = "Idefics2ForSequenceClassification"
@@ -49,17 +50,17 @@ class VideoScore(LocalReward):
 
     def __init__(self, folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> None:
         self.model_name = name
-        self._max_frames = _FRAMES_V1_1 if "v1.1" in name else _FRAMES
+        self._max_frames = _max_frames(name)
         self._edges = _edges(folder)
         self._question, mark = question_of(folder, QUESTION)
         model = load_base(str(folder), KINDS, dtype, heads=HEAD)
         self._model = model.eval().to(device)
-        self._reader = Idefics2Reader(self._model)
         self._tokenizer = load_tokenizer(folder)
+        self._reader = Idefics2Reader(self._model, self._tokenizer)
         self._weight, self._bias = read_linear(folder, len(ASPECTS), model.config.get_text_config().hidden_size)
         self.policy = (
             f"at most {self._max_frames} frames, every (count / {self._max_frames})th from the first; "
-            f"edges {self._edges[0]}..{self._edges[1]} px; {mark}"
+            f"edges {self._edges.shortest_edge}..{self._edges.longest_edge} px; {mark}"
         )
 
     def choose_frames(self, count: int, fps: float) -> list[int]:
@@ -72,7 +73,7 @@ class VideoScore(LocalReward):
         text = fill(self._question, prompt=plain_text(self._tokenizer, prompt))
         ids = token_rows(self._tokenizer, [text + f"{self._reader.frame_text()} " * len(frames)])
         height, width = frames.shape[-2:]
-        size = fit_edges(height, width, *self._edges)
+        size = fit_edges(height, width, self._edges.shortest_edge, self._edges.longest_edge)
         shown = resize(frames, size, "bilinear")[None].to(self._model.device)
         ids, mask = without_pad(ids.to(self._model.device), self._reader.visual)
         state = last_of(self._reader.read(ids, mask, shown), mask)[0].float()
@@ -92,10 +93,12 @@ def read_linear(folder: Path, outputs: int, width: int) -> tuple[Tensor, Tensor]
     """`score.weight` [outputs, width] and `score.bias` [outputs] of a folder, float32.
 
     Raises:
-        InputError: they are missing or have other shapes.
+        InputError: they are missing, have other shapes or are not finite.
     """
     found = read_tensors(folder, HEAD)
     weight, bias = found[HEAD[0]].float(), found[HEAD[1]].float()
+    if not (weight.isfinite().all() and bias.isfinite().all()):
+        raise InputError(f"the head in {folder} has numbers that are not finite; download the model again")
     if weight.shape != (outputs, width) or bias.shape != (outputs,):
         raise InputError(
             f"the head in {folder} is {tuple(weight.shape)} with bias {tuple(bias.shape)}; it must be "
@@ -110,14 +113,16 @@ def stretched_head(weight: Tensor, bias: Tensor) -> Head:
     return Head(weight, bias, ASPECTS, 1 - scale, scale)
 
 
-def _edges(folder: Path) -> tuple[int, int]:
+def _max_frames(name: str) -> int:
+    """How many frames a version sees: it is told by the last part of its name, or by its name in the hub's cache."""
+    path = Path(name).absolute()
+    names = [path.name, *(part for part in path.parts if part.startswith("models--"))]
+    return _FRAMES_V1_1 if any("v1.1" in part for part in names) else _FRAMES
+
+
+def _edges(folder: Path) -> EdgeLimits:
     """The shortest and longest edge that frames are resized to."""
-    newer = folder / "processor_config.json"  # where transformers 5 writes them when a model is saved again
-    if (folder / "preprocessor_config.json").exists() or not newer.exists():
-        settings = read_json(folder / "preprocessor_config.json")
-    else:
-        settings = read_json(newer).get("image_processor", {})
-    size = settings.get("size", {})
-    if settings.get("do_image_splitting"):
-        raise InputError(f"the image processor in {folder} splits images; VideoScore was trained without splitting")
-    return int(size.get("shortest_edge", 378)), int(size.get("longest_edge", 980))
+    path, newer = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if path.exists() or not newer.exists():
+        return read_settings(path, PictureSettings).size
+    return read_settings(newer, ProcessorSettings).image_processor.size

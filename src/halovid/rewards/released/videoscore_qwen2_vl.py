@@ -41,8 +41,8 @@ class VideoScoreQwen2VL(LocalReward):
                 f"{folder} reads its scores at label tokens; the released model reads them at the last one"
             )
         self._model = model.eval().to(device)
-        self._reader = QwenReader(self._model, sequential=True)
         self._tokenizer = load_tokenizer(folder)
+        self._reader = QwenReader(self._model, self._tokenizer, sequential=True)
         self._weight, self._bias = read_linear(folder, len(ASPECTS), model.config.get_text_config().hidden_size)
         self.policy = f"{_FPS:g} frames a second, ends included, clip budget of pixels; {mark}"
 

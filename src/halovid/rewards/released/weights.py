@@ -47,17 +47,20 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def read_tensors(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
     """Some tensors of a model folder, whose weights are one safetensors file or several with an index.
 
+    Of both, the one file is read, as transformers does.
+
     Raises:
         InputError: one is not there.
     """
+    one = folder / "model.safetensors"
     index = folder / "model.safetensors.index.json"
     try:
-        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if index.exists() else {}
+        files = {} if one.exists() else json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         found = {}
         for name in names:
-            with safe_open(folder / Path(files.get(name, "model.safetensors")).name, framework="pt") as file:
+            with safe_open(one if one.exists() else folder / Path(files[name]).name, framework="pt") as file:
                 found[name] = file.get_tensor(name)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(f"the weights in {folder} lack {', '.join(names)} ({error})") from error
     return found
 
