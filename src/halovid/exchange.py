@@ -10,6 +10,7 @@ when nothing changed, continued after a kill.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import tempfile
@@ -17,15 +18,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from halovid.config.run import RunConfig
 from halovid.data.clips import save_conditions
 from halovid.data.files import hash_file, hash_value, write_json
-from halovid.data.folders import StageFolder, open_stage
+from halovid.data.folders import StageFolder, is_current, open_stage
 from halovid.data.prompts import Prompt
 from halovid.data.tables import CLIPS, LABELS, PAIRS, SOURCES, read_table, rows_to_table
-from halovid.data.video import probe_video, read_video, write_video
+from halovid.data.video import probe_video, read_pictures, write_pictures
 from halovid.errors import InputError
 from halovid.formats import get_format
 from halovid.formats.base import Collection, RunData, SourceClip, copy_file
@@ -35,6 +36,7 @@ from halovid.runtime import console, progress, set_threads
 
 Row = dict[str, Any]
 _BATCH = 8
+STAGES = ("generate", "judge", "pair")  # that an import makes
 _PLAIN = LatentGeometry(temporal_stride=1, spatial_stride=1, causal_first_frame=False)  # every frame counts alike
 
 
@@ -48,7 +50,13 @@ def import_run(name: str, source: Path, run_dir: Path, config: RunConfig | None)
     Raises:
         InputError: the source can't be read or holds no usable clip.
     """
-    found = get_format(name).read(source)
+    inside = next((own for own in STAGES if _lies_in(source, run_dir / own)), None)
+    if inside is not None:
+        raise InputError(f"{source} lies in {run_dir / inside}, which the import writes; name another run folder")
+    try:
+        found = get_format(name).read(source)
+    except OSError as error:
+        raise InputError(f"can't read {source}: {error.strerror or error}") from error
     if not found.clips:
         reasons = "; ".join(f"{item}: {reason}" for item, reason in found.skipped[:3])
         raise InputError(f"{source} holds no usable clip of format {name!r} ({reasons or 'it is empty'})")
@@ -68,6 +76,11 @@ def import_run(name: str, source: Path, run_dir: Path, config: RunConfig | None)
     rated = len({label["clip_id"] for label in labels})
     prompts = len({row["prompt_id"] for row in clips})
     console.print(f"{len(clips)} clips of {prompts} prompts in {run_dir}; {rated} with ratings, {num_pairs} pairs")
+
+
+def _lies_in(source: Path, folder: Path) -> bool:
+    """Whether a source is a folder or lies below it."""
+    return source.resolve().is_relative_to(folder.resolve())
 
 
 def _identity(found: Collection) -> str:
@@ -126,18 +139,23 @@ def _take(clip: SourceClip, folder: Path, clip_id: str) -> Row:
     """Puts a clip into the folder, an mp4 as it is; its row. InputError when it can't be decoded."""
     name = f"clips/{clip_id}.mp4"
     if clip.fps is not None:
-        frames = [read_video(path)[:, :1] for path in clip.files]
-        if len({frame.shape for frame in frames}) > 1:
-            raise InputError(f"the frames of {clip.name} have several sizes")
         fps = clip.fps
-        write_video(folder / name, torch.cat(frames, dim=1), fps)
+        write_pictures(folder / name, (_picture(path) for path in clip.files), fps)
     else:
         fps = probe_video(clip.files[0]).fps
         if clip.files[0].suffix.lower() == ".mp4":
             copy_file(clip.files[0], folder / name)
         else:
-            write_video(folder / name, read_video(clip.files[0]), fps)
+            write_pictures(folder / name, read_pictures(clip.files[0]), fps)
     return {"clip_id": clip_id, "prompt": clip.prompt, "seed": None, "video": name, "latents": None, "fps": fps}
+
+
+def _picture(path: Path) -> np.ndarray:
+    """The picture of a file, or the first of several."""
+    with contextlib.closing(read_pictures(path)) as pictures:
+        for picture in pictures:
+            return picture
+    raise InputError(f"{path} holds no picture")
 
 
 def _labels(found: Collection, ids: dict[str, str], judge: str) -> list[Row]:
@@ -156,7 +174,8 @@ def _import_pairs(
     """Writes RUN/pair; how many pairs there are. Nobody compared patches: their margins are zero, a tie everywhere."""
     grid = (config or RunConfig()).margin_grid
     prompt_ids = {row["clip_id"]: row["prompt_id"] for row in clips}
-    usable = [own for own in found.preferences if own.chosen in ids and own.rejected in ids]
+    lost = [own for own in found.preferences if not {own.chosen, own.rejected} <= ids.keys()]
+    usable = [own for own in found.preferences if {own.chosen, own.rejected} <= ids.keys()]
     if not usable:
         raise InputError(f"none of {len(found.preferences)} pairs has two clips that can be read")
     rows = [
@@ -173,9 +192,8 @@ def _import_pairs(
     depends = {"imported": imported, "grid": grid.shape}
     with open_stage(run_dir, "pair", depends, ["generate"]) as stage:
         if stage is not None:
-            for own in found.preferences:
-                if own not in usable:
-                    stage.skip(f"pair {own.chosen}, {own.rejected}", "a clip of it can't be read")
+            for own in lost:
+                stage.skip(f"pair {own.chosen}, {own.rejected}", "a clip of it can't be read")
             stage.write("pairs.parquet", rows_to_table(rows, PAIRS))
     return len(rows)
 
@@ -189,32 +207,36 @@ def export_run(name: str, run_dir: Path, target: Path) -> None:
         InputError: the run lacks what the format holds, or `target` is there already.
     """
     write = get_format(name).write
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target} is there already; name a folder that is new or empty")
-    run = _run_data(run_dir)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
-        partial = Path(temporary) / "export"
-        partial.mkdir()
-        with console.status(f"export {len(run.clips)} clips"):
-            skipped = write(run, partial)
-        partial.replace(target)
+    try:
+        if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+            raise InputError(f"{target} is there already; name a folder that is new or empty")
+        run = _run_data(run_dir)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export.", dir=target.parent) as temporary:
+            partial = Path(temporary) / "export"
+            partial.mkdir()
+            with console.status(f"export {len(run.clips)} clips"):
+                skipped = write(run, partial)
+            partial.replace(target)
+    except OSError as error:
+        raise InputError(f"can't export {run_dir} to {target}: {error.strerror or error}") from error
     console.print(f"{len(run.clips)} clips of {run_dir} exported to {target}; {len(skipped)} items left out")
     for item, reason in skipped:
-        console.print(f"left out: {item}: {reason}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"left out: {item}: {reason}", style="yellow", highlight=False, soft_wrap=True)
 
 
 def _run_data(run_dir: Path) -> RunData:
-    """What an export takes from a run."""
+    """What an export takes from a run: ratings and pairs only if they are of the clips that are there now."""
     clips = read_table(run_dir / "generate" / "clips.parquet", CLIPS).to_pylist()
     labels, pairs = run_dir / "judge" / "labels.parquet", run_dir / "pair" / "pairs.parquet"
+    rated, paired = is_current(run_dir, "judge"), is_current(run_dir, "pair")
     ratings: dict[str, dict[str, float]] = {}
-    for row in read_table(labels, LABELS).to_pylist() if labels.exists() else []:
+    for row in read_table(labels, LABELS).to_pylist() if rated else []:
         if math.isfinite(row["score"]):
             ratings.setdefault(row["clip_id"], {})[row["aspect"]] = row["score"]
     return RunData(
         run_dir / "generate",
         clips,
-        ratings if labels.exists() else None,
-        read_table(pairs, PAIRS).to_pylist() if pairs.exists() else None,
+        ratings if rated else None,
+        read_table(pairs, PAIRS).to_pylist() if paired else None,
     )

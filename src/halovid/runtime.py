@@ -17,7 +17,7 @@ from halovid.errors import InputError
 
 T = TypeVar("T")
 
-console = Console(stderr=True)
+console = Console(stderr=True, markup=False)  # names and reasons hold anybody's words
 
 
 def resolve_device(name: str) -> torch.device:

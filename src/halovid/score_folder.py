@@ -80,7 +80,10 @@ def score_folder(
         raise InputError(f"the output {output} must be a .csv or .parquet file")
     found = folder.read(clips) if (clips / folder.TABLE).is_file() else vbench.read(clips)
     if not found.clips:
-        raise InputError(f"{clips} holds no clip with a usable prompt ({found.skipped[0][1]})")
+        raise InputError(
+            f"{clips} holds no clip with a usable prompt ({(found.skipped or [('', 'it is empty')])[0][1]})"
+        )
+    _check_targets(clips, output, heatmaps)
     scorer = _make_scorer(reward, config, sorted({clip.prompt for clip in found.clips.values()}))
     rows: list[Row] = []
     with progress("score", len(found.clips)) as advance:
@@ -95,15 +98,31 @@ def score_folder(
                     _write_heatmap(heatmaps / f"{found.clip_ids()[name]}.mp4", scorer, clip, patches, video)
             advance()
     for item, reason in found.skipped:
-        console.print(f"left out: {item}: {reason}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"left out: {item}: {reason}", style="yellow", highlight=False, soft_wrap=True)
     if not rows:
         raise InputError(f"none of {len(found.clips)} clips of {clips} could be scored")
     _write_table(output, rows)
     console.print(f"{len(rows)} clips scored, {len(found.skipped)} left out: {output}", soft_wrap=True)
 
 
+def _check_targets(clips: Path, output: Path, heatmaps: Path | None) -> None:
+    """InputError when a result would take the place of something that is there, or can't be written."""
+    if output.resolve() in ((clips / name).resolve() for name in (folder.TABLE, vbench.PROMPTS)):
+        raise InputError(f"the output {output} would replace the prompts of the clips; choose another name")
+    if heatmaps is not None and heatmaps.resolve() == clips.resolve():
+        raise InputError(f"heat maps in {heatmaps} would replace the clips themselves; choose another folder")
+    try:
+        if output.is_dir():
+            raise InputError(f"the output {output} is a folder; name a .csv or .parquet file")
+        for needed in (output.parent, *([heatmaps] if heatmaps else [])):
+            needed.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"can't write to {error.filename}: {error.strerror}") from error
+
+
 def _make_scorer(reward: Path, config: RunConfig | None, prompts: list[str]) -> Scorer:
     """The scorer, with all prompts encoded."""
+    reward = reward.resolve()
     model = reward / "reward" if (reward / "reward" / "reward.json").is_file() else reward
     network = load_reward(model)
     config = config or _config_of_run(model)

@@ -241,6 +241,12 @@ def test_scores_of_a_folder_are_those_of_the_stage(first_run: tuple[Path, object
         (["score", "--clips", "{clips}"], "needs --reward MODEL"),
         (["score", "--clips", "{clips}", "--reward", "{clips}"], "holds no readable reward model"),
         (["score", "--clips", "{clips}", "--reward", "{run}", "--output", "x.xlsx"], "must be a .csv or .parquet"),
+        (["score", "--clips", "{clips}", "--reward", "{run}", "--output", "{clips}/prompts.csv"], "would replace"),
+        (
+            ["score", "--clips", "{clips}", "--reward", "{run}", "--output", "{run}/report/report.html/x.csv"],
+            "can't write",
+        ),
+        (["score", "--clips", "{clips}", "--reward", "{run}", "--heatmaps", "{clips}"], "would replace the clips"),
         (["score", "--clips", "{clips}/none", "--reward", "{run}"], "is no folder"),
         (["score", "--clips", "{clips}", "--reward", "{alone}"], "by --recipe"),
         (["score", "--clips", "{clips}", "--reward", "{alone}", "--set", "seed=1"], "name one with --recipe"),

@@ -60,7 +60,7 @@ def run(recipe: Recipe, run_dir: RunDir, overrides: Overrides = None) -> None:
     with interruptible():
         for name in STAGES:
             if is_imported(run_dir, name):
-                console.print(f"[dim]{name}: imported, kept[/dim]")
+                console.print(f"{name}: imported, kept", style="dim")
                 continue
             run_stage(name, config, run_dir)
     importlib.import_module("halovid.cli.summary").print_summary(run_dir)
@@ -236,18 +236,18 @@ def main() -> None:
 def _write_trouble(error: OSError | SafetensorError) -> str | None:
     """What can't be written and why: a full disk or missing rights; None for any other error."""
     if isinstance(error, OSError):
-        code, place = error.errno, error.filename
+        code, place = error.errno, error.filename2 or error.filename  # of a copy the second is written
     else:  # safetensors tells the code in its text only
         found = re.search(r"os error (\d+)", str(error))
         code, place = int(found[1]) if found else None, None
     if code not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
         return None
-    return f"{place or 'the run folder'}: {os.strerror(code)}"
+    return f"{place or 'a file'}: {os.strerror(code)}"
 
 
 def _fail(message: str, code: int) -> NoReturn:
     """Ends with one line on stderr, however many the message has."""
-    console.print(f"error: {' '.join(message.split())}", style="red", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"error: {' '.join(message.split())}", style="red", highlight=False, soft_wrap=True)
     sys.exit(code)
 
 

@@ -96,11 +96,11 @@ def serve(
     settings = labels.Settings(source=source, identity=material.identity, **chosen)
     store.fix_settings(settings)
     for clip_id, reason in list(material.unreadable.items())[:3]:
-        console.print(f"left out: {clip_id}: {reason}", style="yellow", markup=False, highlight=False)
+        console.print(f"left out: {clip_id}: {reason}", style="yellow", highlight=False)
     shape = "x".join(str(size) for size in settings.grid.shape)
     left_out = f", {len(material.unreadable)} left out" if material.unreadable else ""
     told = f"{len(material.clips)} clips{left_out}, {len(material.pairs)} pairs, grid {shape}; in {store.shown_url}"
-    console.print(told, markup=False, highlight=False, soft_wrap=True)
+    console.print(told, highlight=False, soft_wrap=True)
     _part("labelling.server").serve(_part("labelling.service").Labelling(store, material, settings), port)
 
 
@@ -129,7 +129,7 @@ def export(
     write_rows(file, table)
     people = len({name for name, answer in answers if answer.state == "done"})
     skipped = sum(answer.state == "skipped" for _, answer in answers)
-    console.print(f"{len(table)} rows of {people} people to {file}; {skipped} items were skipped", markup=False)
+    console.print(f"{len(table)} rows of {people} people to {file}; {skipped} items were skipped")
 
 
 def agreement(

@@ -139,7 +139,7 @@ def open_stage(
         failed = _to_try_again((read_manifest(folder) or {}).get("skipped", []))
         if is_complete(folder, fingerprint) and not failed:
             shutil.rmtree(folder / "parts", ignore_errors=True)  # left when a kill came right after the manifest
-            console.print(f"[dim]{name}: complete, skipped[/dim]")
+            console.print(f"{name}: complete, skipped", style="dim")
             yield None
             return
         if failed:
@@ -156,7 +156,7 @@ def is_complete(folder: Path, fingerprint: str) -> bool:
         return False
     damaged = [name for name, digest in manifest["outputs"].items() if not _matches(folder / name, digest)]
     if damaged:
-        console.print(f"[yellow]{folder.name}: {', '.join(damaged)} missing or damaged, made again[/yellow]")
+        console.print(f"{folder.name}: {', '.join(damaged)} missing or damaged, made again", style="yellow")
         (folder / "manifest.json").unlink()
     return not damaged
 
@@ -185,6 +185,19 @@ def is_imported(run_dir: Path, stage: str) -> bool:
     return sources[0] is not None and sources[0] == sources[1]
 
 
+def is_current(run_dir: Path, stage: str) -> bool:
+    """True when a stage is complete and was made from what the stages before it hold now."""
+    manifest = read_manifest(run_dir / stage)
+    if manifest is None:
+        return False
+    if "imported" in manifest["config"] and not is_imported(run_dir, stage):
+        return False
+    return all(
+        is_current(run_dir, name) and _output_hash(run_dir, name) == digest
+        for name, digest in manifest["inputs"].items()
+    )
+
+
 def _output_hash(run_dir: Path, stage: str) -> str:
     """Identity of what an upstream stage wrote: its outputs, and the settings that its clips were made with."""
     manifest = read_manifest(run_dir / stage)
@@ -199,11 +212,13 @@ def _matches(path: Path, digest: str) -> bool:
 
 def _prepare(folder: Path, fingerprint: str) -> None:
     """Makes `folder` that of this fingerprint: empty, or what an earlier run of the same left there or set aside."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} must be a folder of this stage; move it away, or choose another run folder")
     mark = folder / "fingerprint"
     if not (mark.exists() and mark.read_text() == fingerprint):
         if folder.exists() and any(folder.iterdir()):
             target = _set_aside(folder)
-            console.print(f"[yellow]{folder.name}: settings or inputs changed; earlier result now {target}[/yellow]")
+            console.print(f"{folder.name}: settings or inputs changed; earlier result now {target}", style="yellow")
         earlier = folder.parent / "superseded" / f"{folder.name}-{fingerprint[:12]}"
         if earlier.exists():
             if folder.exists():
@@ -246,7 +261,7 @@ def _finish(stage: StageFolder, name: str, config: dict[str, Any], inputs: dict[
     if stage.skipped:
         first = "; ".join(f"{entry['item']}: {entry['reason']}" for entry in stage.skipped[:3])
         told = f"{name}: {len(stage.skipped)} skipped ({first}); all in {stage.path}/manifest.json"
-        console.print(told, style="yellow", markup=False)  # reasons may hold anybody's words
+        console.print(told, style="yellow")  # reasons may hold anybody's words
 
 
 def versions() -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,6 +26,8 @@ _ALONE = {
     "protocol_whitelist": "file",
 }
 _SMALLEST_SIDE = 256  # smaller clips are enlarged by whole factors: H.264 halves the colour resolution
+_LARGEST_SIDE = 4096  # but not beyond what players can show
+_WHOLE = 0.95  # share of its time that a file must hold: the last frame may be shown for longer than the others
 
 
 def write_video(path: Path, video: Tensor, fps: float) -> None:
@@ -33,17 +36,43 @@ def write_video(path: Path, video: Tensor, fps: float) -> None:
     Args:
         video: [3, F, H, W] in [-1, 1].
     """
-    factor = max(1, math.ceil(_SMALLEST_SIDE / min(video.shape[-2:])))
     pixels = ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
-    pixels = pixels.repeat(factor, axis=1).repeat(factor, axis=2)
+    write_pictures(path, pixels, fps)
+
+
+def write_pictures(path: Path, pictures: Iterable[np.ndarray], fps: float) -> None:
+    """As `write_video`, from pictures [H, W, 3] of bytes, one after the other; sides that are odd grow by a pixel.
+
+    Raises:
+        InputError: there is none, they have several sizes, or H.264 can't hold them.
+    """
+    pictures = iter(pictures)
+    first = next(pictures, None)
+    if first is None:
+        raise InputError("there is no frame to write")
+    height, width = first.shape[:2]
+    factor = max(1, min(math.ceil(_SMALLEST_SIDE / min(height, width)), _LARGEST_SIDE // max(height, width)))
+    margins = [(0, height * factor % 2), (0, width * factor % 2), (0, 0)]  # halved colours need even sides
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-        stream.height, stream.width = pixels.shape[1:3]
+        stream.height, stream.width = height * factor + margins[0][1], width * factor + margins[1][1]
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "12", "preset": "veryfast"}
-        for picture in pixels:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
-        container.mux(stream.encode())
+        for picture in itertools.chain([first], pictures):
+            if picture.shape != first.shape:
+                raise InputError("its frames have several sizes")
+            enlarged = np.pad(picture.repeat(factor, axis=0).repeat(factor, axis=1), margins, mode="edge")
+            container.mux(_encode(stream, av.VideoFrame.from_ndarray(enlarged, format="rgb24")))
+        container.mux(_encode(stream, None))
+
+
+def _encode(stream: av.VideoStream, frame: av.VideoFrame | None) -> list[av.Packet]:
+    """What the encoder gives for a frame, or at the end."""
+    try:
+        return stream.encode(frame)
+    except av.FFmpegError as error:
+        size = f"{stream.width} x {stream.height}"
+        raise InputError(f"frames of {size} pixels can't be written as H.264 ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -80,19 +109,33 @@ def probe_video(path: Path) -> VideoInfo:
     Raises:
         InputError: the file is missing, can't be decoded or ends early.
     """
-    count = height = width = 0
+    count = height = width = hidden = 0
+    end = 0.0
     with _decoding(path) as container:
         stream = container.streams.video[0]
-        told, fps = stream.frames, float(stream.average_rate or 0)
-        for frame in container.decode(stream):
-            count, height, width = count + 1, frame.height, frame.width
+        told, fps, lasts = stream.frames, float(stream.average_rate or 0), _told_seconds(stream)
+        for packet in container.demux(stream):
+            hidden += packet.is_discard  # an edit list leaves it out
+            for frame in packet.decode():
+                count, height, width, end = count + 1, frame.height, frame.width, frame.time or 0.0
     if not count:
         raise InputError(f"{path} holds no frame")
-    if count < told:
-        raise InputError(f"{path} is not whole: it tells of {told} frames and holds {count}")
     if not fps > 0:
         raise InputError(f"{path} tells no frame rate")
+    if count < told - hidden:
+        raise InputError(f"{path} is not whole: it tells of {told} frames and holds {count}")
+    if end + 2 / fps < _WHOLE * lasts:
+        raise InputError(f"{path} is not whole: it tells of {lasts:g} s and ends after {end + 1 / fps:.2f} s")
     return VideoInfo(count, height, width, fps)
+
+
+def _told_seconds(stream: av.VideoStream) -> float:
+    """How long Matroska and WebM files, which do not count their frames, say that they last; 0 for all others."""
+    parts = stream.metadata.get("DURATION", "0:0:0").split(":")
+    try:
+        return sum(float(part) * 60**place for place, part in enumerate(reversed(parts)))
+    except ValueError:
+        return 0.0
 
 
 def read_video(path: Path, size: tuple[int, int] | None = None, num_frames: int | None = None) -> Tensor:
@@ -121,6 +164,18 @@ def read_video(path: Path, size: tuple[int, int] | None = None, num_frames: int 
     except (KeyError, RuntimeError) as error:
         raise InputError(f"{path} holds frames of several sizes, or not all that it tells of") from error
     return pixels.transpose(0, 1) / 127.5 - 1
+
+
+def read_pictures(path: Path) -> Generator[np.ndarray]:
+    """The frames of a video or picture file, [H, W, 3] of bytes, one after the other.
+
+    Raises:
+        InputError: the file is missing or can't be decoded.
+    """
+    reformatter = VideoReformatter()
+    with _decoding(path) as container:
+        for frame in container.decode(video=0):
+            yield reformatter.reformat(frame, format="rgb24").to_ndarray()
 
 
 def even_frames(count: int, wanted: int) -> list[int]:

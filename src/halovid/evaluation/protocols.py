@@ -132,7 +132,7 @@ def read_answers(path: Path) -> dict[str, tuple[list[float], list[float]]]:
         return {row["id"]: (_numbers(row["ans"]), _numbers(row["ref"])) for row in rows}
     except OSError as error:
         raise InputError(f"can't read {path}: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise InputError(f"{path} is no list of answers with id, ref and ans ({error!r})") from error
 
 

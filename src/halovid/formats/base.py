@@ -56,8 +56,8 @@ class Collection:
     _pairs: set[frozenset[str]] = field(default_factory=set)
 
     def skip(self, item: str, reason: str) -> None:
-        """Notes an item that can't be used."""
-        self.skipped.append((item, reason))
+        """Notes an item that can't be used; names that are no Unicode are written with escapes."""
+        self.skipped.append((_printable(item), _printable(reason)))
 
     def add(self, clip: SourceClip) -> None:
         """Takes a clip; the same one again changes nothing.
@@ -65,6 +65,8 @@ class Collection:
         Raises:
             SourceProblem: its prompt can't be used, or another clip has this name.
         """
+        if _printable(clip.name) != clip.name:
+            raise SourceProblem("its name is no Unicode text")
         problem = prompt_problem(clip.prompt)
         if problem:
             raise SourceProblem(f"the prompt can't be used: {problem}")
@@ -121,6 +123,10 @@ def is_plain_name(text: str) -> bool:
     return _PLAIN_NAME.fullmatch(text) is not None
 
 
+def _printable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _hashed(name: str) -> str:
     return f"clip-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:16]}"
 
@@ -137,13 +143,15 @@ class RunData:
     def need_ratings(self) -> dict[str, dict[str, float]]:
         """The ratings; InputError when the run has none."""
         if self.ratings is None:
-            raise InputError("this format holds ratings and the run has none; run `halovid judge` first")
+            raise InputError("this format holds ratings and the run has none of its clips; run `halovid judge` first")
         return self.ratings
 
     def need_pairs(self) -> list[Row]:
         """The pairs; InputError when the run has none."""
         if self.pairs is None:
-            raise InputError("this format holds preference pairs and the run has none; run `halovid pair` first")
+            raise InputError(
+                "this format holds preference pairs and the run has none of its clips; run `halovid pair` first"
+            )
         return self.pairs
 
     def file(self, row: Row) -> Path:

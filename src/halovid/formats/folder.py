@@ -39,10 +39,11 @@ def read(source: Path) -> Collection:
             found.add(SourceClip(name, row["prompt"].strip(), (path,)))
         except SourceProblem as problem:
             found.skip(item, str(problem))
-    for path in sorted(root.iterdir()):
-        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and path.name not in found.clips:
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and name not in found.clips:
             if not path.is_symlink():  # a link's target has a name of its own
-                found.skip(path.name, f"{table.name} gives it no usable prompt")
+                found.skip(name, f"{table.name} gives it no usable prompt")
     return found
 
 

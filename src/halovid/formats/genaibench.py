@@ -23,6 +23,7 @@ from halovid.formats.base import Collection, RunData, copy_paired, swapped, usab
 from halovid.formats.sources import (
     SourceProblem,
     find_table,
+    is_inside,
     read_margin,
     read_number,
     read_rows,
@@ -30,6 +31,7 @@ from halovid.formats.sources import (
 )
 
 TABLE = "genai-bench.parquet"
+_TEXTS = ("prompt", "left_video", "right_video", "vote_type")
 _SIGNS = {"leftvote": 1, "rightvote": -1, "tievote": 0, "bothbad_vote": 0}
 _SCHEMA = pa.schema(
     [
@@ -62,9 +64,9 @@ def read(source: Path) -> Collection:
 
 def _read_vote(found: Collection, root: Path, row: dict[str, Any]) -> None:
     """Takes a row of the published votes."""
-    missing = [name for name in ("prompt", "left_video", "right_video") if not row.get(name)]
+    missing = [name for name in _TEXTS if not isinstance(row.get(name), str) or not row[name]]
     if missing:
-        raise SourceProblem(f"it lacks {', '.join(missing)}")
+        raise SourceProblem(f"it lacks {', '.join(missing)}, or holds something else than text there")
     if row["vote_type"] not in _SIGNS:
         raise SourceProblem(f"vote_type is {row['vote_type']!r}; allowed are {', '.join(_SIGNS)}")
     left, right = (_add(found, root, row, column) for column in ("left_video", "right_video"))
@@ -73,7 +75,7 @@ def _read_vote(found: Collection, root: Path, row: dict[str, Any]) -> None:
 
 def _add(found: Collection, root: Path, row: dict[str, Any], column: str) -> str:
     """Adds the clip of a column; its name."""
-    return found.add_file(root, _find(root, row[column]), str(row["prompt"]).strip())
+    return found.add_file(root, _find(root, row[column]), row["prompt"].strip())
 
 
 def _find(root: Path, video: Any) -> Path:
@@ -81,7 +83,7 @@ def _find(root: Path, video: Any) -> Path:
     if not isinstance(video, str) or "://" not in video:
         return resolve_inside(root, video)
     name = video.split("?")[0].rsplit("/", 1)[-1]
-    return resolve_inside(root, f"videos/{name}" if (root / "videos" / name).is_file() else name)
+    return resolve_inside(root, f"videos/{name}" if is_inside(root, f"videos/{name}") else name)
 
 
 def _read_half(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -15,9 +16,11 @@ import pyarrow.parquet as pq
 
 from halovid.errors import InputError
 
-VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif")
+VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif", ".m4v")
 _MAX_CELL = 1_000_000  # characters: a larger cell is an unclosed quote, not a prompt
 _MAX_JSON = 2 * 2**30  # bytes: JSON is held in memory several times over
+
+_MARGINS = 1e-30, 1e30  # what pairs.parquet holds as numbers above 0
 
 Skip = Callable[[str, str], None]
 
@@ -47,7 +50,18 @@ def resolve_inside(root: Path, text: Any) -> Path:
         raise SourceProblem(f"{_shorten(text)} is a link that leads out of the folder")
     if not is_file:
         raise SourceProblem(f"{_shorten(text)} does not exist")
+    if not os.access(path, os.R_OK):
+        raise SourceProblem(f"{_shorten(text)} must not be read: permission denied")
     return path
+
+
+def is_inside(root: Path, text: str) -> bool:
+    """Whether `resolve_inside` gives a file."""
+    try:
+        resolve_inside(root, text)
+    except SourceProblem:
+        return False
+    return True
 
 
 def relative_name(root: Path, path: Path) -> str:
@@ -104,14 +118,16 @@ def read_rows(path: Path, required: tuple[str, ...], skip: Skip) -> Iterator[tup
             yield from ((f"row {number}", row) for number, row in enumerate(table.to_pylist(), 1))
         else:
             yield from _json_rows(path, required, skip)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"can't read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error})") from error
     except pa.ArrowException as error:
         raise InputError(f"{path} is not a readable Parquet file ({error})") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error})") from error
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise InputError(f"{path} can't be read as {path.suffix[1:]} ({error})") from error
 
 
 def _csv_rows(path: Path, required: tuple[str, ...], skip: Skip) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -169,8 +185,8 @@ def read_number(value: Any, name: str, low: float = -math.inf, high: float = mat
         SourceProblem: it is none, or not within low..high.
     """
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        number = float("no" if isinstance(value, bool) else value)
+    except (TypeError, ValueError, OverflowError):
         raise SourceProblem(f"{name} is {_shorten(value)}, which is no number") from None
     if not (math.isfinite(number) and low <= number <= high):
         raise SourceProblem(f"{name} is {number:g}; it must lie in {low:g}..{high:g}")
@@ -180,10 +196,7 @@ def read_number(value: Any, name: str, low: float = -math.inf, high: float = mat
 def read_margin(row: dict[str, Any], default: float = 1.0) -> float:
     """The `margin` column that our exports have beside a format's own; `default` where there is none."""
     given = row.get("margin")
-    margin = default if given in (None, "") else read_number(given, "margin")
-    if margin <= 0:
-        raise SourceProblem(f"margin is {margin:g}; it must be above 0")
-    return margin
+    return default if given in (None, "") else read_number(given, "margin", *_MARGINS)
 
 
 def _shorten(value: Any) -> str:

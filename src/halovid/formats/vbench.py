@@ -33,17 +33,19 @@ def read(source: Path) -> Collection:
     for file in list_videos(source):
         try:
             path = resolve_inside(source, file)
-            prompt = prompts.get(file, _INDEX.sub("", Path(file).stem))
+            prompt = prompts.pop(file, _INDEX.sub("", Path(file).stem)).strip()
             found.add_file(source, path, prompt)
         except SourceProblem as problem:
             found.skip(repr(file), str(problem))
+    for file in prompts:
+        found.skip(file, f"{PROMPTS} names it and there is no such clip")
     return found
 
 
 def _named_prompts(path: Path) -> dict[str, str]:
     """File name -> prompt, empty when there is no such file."""
     try:
-        prompts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        prompts = json.loads(path.read_text(encoding="utf-8-sig")) if path.exists() else {}
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a readable JSON file ({error})") from error
     if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):

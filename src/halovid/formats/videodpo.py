@@ -42,7 +42,12 @@ def read(source: Path) -> Collection:
 def _read_clips(found: Collection, folder: Path) -> list[str | None]:
     """Takes the clips; the name of each by its number, None where it can't be used."""
     numbered: list[str | None] = []
-    for item, row in read_rows(folder / CLIPS, ("basic", "misc"), found.skip):
+
+    def lose(item: str, reason: str) -> None:
+        found.skip(f"clip {item}", reason)
+        numbered.append(None)  # it has a number all the same
+
+    for item, row in read_rows(folder / CLIPS, ("basic", "misc"), lose):
         name, counts = None, True
         try:
             basic, misc = row["basic"], row["misc"]

@@ -16,7 +16,7 @@ from typing import Any
 
 from halovid.data.files import write_json
 from halovid.formats.base import Collection, RunData, SourceClip, copy_clips
-from halovid.formats.sources import SourceProblem, find_table, read_number, read_rows, resolve_inside
+from halovid.formats.sources import SourceProblem, find_table, is_inside, read_number, read_rows, resolve_inside
 
 ASPECTS = {
     "visual quality": "visual_quality",
@@ -68,7 +68,7 @@ def read_clip(root: Path, row: dict[str, Any]) -> SourceClip:
     told_ratings = dict(_RATING.findall(answered))
     ratings = {}
     for theirs, ours in ASPECTS.items():
-        value = row.get(theirs, told_ratings.get(theirs))
+        value = told_ratings.get(theirs) if row.get(theirs) is None else row[theirs]
         if value not in (None, ""):
             ratings[ours] = to_ours(read_number(value, theirs, LOWEST, HIGHEST))
     files, fps = _find_files(root, name, row.get("images"))
@@ -86,12 +86,12 @@ def _conversation(row: dict[str, Any]) -> tuple[str, str]:
 def _find_files(root: Path, name: str, images: Any) -> tuple[tuple[Path, ...], float | None]:
     """The clip's video, or its frames and their rate."""
     for place in (f"videos/{name}.mp4", f"{name}.mp4"):
-        if (root / place).is_file():
+        if is_inside(root, place):
             return (resolve_inside(root, place),), None
     if not isinstance(images, list) or not images or not all(isinstance(image, str) for image in images):
         raise SourceProblem(f"there is no videos/{name}.mp4, and the row names no frames as images")
     folders = (f"images/{name}", f"images/{images[0].split('_')[0]}", "images", name, ".")
-    folder = next((own for own in folders if (root / own / images[0]).is_file()), folders[0])
+    folder = next((own for own in folders if is_inside(root, f"{own}/{images[0]}")), folders[0])
     return tuple(resolve_inside(root, f"{folder}/{image}") for image in images), FRAME_RATE
 
 

@@ -12,6 +12,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 import torch
 
+from halovid.config.sections import ASPECTS
 from halovid.data.files import hash_file
 from halovid.data.tables import LABELS
 from halovid.errors import InputError
@@ -59,8 +60,8 @@ class TableJudge:
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a label file, with exactly the needed columns."""
     try:
-        table = pq.read_table(path) if path.suffix == ".parquet" else pyarrow.json.read_json(path)
-    except (OSError, pa.ArrowException) as error:
+        table = pq.read_table(path) if path.suffix == ".parquet" else _read_lines(path)
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"judge.labels {path} is not a readable Parquet or JSON Lines file ({error})") from error
     missing = {"clip_id", "aspect", "score"} - set(table.column_names)
     if missing:
@@ -70,14 +71,22 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     schema = pa.schema([LABELS.field(name) for name in _COLUMNS])
     try:
         return table.select(_COLUMNS).cast(schema).to_pylist()
-    except pa.ArrowException as error:
+    except (ValueError, pa.ArrowException) as error:
         raise InputError(f"judge.labels {path} holds a column of another type than a label table ({error})") from error
+
+
+def _read_lines(path: Path) -> pa.Table:
+    """The rows of JSON Lines, the known columns read as what they are: an id that looks like a date is an id."""
+    schema = pa.schema([LABELS.field(name) for name in _COLUMNS])
+    return pyarrow.json.read_json(path, parse_options=pyarrow.json.ParseOptions(explicit_schema=schema))
 
 
 def _problem(row: dict[str, Any], answer: Judgement, grid: PatchGrid) -> str | None:
     """What is wrong with a row, if anything."""
     if row["clip_id"] is None or row["aspect"] is None:
         return "clip_id and aspect must be given"
+    if row["aspect"] not in ASPECTS:
+        return f"there is no such aspect; known are {', '.join(ASPECTS)}"
     if row["aspect"] in answer.clip:
         return "the file holds a second label of it; merge them first"
     patches = row["patch_scores"]

@@ -184,7 +184,7 @@ def _watch(monitor: Monitor, base: Reading, policy: Policy, step: int) -> dict[s
         now = monitor.observe(policy.generator, step)
     sentences = parting(base, now)
     for sentence in sentences:
-        console.print(f"[yellow]align: {sentence}[/yellow]")
+        console.print(f"align: {sentence}", style="yellow")
     return now.means() | {"monitor/measures that part": float(len(sentences))}
 
 

@@ -26,7 +26,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     """Encodes at most `good.per_prompt` good clips of every prompt; what can't be used is listed."""
     settings = config.good
     if settings is None:
-        console.print("[dim]good: not in the recipe, nothing to do[/dim]")
+        console.print("good: not in the recipe, nothing to do", style="dim")
         return
     depends = config.part("seed", "dtype", "good") | {"source": source_identity(settings)}
     with open_stage(run_dir, "good", depends, ["generate"]) as stage:

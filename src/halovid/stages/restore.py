@@ -52,7 +52,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     """Makes `restore.per_prompt` clips of every prompt."""
     settings = config.restore
     if settings is None:
-        console.print("[dim]restore: not in the recipe, nothing to do[/dim]")
+        console.print("restore: not in the recipe, nothing to do", style="dim")
         return
     sampling = config.generator
     depends = config.part("seed", "dtype", "restore") | {

@@ -5,12 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from halovid.data.video import VideoInfo, even_frames, probe_video, read_facts, read_video, write_video
+from halovid.data.video import (
+    VideoInfo,
+    even_frames,
+    probe_video,
+    read_facts,
+    read_pictures,
+    read_video,
+    write_pictures,
+    write_video,
+)
 from halovid.errors import InputError
 
 
@@ -31,6 +41,35 @@ def test_a_clip_comes_back_nearly_as_it_was(frames: int, height: int, width: int
     assert error.mean() < 0.015  # two of 255 levels
     assert error.max() < 0.12
     assert error.mean((0, 2, 3)).max() < 2.5 * error.mean()  # no frame is another one's
+
+
+@pytest.mark.parametrize(("height", "width"), [(301, 301), (321, 290), (33, 256), (16, 2000)])
+def test_odd_sizes_and_long_strips_are_written_too(height: int, width: int, tmp_path: Path) -> None:
+    clip = smooth_clip(3, height, width)
+    write_video(tmp_path / "a.mp4", clip, fps=8)
+    info = probe_video(tmp_path / "a.mp4")
+    assert info.height % 2 == 0 and info.width % 2 == 0 and info.width <= 4096
+    assert (read_video(tmp_path / "a.mp4", (height, width)) - clip).abs().mean() < 0.03
+
+
+def test_pictures_that_make_no_clip_are_told(tmp_path: Path) -> None:
+    small, large = np.zeros((64, 64, 3), dtype=np.uint8), np.zeros((64, 96, 3), dtype=np.uint8)
+    for pictures, reason in (
+        ([], "no frame"),
+        ([small, large], "several sizes"),
+        ([np.zeros((1, 90000, 3), "u1")], r"can't be written as H\.264"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            write_pictures(tmp_path / "a.mp4", pictures, 8)
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_come_one_by_one(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", smooth_clip(4, 256, 256), fps=8)
+    pictures = list(read_pictures(tmp_path / "a.mp4"))
+    assert [picture.shape for picture in pictures] == [(256, 256, 3)] * 4
+    expected = read_video(tmp_path / "a.mp4").permute(1, 2, 3, 0)
+    torch.testing.assert_close(torch.from_numpy(np.stack(pictures)) / 127.5 - 1, expected)
 
 
 def test_colours_keep_their_channels(tmp_path: Path) -> None:
@@ -148,6 +187,42 @@ def test_a_video_that_ends_early_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "cut.mp4").write_bytes(content[: len(content) * 3 // 4])  # its index comes first and is whole
     with pytest.raises(InputError, match=r"is not whole|not a readable video"):
         probe_video(tmp_path / "cut.mp4")
+
+
+def remuxed(source: Path, target: Path, earlier: float = 0.0) -> Path:
+    """The packets of a video in another file, their times earlier by so many seconds."""
+    with av.open(str(source)) as taken, av.open(str(target), "w") as given:
+        stream = taken.streams.video[0]
+        own = given.add_stream_from_template(stream)
+        for packet in taken.demux(stream):
+            if packet.pts is not None and packet.dts is not None:
+                packet.pts -= int(earlier / packet.time_base)
+                packet.dts -= int(earlier / packet.time_base)
+                packet.stream = own
+                given.mux(packet)
+    return target
+
+
+def test_frames_that_an_edit_list_hides_are_not_missing(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", smooth_clip(24), fps=8)
+    info = probe_video(remuxed(tmp_path / "a.mp4", tmp_path / "b.mp4", earlier=1.0))
+    assert 0 < info.num_frames < 24
+
+
+@pytest.mark.parametrize("kind", ["mkv", "webm"])
+def test_a_file_without_a_count_of_frames_that_ends_early_is_told(kind: str, tmp_path: Path) -> None:
+    whole = tmp_path / f"a.{kind}"
+    with av.open(str(whole), "w") as container:
+        stream = container.add_stream("libvpx-vp9" if kind == "webm" else "libx264", rate=8)
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
+        for picture in np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    assert probe_video(whole).num_frames == 40
+    cut = tmp_path / f"cut.{kind}"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"is not whole: it tells of 5 s and ends after"):
+        probe_video(cut)
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 
 from halovid.data.folders import read_manifest
-from halovid.data.tables import CLIPS, SOURCES, read_table
+from halovid.data.tables import CLIPS, PAIRS, SOURCES, read_table
+from halovid.data.video import read_video
 from halovid.errors import InputError
-from halovid.exchange import import_run
+from halovid.exchange import export_run, import_run
 from halovid.formats import FORMATS
 from halovid.formats.sources import SourceProblem, resolve_inside
 
@@ -269,3 +274,119 @@ def test_a_huge_csv_is_read_row_by_row(source: Path, put: Put) -> None:
     found = FORMATS["folder"].read(source)
     assert list(found.clips) == ["a.mp4"]
     assert len(found.skipped) == 20_000
+
+
+def write_videodpo(source: Path, clips: list[Any], pairs: list[Any]) -> None:
+    (source / "metadata.json").write_text(json.dumps(clips))
+    (source / "pair.json").write_text(json.dumps(pairs))
+
+
+@pytest.mark.parametrize("bad", [{"basic": {"clip_path": "a.mp4", "clip_duration": 2}}, None, 7])
+def test_a_bad_row_of_videodpo_keeps_its_number(source: Path, put: Put, tmp_path: Path, bad: Any) -> None:
+    for name in "abc":
+        put(source / f"{name}.mp4")
+    clips = [{"basic": {"clip_path": f"{n}.mp4", "clip_duration": 2}, "misc": {"frame_caption": ["p"]}} for n in "abc"]
+    write_videodpo(source, [bad, *clips], [{"video1": 2, "video2": 3}, {"video1": 0, "video2": 1}])
+    import_run("videodpo", source, tmp_path / "run", None)
+    pairs = read_table(tmp_path / "run/pair/pairs.parquet", PAIRS).to_pylist()
+    assert [(pair["chosen"], pair["rejected"]) for pair in pairs] == [("b", "c")]
+    assert skipped(tmp_path / "run").keys() == {"clip row 1", "pair row 2"}
+
+
+ODD_CELLS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "long id": ("videofeedback", {"id": "x" * 300, "text prompt": "p"}, "names no frames"),
+    "long image": (
+        "videofeedback",
+        {"id": "b", "text prompt": "p", "images": ["y" * 300]},
+        "can't be followed|does not exist",
+    ),
+    "huge rating": ("videofeedback", {"id": "a", "text prompt": "p", "visual quality": 10**400}, "is no number"),
+    "true as rating": ("videofeedback", {"id": "a", "text prompt": "p", "visual quality": True}, "is no number"),
+    "half an emoji": ("videofeedback", {"id": "\ud83d", "text prompt": "p"}, "names no frames|no Unicode"),
+    "list of votes": ("genaibench", {"vote_type": ["leftvote"]}, "something else than text"),
+    "list of prompts": ("genaibench", {"prompt": ["p"]}, "something else than text"),
+    "long link": ("genaibench", {"left_video": f"https://x/{'v' * 300}.mp4"}, "can't be followed|does not exist"),
+    "huge margin": ("genaibench", {"margin": 1e300}, "must lie in"),
+    "tiny margin": ("genaibench", {"margin": 1e-50}, "must lie in"),
+}
+
+
+@pytest.mark.parametrize("case", ODD_CELLS)
+def test_an_odd_cell_costs_its_row_alone(source: Path, put: Put, tmp_path: Path, case: str) -> None:
+    name, change, reason = ODD_CELLS[case]
+    put(source / "a.mp4"), put(source / "good.mp4"), put(source / "other.mp4")
+    vote = {"prompt": "p", "left_video": "good.mp4", "right_video": "other.mp4", "vote_type": "leftvote"}
+    rows = [{"id": "good", "text prompt": "p"}, change] if name == "videofeedback" else [vote, vote | change]
+    (source / "table.json").write_text(json.dumps(rows))
+    import_run(name, source, tmp_path / "run", None)
+    assert "good.mp4" in prompts_of(tmp_path / "run") or "good" in prompts_of(tmp_path / "run")
+    assert [re.search(reason, told) is not None for told in skipped(tmp_path / "run").values()] == [True]
+
+
+@pytest.mark.parametrize("number", ["1" * 5000, "[" * 5000 + "]" * 5000])
+def test_a_number_that_python_will_not_read_is_one_sentence(source: Path, tmp_path: Path, number: str) -> None:
+    (source / "data.json").write_text(f'[{{"id": "a", "visual quality": {number}}}]')
+    with pytest.raises(InputError) as error:
+        import_run("videofeedback", source, tmp_path / "run", None)
+    one_sentence(error)
+
+
+def test_a_name_that_is_no_unicode_is_listed(source: Path, put: Put, tmp_path: Path) -> None:
+    put(source / "a.mp4").rename(source / os.fsdecode(b"\xff-0.mp4"))
+    put(source / "b.mp4")
+    write_prompts(source, [("b.mp4", "p")])
+    import_run("folder", source, tmp_path / "run", None)
+    assert skipped(tmp_path / "run").keys() == {"\\udcff-0.mp4"}
+
+
+def test_clips_in_folders_below_that_no_row_names_are_listed(source: Path, put: Put, tmp_path: Path) -> None:
+    put(source / "a.mp4"), put(source / "deep/b.mp4"), put(source / "deep/c.mp4")
+    write_prompts(source, [("a.mp4", "p"), ("deep/b.mp4", "p")])
+    import_run("folder", source, tmp_path / "run", None)
+    assert skipped(tmp_path / "run").keys() == {"deep/c.mp4"}
+
+
+def test_clips_that_prompts_json_names_and_are_not_there_are_listed(source: Path, put: Put, tmp_path: Path) -> None:
+    put(source / "a-0.mp4")
+    (source / "prompts.json").write_text(json.dumps({"a-0.mp4": " a fox ", "gone.mp4": "p"}), encoding="utf-8-sig")
+    import_run("vbench", source, tmp_path / "run", None)
+    assert prompts_of(tmp_path / "run") == {"a-0.mp4": "a fox"}
+    assert skipped(tmp_path / "run") == {"gone.mp4": "prompts.json names it and there is no such clip"}
+
+
+@pytest.mark.parametrize("place", ["run/generate", "run/generate/clips", "run/judge/mine"])
+def test_a_source_in_what_the_import_writes_is_left_alone(put: Put, tmp_path: Path, place: str) -> None:
+    put(tmp_path / place / "a.mp4")
+    write_prompts(tmp_path / place, [("a.mp4", "p")])
+    with pytest.raises(InputError, match="which the import writes"):
+        import_run("folder", tmp_path / place, tmp_path / "run", None)
+    assert (tmp_path / place / "prompts.csv").exists()
+
+
+def test_odd_sizes_of_other_kinds_are_taken_frame_by_frame(source: Path, tmp_path: Path) -> None:
+    with av.open(str(source / "a.gif"), "w") as container:
+        stream = container.add_stream("gif", rate=8)
+        stream.height, stream.width, stream.pix_fmt = 301, 301, "rgb8"
+        for _ in range(3):
+            picture = av.VideoFrame.from_ndarray(np.zeros((301, 301, 3), dtype=np.uint8), format="rgb24")
+            container.mux(stream.encode(picture.reformat(format="rgb8")))
+        container.mux(stream.encode())
+    write_prompts(source, [("a.gif", "p")])
+    import_run("folder", source, tmp_path / "run", None)
+    assert read_video(tmp_path / "run/generate/clips/a.mp4").shape == (3, 3, 302, 302)
+
+
+def test_a_stage_that_is_a_file_is_told(source: Path, put: Put, tmp_path: Path) -> None:
+    put(source / "a.mp4")
+    write_prompts(source, [("a.mp4", "p")])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "generate").write_text("mine")
+    with pytest.raises(InputError, match="must be a folder of this stage"):
+        import_run("folder", source, tmp_path / "run", None)
+
+
+def test_names_that_look_like_markup_are_names(source: Path, put: Put, tmp_path: Path) -> None:
+    put(source / "a.mp4")
+    write_prompts(source, [("a.mp4", "p")])
+    import_run("folder", source, tmp_path / "run[" / "bold]", None)
+    export_run("folder", tmp_path / "run[" / "bold]", tmp_path / "out[" / "red]")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from halovid.data.files import hash_file
-from halovid.data.folders import read_manifest
+from halovid.data.folders import open_stage, read_manifest
 from halovid.data.tables import CLIPS, LABELS, PAIRS, read_table, rows_to_table, write_table
 from halovid.data.video import write_video
 from halovid.errors import InputError
@@ -66,13 +67,7 @@ def runs(draw: st.DrawFn) -> dict[str, Any]:
 
 def write_run(folder: Path, run: dict[str, Any], put: Put) -> None:
     """A run with the stages generate, judge and pair, as far as an export reads them."""
-    clips = []
-    for number, (name, prompt_id, prompt) in enumerate(run["clips"]):
-        put(folder / "generate/clips" / f"{name}.mp4", number)
-        clips.append(
-            {"clip_id": name, "prompt_id": prompt_id, "prompt": prompt, "seed": 1, "video": f"clips/{name}.mp4"}
-            | {"latents": f"latents/{name}.safetensors", "fps": 8.0}
-        )
+    write_clips(folder, run["clips"], put)
     labels = [
         {"clip_id": name, "aspect": aspect, "score": score, "patch_scores": [score] * 8, "judge": "somebody"}
         for name, own in run["ratings"].items()
@@ -89,9 +84,27 @@ def write_run(folder: Path, run: dict[str, Any], put: Put) -> None:
         }
         for prompt_id, a, b, margin in run["pairs"]
     ]
-    write_table(folder / "generate/clips.parquet", rows_to_table(clips, CLIPS))
-    write_table(folder / "judge/labels.parquet", rows_to_table(labels, LABELS))
-    write_table(folder / "pair/pairs.parquet", rows_to_table(pairs, PAIRS))
+    for stage, file, table in (
+        ("judge", "labels.parquet", rows_to_table(labels, LABELS)),
+        ("pair", "pairs.parquet", rows_to_table(pairs, PAIRS)),
+    ):
+        with open_stage(folder, stage, {}, ["generate"]) as opened:
+            assert opened is not None
+            opened.write(file, table)
+
+
+def write_clips(folder: Path, clips: list[tuple[str, str, str]], put: Put) -> None:
+    """The stage generate: (id, prompt id, prompt) of each clip."""
+    with open_stage(folder, "generate", {"clips": clips}) as stage:
+        assert stage is not None
+        table = []
+        for number, (name, prompt_id, prompt) in enumerate(clips):
+            put(stage.path / "clips" / f"{name}.mp4", number)
+            table.append(
+                {"clip_id": name, "prompt_id": prompt_id, "prompt": prompt, "seed": 1, "video": f"clips/{name}.mp4"}
+                | {"latents": f"latents/{name}.safetensors", "fps": 8.0}
+            )
+        stage.write("clips.parquet", rows_to_table(table, CLIPS))
 
 
 def rows(run: Path, name: str) -> dict[str, Any]:
@@ -352,8 +365,8 @@ def test_videodpo_leaves_out_pairs_of_clips_that_its_loader_drops(put: Put, tmp_
 )
 def test_what_a_run_lacks_is_named_and_nothing_is_left_behind(put: Put, tmp_path: Path, name: str, reason: str) -> None:
     write_run(tmp_path / "run", {"clips": [("a", "p0", "p")], "pairs": [], "ratings": {}}, put)
-    (tmp_path / "run/judge/labels.parquet").unlink()
-    (tmp_path / "run/pair/pairs.parquet").unlink()
+    shutil.rmtree(tmp_path / "run/judge")
+    shutil.rmtree(tmp_path / "run/pair")
     with pytest.raises(InputError, match=reason):
         export_run(name, tmp_path / "run", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -404,6 +417,39 @@ def test_a_run_with_names_that_are_paths_is_not_followed(put: Put, tmp_path: Pat
     assert name == "vbench" or len(videos) == 1  # whose names are made of prompts
     assert hash_file(secret) not in map(hash_file, videos)
     assert not Path("/tmp/halovid-up.mp4").exists()
+
+
+@pytest.mark.parametrize("name", ["videofeedback", *PAIRED])
+def test_ratings_and_pairs_of_other_clips_are_not_exported(put: Put, tmp_path: Path, name: str) -> None:
+    clips = [("a", "p0", "a fox"), ("b", "p0", "a fox")]
+    pairs = [("p0", "a", "b", 1.0)]
+    write_run(tmp_path / "run", {"clips": clips, "pairs": pairs, "ratings": {"a": {ASPECTS[0]: 2.0}}}, put)
+    write_clips(tmp_path / "run", [("a", "p0", "a cat"), ("b", "p0", "a cat")], put)  # as another seed or source would
+    with pytest.raises(InputError, match="the run has none of its clips"):
+        export_run(name, tmp_path / "run", tmp_path / "out")
+    export_run("folder", tmp_path / "run", tmp_path / "out")
+
+
+def test_ratings_of_an_import_before_are_not_exported(put: Put, tmp_path: Path) -> None:
+    put(tmp_path / "rated/videos/a.mp4", 0)
+    (tmp_path / "rated/data.json").write_text(json.dumps([{"id": "a", "text prompt": "a fox", "visual quality": 2}]))
+    put(tmp_path / "plain/a.mp4", 1)
+    (tmp_path / "plain/prompts.csv").write_text("video,prompt\na.mp4,a cat\n")
+    import_run("videofeedback", tmp_path / "rated", tmp_path / "run", None)
+    import_run("folder", tmp_path / "plain", tmp_path / "run", None)
+    with pytest.raises(InputError, match="the run has none of its clips"):
+        export_run("videofeedback", tmp_path / "run", tmp_path / "out")
+
+
+@pytest.mark.parametrize("target", ["link", "nowhere", "file/below", "n" * 300])
+def test_an_export_to_an_odd_place_is_one_sentence(put: Put, tmp_path: Path, target: str) -> None:
+    write_run(tmp_path / "run", {"clips": [("a", "p0", "p")], "pairs": [], "ratings": {}}, put)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"is there already|can't export"):
+        export_run("folder", tmp_path / "run", tmp_path / target)
 
 
 def test_unknown_formats_are_named_with_the_known_ones(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def test_the_name_changes_with_the_content(tmp_path: Path) -> None:
         ({"patch_scores": [1.0]}, r"1 patch scores; the grid \(1, 2, 2\) has 4"),
         ({"clip_id": "a"}, "a second label of it"),
         ({"clip_id": None}, "clip_id and aspect must be given"),
+        ({"aspect": "Visual Quality"}, "there is no such aspect; known are visual_quality"),
         ({"score": "good"}, "not a readable|another type"),
     ],
 )
@@ -91,8 +92,19 @@ def test_a_bad_file_is_one_sentence(tmp_path: Path, content: str | None) -> None
     path = tmp_path / "labels.jsonl"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(InputError, match=r"not a readable Parquet or JSON Lines file|lacks the columns"):
+    with pytest.raises(InputError, match=r"not a readable Parquet or JSON Lines file|must be given"):
         TableJudge(path, GRID)
+
+
+def test_ids_that_look_like_dates_are_ids(tmp_path: Path) -> None:
+    judge = TableJudge(write(tmp_path / "labels.jsonl", {**ROW, "clip_id": "2020-01-01"}), GRID)
+    assert judge._answers.keys() == {"2020-01-01"}
+
+
+def test_text_that_is_no_utf_8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.jsonl").write_bytes(b'{"clip_id": "\xe9", "aspect": "visual_quality", "score": 3}\n')
+    with pytest.raises(InputError, match="another type than a label table"):
+        TableJudge(tmp_path / "labels.jsonl", GRID)
 
 
 def test_a_parquet_file_that_is_none_is_refused(tmp_path: Path) -> None:
