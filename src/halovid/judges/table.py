@@ -51,6 +51,11 @@ class TableJudge:
                 scores = [math.nan if score is None else score for score in row["patch_scores"]]
                 answer.patches[row["aspect"]] = torch.tensor(scores).view(grid.shape)
 
+    @property
+    def clip_ids(self) -> set[str]:
+        """The clips that the file has labels of."""
+        return set(self._answers)
+
     def judge(self, requests: Sequence[Request], geometry: LatentGeometry) -> list[Judgement | Refusal]:
         """The labels of each clip; a clip without any gives a refusal."""
         unknown = Refusal(f"{self._path} has no label of it")

@@ -24,6 +24,7 @@ from halovid.data.tables import LABELS, VOTES, rows_to_table
 from halovid.errors import InputError
 from halovid.judges import make_judge
 from halovid.judges.base import Judge, Refusal, Request, Rounds, label_rows, make_requests, only_asked, vote_rows
+from halovid.judges.table import TableJudge
 from halovid.label_budget import planned_rounds, write_rounds
 from halovid.runtime import Advance, progress, set_threads
 
@@ -50,6 +51,9 @@ def run(config: RunConfig, run_dir: Path) -> None:
         judged = stage.map_batches(
             "judge", clips.rows, _batch_size(config), lambda batch: _label(batch, clips, judge, rounds, stage), _JUDGED
         )
+        if isinstance(judge, TableJudge):
+            for clip_id in sorted(judge.clip_ids - {row["clip_id"] for row in clips.rows}):
+                stage.skip(clip_id, f"{config.judge.labels} has labels of it and the run no such clip")
         if rounds is not None:
             write_rounds(stage.path / "questions.parquet", rounds)
         stage.write("labels.parquet", judged.drop_columns("votes").cast(LABELS))

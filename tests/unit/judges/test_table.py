@@ -98,7 +98,7 @@ def test_a_bad_file_is_one_sentence(tmp_path: Path, content: str | None) -> None
 
 def test_ids_that_look_like_dates_are_ids(tmp_path: Path) -> None:
     judge = TableJudge(write(tmp_path / "labels.jsonl", {**ROW, "clip_id": "2020-01-01"}), GRID)
-    assert judge._answers.keys() == {"2020-01-01"}
+    assert judge.clip_ids == {"2020-01-01"}
 
 
 def test_text_that_is_no_utf_8_is_refused(tmp_path: Path) -> None:
