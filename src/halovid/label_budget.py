@@ -9,6 +9,7 @@ trains a reward model; `select` has this model choose further patches, and the n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,13 +36,19 @@ def planned_rounds(config: RunConfig, rows: Sequence[Row]) -> dict[str, Rounds] 
     """The patches of each clip that the judge is asked about, by clip id; None when it is asked about all.
 
     Raises:
-        InputError: `judge.questions` can't be read, or names patches that the grid has not.
+        InputError: `judge.questions` can't be read, or names clips that the run or patches that the grid has not.
     """
     judge, size = config.judge, config.grid.num_patches
     if judge.questions is not None:
         found = read_rounds(judge.questions)
         if any(not 0 <= place < size for rounds in found.values() for own in rounds for place in own):
             raise InputError(f"{judge.questions} asks about patches that the grid {config.grid.shape} has not")
+        others = found.keys() - {row["clip_id"] for row in rows}
+        if others:
+            raise InputError(
+                f"{judge.questions} asks about clips that the run has not, {min(others)!r} among {len(others)}; "
+                f"make the file with `halovid select` from this run"
+            )
         return {row["clip_id"]: found.get(row["clip_id"], []) for row in rows}
     if judge.share == 1:
         return None
@@ -51,10 +58,23 @@ def planned_rounds(config: RunConfig, rows: Sequence[Row]) -> dict[str, Rounds] 
 
 
 def read_rounds(path: Path) -> dict[str, Rounds]:
-    """The rounds of each clip in a table of questions."""
+    """The rounds of each clip in a table of questions.
+
+    Raises:
+        InputError: the file can't be read, something is missing in a row, or a clip has a patch twice.
+    """
+    rows = read_table(path, QUESTIONS).to_pylist()
+    for number, row in enumerate(rows, start=1):
+        if None in (*row.values(), *(row["patches"] or ())):
+            raise InputError(f"{path}, row {number}: clip_id, round and all patches must be given, none may be null")
     found: dict[str, Rounds] = {}
-    for row in sorted(read_table(path, QUESTIONS).to_pylist(), key=lambda row: row["round"]):
+    for row in sorted(rows, key=lambda row: row["round"]):
         found.setdefault(row["clip_id"], []).append(row["patches"])
+    for name, rounds in found.items():
+        counts = Counter(place for own in rounds for place in own)
+        twice = [place for place, count in counts.items() if count > 1]
+        if twice:
+            raise InputError(f"{path} asks more than once about patch {min(twice)} of clip {name!r}; name it once")
     return found
 
 

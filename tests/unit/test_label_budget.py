@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from halovid.config.recipes import make_config
 from halovid.config.run import RunConfig
+from halovid.data.tables import QUESTIONS, rows_to_table, write_table
 from halovid.errors import InputError
 from halovid.label_budget import draw_patches, planned_rounds, read_rounds, write_rounds
 
@@ -42,6 +44,26 @@ def test_patches_of_another_grid_are_refused(tmp_path: Path) -> None:
     write_rounds(tmp_path / "questions.parquet", {"a": [[30]]})
     with pytest.raises(InputError, match=r"questions.parquet.*\(2, 3, 5\)"):
         planned_rounds(config(questions=str(tmp_path / "questions.parquet")), ROWS)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("a", 0, [0, 3, 0])], "more than once about patch 0 of clip 'a'"),
+        ([("b", 0, [7]), ("a", 0, [0, 3]), ("a", 1, [3, 4])], "more than once about patch 3 of clip 'a'"),
+        ([("a", 0, [0]), ("a", 1, None)], "row 2: .* must be given"),
+        ([("a", 0, [0, None])], "row 1: .* must be given"),
+        ([("a", None, [0])], "row 1: .* must be given"),
+        ([(None, 0, [0])], "row 1: .* must be given"),
+        ([("a", 0, [0]), ("y", 0, [0]), ("x", 0, [0])], "clips that the run has not, 'x' among 2.*halovid select"),
+    ],
+)
+def test_questions_that_cannot_be_asked_are_refused(rows: list[tuple[Any, ...]], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "questions.parquet"
+    named = [dict(zip(QUESTIONS.names, row, strict=True)) for row in rows]
+    write_table(path, rows_to_table(named, QUESTIONS))
+    with pytest.raises(InputError, match=f"questions.parquet.*{message}"):
+        planned_rounds(config(questions=str(path)), ROWS)
 
 
 def test_share_and_questions_exclude_each_other(tmp_path: Path) -> None:

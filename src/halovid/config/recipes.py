@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import difflib
+import os
+import re
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -15,18 +17,17 @@ from halovid.config.sections import Section, section_fields
 from halovid.errors import InputError
 
 S = TypeVar("S", bound=Section)
-_SECRETIVE = ("base_url", "key_variable")  # where a key may stand by mistake: their values are not repeated
+_SECRETIVE = {"vlm", "server", "base_url", "key_variable"}  # where a key may stand by mistake: values are not repeated
+_WITH_USER = re.compile(r"://[^/\s]*@")  # a URL with a user, and likely a password
 _FILES = (
     ("generate", "prompts", "file"),
     ("evaluate", "prompts", "file"),
     ("judge", "labels"),
     ("judge", "questions"),
     ("pair", "preferences"),
-    ("judge", "vlm", "answers"),
     ("score", "server", "question"),
-    ("reward", "start"),
-    ("good", "source"),
 )
+_FOLDERS = (("judge", "vlm", "answers"), ("reward", "start"), ("good", "source"))
 _PACKAGED = "world"  # stands for something in the package where a file or folder could be named
 
 
@@ -36,17 +37,21 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
     Relative files are taken relative to the recipe.
 
     Raises:
-        InputError: the file can't be read, or a key or value is not allowed; every problem is named.
+        InputError: the file can't be read, or a key or value is not allowed; every problem is named. Or a file that
+            the recipe names is a folder.
     """
     raw = read_yaml(path)
     for override in overrides:
         _apply_override(raw, override)
-    for *parents, name in _FILES:
+    for place in (*_FILES, *_FOLDERS):
+        *parents, name = place
         section: Any = raw
         for parent in parents:
             section = section.get(parent) if isinstance(section, dict) else None
         if isinstance(section, dict) and isinstance(section.get(name), str) and section[name] != _PACKAGED:
             section[name] = str(path.parent / section[name])
+            if place in _FILES and os.path.isdir(section[name]):
+                raise InputError(f"{'.'.join(place)}: {section[name]} is a folder; name a file")
     return make_config(raw)
 
 
@@ -111,17 +116,20 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     if not sign or not dotted:
         raise InputError(f"override {override!r} must look like section.key=value")
     *parents, last = dotted.split(".")
+    secret = not _SECRETIVE.isdisjoint((*parents, last))
+    shown = repr(dotted if secret else override)
     place = raw
     for parent in parents:
         if place.get(parent) is None:
             place[parent] = {}
         place = place[parent]
         if not isinstance(place, dict):
-            raise InputError(f"override {override!r}: {parent!r} is a value, not a section")
+            raise InputError(f"override {shown}: {parent!r} is a value, not a section")
     try:
         place[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(f"override {override!r}: the value is not valid YAML: {error}") from error
+        why = "" if secret else f": {error}"
+        raise InputError(f"override {shown}: the value is not valid YAML{why}") from error
 
 
 def _explain(root: type[Section], problem: Any) -> str:
@@ -133,8 +141,13 @@ def _explain(root: type[Section], problem: Any) -> str:
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"unknown key {place!r}: {hint}allowed here: {', '.join(known)}"
     message = problem["msg"].removeprefix("Value error, ")
-    got = "a value that is not shown" if place.endswith(_SECRETIVE) else repr(problem["input"])
-    return f"{place or 'recipe'}: got {got}. {message}"
+    return f"{place or 'recipe'}: got {_shown(problem['loc'], problem['input'])}. {message}"
+
+
+def _shown(place: tuple[str | int, ...], value: Any) -> str:
+    """A value as an error repeats it: not where a key may stand by mistake."""
+    may_be_key = not _SECRETIVE.isdisjoint(place) and not isinstance(value, int | float)
+    return "a value that is not shown" if may_be_key or _WITH_USER.search(repr(value)) else repr(value)
 
 
 def _known_keys(root: type[Section], path: tuple[str | int, ...]) -> list[str]:

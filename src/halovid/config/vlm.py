@@ -35,8 +35,12 @@ class ModelConfig(Section):
     @field_validator("base_url")
     @classmethod
     def _holds_no_secret(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:  # a wrong port raises
+        try:
+            parts = urlsplit(url)
+            is_address = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # its words repeat what may be a key
+            is_address = False
+        if not is_address:
             raise ValueError("base_url must look like https://host/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("base_url must hold no user, password, query or fragment: keys come from the environment")

@@ -206,3 +206,11 @@ def test_a_part_holds_the_named_sections_alone() -> None:
     assert part["grid"] == {"t": 4, "h": 4, "w": 4}
     assert part["align"]["loss"]["beta_patch"] == first.align.loss.beta_patch
     assert make_config(part) == first
+
+
+@pytest.mark.parametrize("place", ["judge.questions", "judge.labels", "pair.preferences"])
+def test_a_folder_in_place_of_a_file_is_refused(place: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("seed: 1\n")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=rf"^{place}: {tmp_path}/folder is a folder; name a file$"):
+        load_config(tmp_path / "r.yaml", (f"{place}=folder",))

@@ -33,6 +33,12 @@ def vlm(**settings: Any) -> RunConfig:
         {"base_url": f"https://host/v1#{SECRET}"},
         {"panel": [{"model": "m", "base_url": f"http://u:{SECRET}@h"}]},
         {"panel": [{"model": "m", "key_variable": SECRET}]},
+        {"panel": {"base_url": f"http://u:{SECRET}@h/v1"}},
+        {"panel": [SECRET]},
+        {"budget": SECRET},
+        {"strategy": SECRET},
+        {"base_url": f"https://host:{SECRET}/v1"},
+        {"base_url": f"https://\N{ACCOUNT OF}{SECRET}/v1"},
         {"key": SECRET},
         {"api_key": SECRET},
     ],
@@ -42,6 +48,28 @@ def test_a_key_in_the_recipe_is_refused_and_not_repeated(settings: dict[str, Any
         vlm(**settings)
     assert SECRET not in str(caught.value)
     assert "judge.vlm" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"judge.vlm={SECRET}",
+        f"judge.vlm.base_url=[{SECRET}",
+        f"seed.vlm={SECRET}",
+        f"judge.vlm.panel={{base_url: 'http://u:{SECRET}@h/v1'}}",
+        f"judge.labels=['http://u:{SECRET}@h/v1']",
+    ],
+)
+def test_a_key_in_an_override_is_not_repeated(override: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("seed: 1\n")
+    with pytest.raises(InputError, match=r"not shown|not valid YAML|is a value") as caught:
+        load_config(tmp_path / "r.yaml", (override,))
+    assert SECRET not in str(caught.value)
+
+
+def test_a_number_that_is_not_allowed_is_repeated() -> None:
+    with pytest.raises(InputError, match=r"judge\.vlm\.votes: got 0\. "):
+        vlm(votes=0)
 
 
 @pytest.mark.parametrize("url", ["host/v1", "ftp://host/v1", "https://", "", "http://h:99999/v1", "http://[::1/v1"])

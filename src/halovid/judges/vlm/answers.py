@@ -1,11 +1,13 @@
-"""Answers on disk, by the hash of what was asked: no question is paid for twice.
+"""Answers on disk, by the hash of what was asked: no question is paid for twice, also by several runs at once.
 
 FOLDER/ab/abcdef....json    the question in words (pictures by their hash), the answer, what it cost, what was rejected
+FOLDER/.lock                a byte of it is locked for each question that is being asked
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import json
 import os
@@ -24,26 +26,61 @@ def default_folder() -> Path:
     return Path(platformdirs.user_cache_dir("halovid", appauthor=False)) / "answers"
 
 
+class NotKept(Exception):
+    """Answers can't be kept; the message names the file and says why."""
+
+
 class AnswerFolder:
     """Keeps answers. Keys of endpoints are no part of a question and never come here."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._locks: int | None = None
         # one at a time for each question: two equal clips must not be paid for twice
         self.asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    def make(self) -> None:
-        """Makes the folder.
+    def open(self) -> None:
+        """Makes the folder and gets ready to keep answers in it.
 
         Raises:
             InputError: it can't be written; found out before the first answer is paid for.
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            if self._locks is None:
+                self._locks = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise InputError(f"can't make the folder judge.vlm.answers {self._folder}: {error.strerror}") from error
+            raise InputError(
+                f"can't write the folder judge.vlm.answers {self._folder}: {error.strerror}; choose another one"
+            ) from error
         if not os.access(self._folder, os.W_OK | os.X_OK):
             raise InputError(f"can't write the folder judge.vlm.answers {self._folder}; choose another one")
+
+    def close(self) -> None:
+        """Gives back all questions; `open` gets ready once more."""
+        if self._locks is not None:
+            os.close(self._locks)
+            self._locks = None
+
+    def take(self, key: str) -> bool:
+        """Keeps other processes from asking a question, as long as this one lives; False when another has it.
+
+        Raises:
+            NotKept: its answer would have no place.
+        """
+        path = self._path(key)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            self._lock(key, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise NotKept(f"answers can't be kept at {path}: {error.strerror}") from None
+        return True
+
+    def release(self, key: str) -> None:
+        """Lets other processes ask a question that was taken."""
+        self._lock(key, fcntl.LOCK_UN)
 
     def load(self, key: str) -> str | None:
         """The text of an answer, or None when there is none that can be read."""
@@ -54,8 +91,19 @@ class AnswerFolder:
         return answer if isinstance(answer, str) else None
 
     def save(self, key: str, record: dict[str, Any]) -> None:
-        """Keeps what came back for a question: `answer` is the text, or null when it could not be used."""
-        write_json(self._path(key), record)
+        """Keeps what came back for a question: `answer` is the text, or null when it could not be used.
+
+        Raises:
+            NotKept: the disk refuses it.
+        """
+        try:
+            write_json(self._path(key), record)
+        except OSError as error:
+            raise NotKept(f"answers can't be kept at {self._path(key)}: {error.strerror}") from None
+
+    def _lock(self, key: str, operation: int) -> None:
+        assert self._locks is not None, "the folder is open"
+        fcntl.lockf(self._locks, operation, 1, int(key[:15], 16))
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.json"

@@ -7,20 +7,27 @@ answer is sent back with what is wrong about it.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from halovid.config.vlm import ModelConfig, VlmConfig
-from halovid.judges.vlm.answers import AnswerFolder, question_key, readable_messages
+from halovid.judges.vlm.answers import AnswerFolder, NotKept, question_key, readable_messages
 from halovid.judges.vlm.budget import Budget, BudgetSpent, Cost, price_call
 from halovid.judges.vlm.endpoint import Endpoint, Reply, Stopped, Trouble, Unanswered
 from halovid.judges.vlm.questions import Question
+from halovid.judges.vlm.schema import keepable
 
 T = TypeVar("T")
-HOPELESS = 20  # questions in a row that failed at the server: it is down, and waiting for the others would take hours
-_MAX_QUOTED = 2000  # characters of a wrong answer that are sent back
+HOPELESS = 20  # questions in a row that failed at a model: the others would too, and take hours or money
+_MAX_QUOTED = 2000  # characters of a wrong answer that are kept and sent back
+_MAX_PROBLEM = 500  # characters of what is said to be wrong about it
+_MAX_TOKEN = 16  # characters of a token, on average: what has more is no answer, and would take long to parse
+_LOOK_AGAIN = 0.2  # seconds, while another process asks the same question
 
 
 class WrongAnswer(Trouble):
@@ -36,13 +43,14 @@ class Asker:
         self._config, self._answers = config, answers
         self._endpoints = {model: Endpoint(config, model) for model in config.models}
         self._slots = asyncio.Semaphore(config.concurrency)
-        self._failed_in_row = 0
+        self._failed_in_row: Counter[ModelConfig] = Counter()
 
     async def ask(self, question: Question[T], model: ModelConfig, vote: int) -> T:
         """The value of an answer; `vote` tells several answers of a model to the same question apart.
 
         Raises:
             Unanswered: there is none in this run.
+            InputError: the folder of answers can't be written, or a key or a connection of the environment is none.
         """
         body = request_body(question, model, self._config)
         key = question_key(model.base_url, body, vote)
@@ -50,33 +58,51 @@ class Asker:
             known = known_answer(question, self._answers, key)
             if known is not None:
                 return known
-            self._answers.make()
+            self._answers.open()
             try:
-                async with self._slots:  # also while it waits for another attempt: a server in trouble is asked less
-                    return await self._attempt(question, self._endpoints[model], body, key, vote)
-            except Trouble as error:
-                self._note_failure(error)
-                raise Unanswered(f"{error} ({self._config.attempts} attempts)") from None
+                async with self._slots, self._alone(key):  # also between attempts: a server in trouble is asked less
+                    known = known_answer(question, self._answers, key)  # another process may have asked it meanwhile
+                    return known if known is not None else await self._attempt(question, model, key, vote)
             except Stopped as stop:
                 self.stopped = self.stopped or stop
                 raise
+            except (Trouble, Unanswered) as error:
+                self._note_failure(model, error)
+                if isinstance(error, Unanswered):
+                    raise
+                raise Unanswered(f"{error} ({self._config.attempts} attempts)") from None
 
     async def close(self) -> None:
-        """Closes all connections."""
+        """Closes all connections, and gives back all questions."""
         for endpoint in self._endpoints.values():
             await endpoint.close()
+        self._answers.close()
 
-    async def _attempt(self, question: Question[T], endpoint: Endpoint, body: dict[str, Any], key: str, vote: int) -> T:
+    @asynccontextmanager
+    async def _alone(self, key: str) -> AsyncIterator[None]:
+        """Holds a question; waits for another process that is asking it."""
+        try:
+            while not self._answers.take(key):
+                self._check_stopped()
+                await asyncio.sleep(_LOOK_AGAIN)
+        except NotKept as error:
+            raise Stopped(str(error)) from None
+        try:
+            yield
+        finally:
+            self._answers.release(key)
+
+    async def _attempt(self, question: Question[T], model: ModelConfig, key: str, vote: int) -> T:
         """The value of the first answer of several attempts that can be used."""
         record: dict[str, Any] = {
-            "model": endpoint.model.model,
-            "base_url": endpoint.model.base_url,
+            "model": model.model,
+            "base_url": model.base_url,
             "vote": vote,
-            "question": readable_messages(body["messages"]),
+            "question": readable_messages(question.messages()),
             "answer": None,
             "rejected": [],
         }
-        messages, cost = body["messages"], Cost()
+        cost = Cost()
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(Trouble),
             stop=stop_after_attempt(self._config.attempts),
@@ -84,37 +110,41 @@ class Asker:
             reraise=True,
         ):
             with attempt:
-                reply, paid = await self._call(question, endpoint, body | {"messages": messages})
+                reply, paid = await self._call(question, model)
                 cost += paid
                 try:
-                    value = _value(question, reply)
+                    value = self._value(question, reply)
                 except ValueError as error:
-                    record["rejected"].append({"text": reply.text, "problem": str(error)})
-                    self._answers.save(key, record | {"cost": asdict(cost)})
-                    messages = [*body["messages"], *_feedback(reply.text, str(error))]
-                    raise WrongAnswer(f"no usable answer: {error}") from None
-                self._answers.save(key, record | {"answer": reply.text, "cost": asdict(cost)})
+                    said, problem = reply.text[:_MAX_QUOTED], keepable(str(error), _MAX_PROBLEM)
+                    record["rejected"].append({"text": said, "problem": problem})
+                    self._keep(key, record | {"cost": asdict(cost)})
+                    question = question.sent_back(said, problem)
+                    raise WrongAnswer(f"no usable answer: {problem}", refused=reply.refused) from None
+                self._keep(key, record | {"answer": reply.text, "cost": asdict(cost)})
+                self._failed_in_row[model] = 0
                 return value
         raise AssertionError("the last attempt returns or raises")
 
-    async def _call(self, question: Question[Any], endpoint: Endpoint, body: dict[str, Any]) -> tuple[Reply, Cost]:
+    async def _call(self, question: Question[Any], model: ModelConfig) -> tuple[Reply, Cost]:
         """One call and what it cost."""
-        model = endpoint.model
-        pictures, longest = question.picture_tokens(model), self._config.max_output_tokens
-        most = price_call(model, question.text_bytes() + pictures, longest)  # a token has at least a byte
-        await endpoint.ready(question.text_tokens() + pictures + question.answer_tokens())
-        if self.stopped:
-            raise Stopped(str(self.stopped), self.stopped.fatal)
+        endpoint, pictures = self._endpoints[model], question.picture_tokens(model)
+        # a token has at least a byte
+        most = price_call(model, question.text_bytes() + pictures, self._config.max_output_tokens)
+        estimate = (question.text_tokens() + pictures, question.answer_tokens())
+        self._check_stopped()
         try:
             await self.budget.reserve(most)
         except BudgetSpent as error:
             raise Stopped(str(error)) from None
-        cost = Cost(calls=1)
+        cost = Cost()
         try:
-            reply = await endpoint.call(body)
-            estimate = (question.text_tokens() + pictures, question.answer_tokens())
+            async with endpoint.turn:  # only one call waits for the rate limits: after a stop the others need not
+                self._check_stopped()
+                await endpoint.ready(sum(estimate))
+                self._check_stopped()
+            cost = Cost(calls=1)
+            reply = await endpoint.call(request_body(question, model, self._config))
             cost = price_call(model, *(reply.usage or estimate))
-            self._failed_in_row = 0
             return reply, cost
         except Trouble as error:
             cost = most if error.paid else cost
@@ -122,23 +152,44 @@ class Asker:
         finally:
             await self.budget.settle(most, cost)
 
+    def _value(self, question: Question[T], reply: Reply) -> T:
+        """The value of a reply; ValueError says what is wrong with it."""
+        if reply.problem is not None:
+            raise ValueError(reply.problem)
+        if len(reply.text) > self._config.max_output_tokens * _MAX_TOKEN:
+            raise ValueError("the answer is longer than judge.vlm.max_output_tokens can be")
+        return question.read(reply.text)
+
+    def _keep(self, key: str, record: dict[str, Any]) -> None:
+        """Saves what came back. When that fails nothing more is asked, but what is paid for is used all the same."""
+        try:
+            self._answers.save(key, record)
+        except NotKept as error:
+            self.stopped = self.stopped or Stopped(str(error))
+
+    def _check_stopped(self) -> None:
+        """Raises what stopped the asking, if anything did."""
+        if self.stopped:
+            raise Stopped(str(self.stopped), self.stopped.fatal)
+
     def _wait(self, state: RetryCallState) -> float:
         """Seconds before the next attempt: as the server asks, else twice as long each time, at random."""
         error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, WrongAnswer):
+        if self.stopped or isinstance(error, WrongAnswer):  # after a stop the next attempt only says so
             return 0.0
         longest = self._config.longest_wait
         if isinstance(error, Trouble) and error.wait is not None:
             return min(error.wait, longest)
         return wait_random_exponential(multiplier=self._config.first_wait, max=longest)(state)
 
-    def _note_failure(self, error: Trouble) -> None:
-        """Stops when the server seems to be down."""
-        if isinstance(error, WrongAnswer):
+    def _note_failure(self, model: ModelConfig, error: Trouble | Unanswered) -> None:
+        """Stops when a model seems to be down, or unable to answer."""
+        if error.refused:  # which tells nothing of other questions
             return
-        self._failed_in_row += 1
-        if self._failed_in_row >= HOPELESS:
-            self.stopped = self.stopped or Stopped(f"not asked, since {HOPELESS} questions in a row failed: {error}")
+        self._failed_in_row[model] += 1
+        if self._failed_in_row[model] >= HOPELESS:
+            reason = f"not asked, since {HOPELESS} questions in a row failed at {model.model!r}: {error}"
+            self.stopped = self.stopped or Stopped(reason)
 
 
 def request_body(question: Question[Any], model: ModelConfig, config: VlmConfig) -> dict[str, Any]:
@@ -159,17 +210,3 @@ def known_answer(question: Question[T], answers: AnswerFolder, key: str) -> T | 
         return None if text is None else question.read(text)
     except ValueError:
         return None
-
-
-def _value(question: Question[T], reply: Reply) -> T:
-    """The value of a reply; ValueError says what is wrong with it."""
-    if reply.problem is not None:
-        raise ValueError(reply.problem)
-    return question.read(reply.text)
-
-
-def _feedback(text: str, problem: str) -> list[dict[str, Any]]:
-    """The messages that send a wrong answer back."""
-    said = [{"role": "assistant", "content": text[:_MAX_QUOTED]}] if text.strip() else []
-    asked = f"This answer can't be used: {problem}. Answer the question again, with JSON of the schema alone."
-    return [*said, {"role": "user", "content": asked}]

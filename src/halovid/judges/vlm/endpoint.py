@@ -27,19 +27,35 @@ from halovid.errors import InputError
 
 _MAX_BODY = 8_000_000  # bytes of a reply; an answer has a few thousand
 _MAX_MESSAGE = 200  # characters of a server's own words that are repeated
+_MAX_TOKENS = 100_000_000  # of a call; who counts more does not count
+_MAX_WAIT = 366 * 86_400  # seconds; who asks for more means something else
+_PIECE = 6  # characters of the key that are cut out of a message: servers repeat its beginning
+_LOCAL = ("localhost", "127.0.0.1", "[::1]")  # hosts that no proxy knows
+_ENVIRONMENT = (  # what a connection heeds beside the key
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_CUSTOM_HEADERS"),
+)
+_FILTERED = ("content_filter", "content_policy_violation")  # what OpenAI and Azure say of a question that they stop
 _PASSING = (408, 409, 425, 429)  # and all from 500: another attempt may succeed
 
 
 class Trouble(Exception):
-    """The call failed, another may not. `wait`: seconds the server asks for. `paid`: it may have cost something."""
+    """The call failed, another may not.
 
-    def __init__(self, reason: str, wait: float | None = None, paid: bool = False) -> None:
+    wait: seconds the server asks for.  paid: it may have cost something.  refused: for what the question holds.
+    """
+
+    def __init__(self, reason: str, wait: float | None = None, paid: bool = False, refused: bool = False) -> None:
         super().__init__(reason)
-        self.wait, self.paid = wait, paid
+        self.wait, self.paid, self.refused = wait, paid, refused
 
 
 class Unanswered(Exception):
-    """A question stays without an answer in this run; the message says why."""
+    """A question stays without an answer in this run; the message says why. `refused`: for what it holds."""
+
+    def __init__(self, reason: str, refused: bool = False) -> None:
+        super().__init__(reason)
+        self.refused = refused
 
 
 class Stopped(Unanswered):
@@ -52,18 +68,22 @@ class Stopped(Unanswered):
 
 @dataclass(frozen=True)
 class Reply:
-    """A model's text, or what is said instead of one; tokens as counted by the server, if it did."""
+    """A model's text, or what is said instead of one; tokens as counted by the server, if it did.
+
+    refused: the model, or a filter before or behind it, will not answer for what the question holds.
+    """
 
     text: str
     problem: str | None
     usage: tuple[int, int] | None
+    refused: bool = False
 
 
 class Endpoint:
-    """Calls one model, within its rate limits."""
+    """Calls one model, within its rate limits; `turn` is held by the one call that waits for them."""
 
     def __init__(self, config: VlmConfig, model: ModelConfig) -> None:
-        self.model = model
+        self.model, self.turn = model, asyncio.Lock()
         self._config, self._key = config, ""
         self._client: openai.AsyncOpenAI | None = None
         self._resume_at = 0.0
@@ -73,12 +93,16 @@ class Endpoint:
 
     async def ready(self, tokens: int) -> None:
         """Returns when a call of so many tokens may go out: rate limits, and pauses that the server asked for."""
-        if self._calls:
-            await self._calls.acquire()
+        now = asyncio.get_running_loop().time
         if self._tokens:
             await self._tokens.acquire(min(tokens, self._tokens.max_rate))
-        while (left := self._resume_at - asyncio.get_running_loop().time()) > 0:
-            await asyncio.sleep(left)
+        while True:  # a pause may begin while the call waits for its place in the minute; calls after it are spaced too
+            while (left := self._resume_at - now()) > 0:
+                await asyncio.sleep(left)
+            if self._calls:
+                await self._calls.acquire()
+            if self._resume_at <= now():
+                return
 
     async def call(self, body: dict[str, Any]) -> Reply:
         """The reply to a chat completion request.
@@ -87,7 +111,7 @@ class Endpoint:
             Trouble: the server failed, or sent something that is no reply.
             Unanswered: the server will not answer this question.
             Stopped: it will answer none.
-            InputError: the key is missing.
+            InputError: the key is missing, or something else in the environment can't be used.
         """
         create: Any = self._open().chat.completions.with_raw_response.create
         try:
@@ -112,15 +136,19 @@ class Endpoint:
     def _open(self) -> openai.AsyncOpenAI:
         if self._client is None:
             self._key = _find_key(self.model)
-            transport = openai.DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [_bound_body]})
-            self._client = openai.AsyncOpenAI(
-                api_key=self._key or "none",
-                base_url=self.model.base_url,
-                max_retries=0,
-                timeout=self._config.timeout,
-                http_client=transport,
-                default_headers={"Accept-Encoding": "identity"},  # what is compressed can't be bounded
-            )
+            try:
+                self._client = _connect(self.model, self._key, self._config.timeout)
+            except (
+                ImportError,
+                OSError,
+                ValueError,
+                httpx2.InvalidURL,
+            ) as error:  # a proxy's address may hold a secret
+                given = sorted(name for name in os.environ if name.upper() in _ENVIRONMENT)
+                raise InputError(
+                    f"can't open connections to {self.model.base_url} ({type(error).__name__}): mend base_url or what "
+                    f"does not fit in the environment, where these are set: {', '.join(given) or 'none'}"
+                ) from None
         return self._client
 
     def _read(self, content: bytes) -> Reply:
@@ -141,7 +169,8 @@ class Endpoint:
             problem = "the answer was cut off: it is longer than judge.vlm.max_output_tokens; use shorter reasons"
         elif not text.strip():
             problem = "the answer was empty"
-        return Reply(text, problem, _usage(body.usage))
+        refused = bool(choice.message.refusal) or choice.finish_reason == "content_filter"
+        return Reply(text, problem, _usage(body.usage), refused)
 
     def _explain(self, error: openai.APIStatusError) -> Exception:
         """What a status other than 2xx means."""
@@ -158,7 +187,7 @@ class Endpoint:
             return Stopped(f"{where} says that the quota of the account is spent")
         reason = f"HTTP {code}: {self._shown(_words(error))}"
         if code not in _PASSING and code < 500:
-            return Unanswered(reason)
+            return Unanswered(reason, refused=error.code in _FILTERED)
         wait = _retry_after(error.response.headers)
         if wait is not None and wait > self._config.longest_wait:
             return Stopped(f"{reason}; the server asks to wait {wait:.0f} s, longer than judge.vlm.longest_wait")
@@ -172,8 +201,8 @@ class Endpoint:
         return _spellings(self._key).sub("[key]", text) if self._key else text
 
     def _shown(self, text: str) -> str:
-        """The beginning of a server's text, on one line."""
-        return " ".join(self._clean(text).split())[:_MAX_MESSAGE]
+        """The beginning of a server's text, on one line, also without pieces of the key."""
+        return _cut_pieces(" ".join(self._clean(text).split())[:_MAX_MESSAGE], self._key)
 
 
 class _Message(BaseModel):
@@ -216,7 +245,8 @@ class _BoundedStream(httpx2.AsyncByteStream):
 
 
 async def _bound_body(response: httpx2.Response) -> None:
-    """Called before a body is read."""
+    """Called before a body is read. What it claims to be encoded in is not heeded: some codecs fail on any text."""
+    response.encoding = "utf-8"
     if response.headers.get("content-encoding", "identity") != "identity":
         raise httpx2.ReadError("the reply is compressed, which was not asked for")
     if isinstance(response.stream, httpx2.AsyncByteStream):
@@ -227,6 +257,26 @@ def _words(error: openai.APIStatusError) -> str:
     """What the server says of an error: the message of the usual form, else the body."""
     message = error.body.get("message") if isinstance(error.body, dict) else None
     return message if isinstance(message, str) else error.response.text
+
+
+def _connect(model: ModelConfig, key: str, timeout: float) -> openai.AsyncOpenAI:
+    """A client with the environment's proxies, certificates and OPENAI_* settings; raises what these give cause to."""
+    transport = openai.DefaultAsyncHttpxClient(
+        follow_redirects=False,
+        event_hooks={"response": [_bound_body]},
+        mounts={f"all://{host}": None for host in _LOCAL},
+    )
+    client = openai.AsyncOpenAI(
+        api_key=key or "none",
+        base_url=model.base_url,
+        max_retries=0,
+        timeout=timeout,
+        http_client=transport,
+        default_headers={"Accept-Encoding": "identity"},  # what is compressed can't be bounded
+    )
+    headers = {name: text for name, text in client.default_headers.items() if isinstance(text, str)}
+    httpx2.Headers(headers)  # fails here, not in every call, when some of OPENAI_* can't be sent
+    return client
 
 
 def _find_key(model: ModelConfig) -> str:
@@ -254,23 +304,30 @@ def _spellings(key: str) -> re.Pattern[str]:
     return re.compile("".join(rf"(?:\\?{re.escape(char)}|\\u(?i:{ord(char):04x}))" for char in key))
 
 
+def _cut_pieces(text: str, key: str) -> str:
+    """A text of one line without what it shares with a key, from `_PIECE` characters on."""
+    starts = "|".join(re.escape(key[i : i + _PIECE]) for i in range(len(key) - _PIECE + 1))
+    return re.sub(rf"(?:(?={starts}).)+.{{{_PIECE - 1}}}", "[key]", text) if starts else text
+
+
 def _usage(raw: Any) -> tuple[int, int] | None:
     """Input and output tokens, when the server tells them in a believable way."""
     if not isinstance(raw, dict):
         return None
     sent, answered = raw.get("prompt_tokens"), raw.get("completion_tokens")
-    if type(sent) is not int or type(answered) is not int or min(sent, answered) < 0:
+    if type(sent) is not int or type(answered) is not int:
         return None
-    return sent, answered
+    return (sent, answered) if 0 <= min(sent, answered) <= max(sent, answered) <= _MAX_TOKENS else None
 
 
 def _retry_after(headers: Any) -> float | None:
-    """Seconds to wait by a reply's headers: milliseconds, seconds or a date."""
+    """Seconds to wait by a reply's headers: milliseconds, seconds or a date; None without any that makes sense."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         with contextlib.suppress(ValueError):
             wait = float(headers.get(name, "")) * unit
-            return wait if 0 <= wait < float("inf") else None
-    with contextlib.suppress(ValueError, TypeError):
+            return wait if 0 <= wait <= _MAX_WAIT else None
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
-        return max(0.0, (date.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+        wait = max(0.0, (date.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+        return wait if wait <= _MAX_WAIT else None
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -28,7 +28,10 @@ _LARGEST, _SHORTEST = 2048, 768  # the sides to which it reduces them before
 
 @dataclass(frozen=True)
 class Question(Generic[T_co]):
-    """A question that one call answers. `read` turns the text of an answer into its value or raises ValueError."""
+    """A question that one call answers. `read` turns the text of an answer into its value or raises ValueError.
+
+    `feedback`: messages about an answer that could not be used.
+    """
 
     rules: str
     text: str
@@ -36,14 +39,21 @@ class Question(Generic[T_co]):
     schema: dict[str, Any]
     ratings: int
     read: Callable[[str], T_co]
+    feedback: tuple[dict[str, str], ...] = ()
+
+    def sent_back(self, answer: str, problem: str) -> Question[T_co]:
+        """The question once more, after an answer that could not be used, and what is wrong about it."""
+        said = ({"role": "assistant", "content": answer},) if answer.strip() else ()
+        asked = f"This answer can't be used: {problem}. Answer the question again, with JSON of the schema alone."
+        return replace(self, feedback=(*said, {"role": "user", "content": asked}))
 
     def messages(self) -> list[dict[str, Any]]:
-        """The conversation that asks it: the rules, then text and pictures with their captions."""
+        """The conversation that asks it: the rules, then text and pictures with their captions, and the feedback."""
         content: list[dict[str, Any]] = [{"type": "text", "text": self.text}]
         for picture in self.pictures:
             content.append({"type": "text", "text": picture.caption})
             content.append({"type": "image_url", "image_url": {"url": picture.url, "detail": "high"}})
-        return [{"role": "system", "content": self.rules}, {"role": "user", "content": content}]
+        return [{"role": "system", "content": self.rules}, {"role": "user", "content": content}, *self.feedback]
 
     def response_format(self) -> dict[str, Any]:
         """The strict schema of the answer."""
@@ -51,7 +61,8 @@ class Question(Generic[T_co]):
 
     def text_bytes(self) -> int:
         """UTF-8 bytes of all text, the schema included."""
-        texts = (self.rules, self.text, json.dumps(self.schema), *(picture.caption for picture in self.pictures))
+        told = (*(picture.caption for picture in self.pictures), *(message["content"] for message in self.feedback))
+        texts = (self.rules, self.text, json.dumps(self.schema), *told)
         return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
 
     def text_tokens(self) -> int:

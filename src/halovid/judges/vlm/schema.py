@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, create_model
 
 from halovid.judges.vlm.boxes import Box
 
@@ -26,6 +26,14 @@ MAX_REASON = 300  # characters kept of a reason
 PER_MILLE = 1000  # places in a frame are told in thousandths of its width and height
 
 _Kind = Literal["none", "shape", "texture", "flicker", "identity", "motion", "content", "other"]
+
+
+def keepable(text: str, longest: int) -> str:
+    """The beginning of a text as any file can hold it: without half characters."""
+    return text[:longest].encode("utf-8", "replace").decode("utf-8")
+
+
+_Reason = Annotated[str, AfterValidator(lambda text: keepable(text, MAX_REASON))]
 # enum, not minimum and maximum: endpoints that support strict schemas all know it
 _Score = Annotated[int, Field(ge=1, le=5), WithJsonSchema({"type": "integer", "enum": [1, 2, 3, 4, 5]})]
 _Place = Annotated[int, Field(ge=0, le=PER_MILLE), WithJsonSchema({"type": "integer"})]
@@ -40,7 +48,7 @@ class _Strict(BaseModel):
 class Rating(_Strict):
     """A model's opinion. The reason comes first, so that it is thought of before the score."""
 
-    reason: str
+    reason: _Reason
     kind: _Kind
     score: _Score
 
@@ -51,7 +59,7 @@ FAULTLESS = Rating(reason="", kind="none", score=5)
 class Window(_Strict):
     """A suspicious time, in frames, both included."""
 
-    reason: str
+    reason: _Reason
     first_frame: int
     last_frame: int
 
@@ -174,12 +182,7 @@ def _ratings_model(aspects: Sequence[str]) -> type[BaseModel]:
 
 
 def _ratings(found: Any, aspects: Sequence[str]) -> dict[str, Rating]:
-    """Aspect -> rating, with reasons that any file can hold: of bounded length, without half characters."""
-    ratings: dict[str, Rating] = {aspect: getattr(found, aspect) for aspect in aspects}
-    reasons = {
-        aspect: rating.reason[:MAX_REASON].encode("utf-8", "replace").decode() for aspect, rating in ratings.items()
-    }
-    return {aspect: rating.model_copy(update={"reason": reasons[aspect]}) for aspect, rating in ratings.items()}
+    return {aspect: getattr(found, aspect) for aspect in aspects}
 
 
 def _read(model: type[BaseModel], text: str) -> BaseModel:
