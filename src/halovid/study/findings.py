@@ -183,7 +183,7 @@ def _charts(measures: Sequence[str], height: float) -> tuple[Figure, dict[str, A
     for measure, axes in charts.items():
         told = MEASURES[measure]
         wish = {"lower": "less is better", "higher": "more is better", "same": "should stay"}[told.better]
-        axes.set_title(f"{measure}{f', {told.unit}' if told.unit else ''} ({wish})")
+        axes.set_title(f"{measure}{f', {told.unit}' if told.unit else ''}\n({wish})", fontsize="medium")
     return figure, charts
 
 
@@ -200,6 +200,7 @@ def _draw_methods(axes: Axes, rows: Sequence[Row]) -> None:
     axes.hlines(places, seeds[0], seeds[1], linewidth=4, alpha=0.3)
     axes.set_yticks(places, [row["method"] for row in rows])
     axes.invert_yaxis()
+    axes.locator_params("x", nbins=5)
 
 
 def _draw_settings(axes: Axes, rows: Sequence[Row], settings: Sequence[str]) -> None:
