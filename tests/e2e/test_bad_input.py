@@ -173,7 +173,7 @@ def test_prompt_files_that_cannot_be_read(tiny_recipe: Path, tmp_path: Path) -> 
     argv = ("generate", tiny_recipe, tmp_path / "run")
     path = tmp_path / "none.txt"
     refuse(tmp_path, *argv, *with_prompts(path), words=("can't read the prompt file", str(path), "No such file"))
-    refuse(tmp_path, *argv, *with_prompts(tmp_path), words=("can't read the prompt file", "Is a directory"))
+    refuse(tmp_path, *argv, *with_prompts(tmp_path), words=("generate.prompts.file", "is a folder; name a file"))
     (tmp_path / "rows.jsonl").write_text('{"text": "a cat"}\n')
     refuse(tmp_path, *argv, *with_prompts(tmp_path / "rows.jsonl"), words=("rows.jsonl", "needs a `prompt`"))
     (tmp_path / "latin.txt").write_bytes("\N{LATIN SMALL LETTER E WITH ACUTE}".encode("latin-1"))
