@@ -40,7 +40,7 @@ from halovid.data.video import write_video
 from halovid.world.training.text import build_tokenizer
 from halovid.world.training.vae import LAYOUT
 
-pytest_plugins = ["people_fixtures", "chromium_fixtures"]
+pytest_plugins = ["people_fixtures", "chromium_fixtures", "vlm_fixtures"]
 torch.set_num_threads(1)
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()

@@ -36,7 +36,7 @@ from halovid.runtime import console, progress, set_threads
 
 Row = dict[str, Any]
 _BATCH = 8
-STAGES = ("generate", "judge", "pair")  # that an import makes
+_MADE = ("generate", "judge", "pair")  # the stages that an import makes
 _PLAIN = LatentGeometry(temporal_stride=1, spatial_stride=1, causal_first_frame=False)  # every frame counts alike
 
 
@@ -50,7 +50,7 @@ def import_run(name: str, source: Path, run_dir: Path, config: RunConfig | None)
     Raises:
         InputError: the source can't be read or holds no usable clip.
     """
-    inside = next((own for own in STAGES if _lies_in(source, run_dir / own)), None)
+    inside = next((own for own in _MADE if _lies_in(source, run_dir / own)), None)
     if inside is not None:
         raise InputError(f"{source} lies in {run_dir / inside}, which the import writes; name another run folder")
     try:

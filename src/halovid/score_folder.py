@@ -80,9 +80,8 @@ def score_folder(
         raise InputError(f"the output {output} must be a .csv or .parquet file")
     found = folder.read(clips) if (clips / folder.TABLE).is_file() else vbench.read(clips)
     if not found.clips:
-        raise InputError(
-            f"{clips} holds no clip with a usable prompt ({(found.skipped or [('', 'it is empty')])[0][1]})"
-        )
+        reasons = [reason for _, reason in found.skipped]
+        raise InputError(f"{clips} holds no clip with a usable prompt ({reasons[0] if reasons else 'it is empty'})")
     _check_targets(clips, output, heatmaps)
     scorer = _make_scorer(reward, config, sorted({clip.prompt for clip in found.clips.values()}))
     rows: list[Row] = []

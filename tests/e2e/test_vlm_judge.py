@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,14 @@ from halovid.config.reward import RewardConfig
 from halovid.data.tables import LABELS, VOTES, read_table
 from halovid.judges.base import HIGHEST
 from halovid.label_budget import read_rounds, write_rounds
-from vlm_server import Handler, Server, answer_well, completion, good_answer, running_server, send, status
+from vlm_fixtures import KEY
+from vlm_server import Handler, Server, answer_well, completion, good_answer, send, status
 
 pytestmark = pytest.mark.e2e
-KEY = "sk-e2e-5c1d77-neverShowThis"
 CLIPS, PATCHES, TIMES = 12, 8, 2
 PER_CLIP = 1 + TIMES  # about the clip, about the four patches of each time
 
 Judge = Callable[..., Outcome]
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with running_server() as server:
-        yield server
 
 
 @pytest.fixture

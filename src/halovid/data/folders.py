@@ -261,7 +261,7 @@ def _finish(stage: StageFolder, name: str, config: dict[str, Any], inputs: dict[
     if stage.skipped:
         first = "; ".join(f"{entry['item']}: {entry['reason']}" for entry in stage.skipped[:3])
         told = f"{name}: {len(stage.skipped)} skipped ({first}); all in {stage.path}/manifest.json"
-        console.print(told, style="yellow")  # reasons may hold anybody's words
+        console.print(told, style="yellow")
 
 
 def versions() -> dict[str, str]:

@@ -20,6 +20,7 @@ from halovid.grid import LatentGeometry, PatchGrid
 from halovid.judges.base import HIGHEST, LOWEST, Judgement, Refusal, Request
 
 _COLUMNS = ("clip_id", "aspect", "score", "patch_scores")
+_SCHEMA = pa.schema([LABELS.field(name) for name in _COLUMNS])
 
 
 class TableJudge:
@@ -73,17 +74,15 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         raise InputError(f"judge.labels {path} lacks the columns {sorted(missing)}; docs/tables.md tells what it holds")
     if "patch_scores" not in table.column_names:
         table = table.append_column("patch_scores", pa.nulls(len(table)))
-    schema = pa.schema([LABELS.field(name) for name in _COLUMNS])
     try:
-        return table.select(_COLUMNS).cast(schema).to_pylist()
+        return table.select(_COLUMNS).cast(_SCHEMA).to_pylist()
     except (ValueError, pa.ArrowException) as error:
         raise InputError(f"judge.labels {path} holds a column of another type than a label table ({error})") from error
 
 
 def _read_lines(path: Path) -> pa.Table:
     """The rows of JSON Lines, the known columns read as what they are: an id that looks like a date is an id."""
-    schema = pa.schema([LABELS.field(name) for name in _COLUMNS])
-    return pyarrow.json.read_json(path, parse_options=pyarrow.json.ParseOptions(explicit_schema=schema))
+    return pyarrow.json.read_json(path, parse_options=pyarrow.json.ParseOptions(explicit_schema=_SCHEMA))
 
 
 def _problem(row: dict[str, Any], answer: Judgement, grid: PatchGrid) -> str | None:

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 
 from halovid.config.vlm import ModelConfig, VlmConfig
 from halovid.errors import InputError
+from halovid.judges.vlm.schema import keepable
 
 _MAX_BODY = 8_000_000  # bytes of a reply; an answer has a few thousand
 _MAX_MESSAGE = 200  # characters of a server's own words that are repeated
@@ -138,12 +139,8 @@ class Endpoint:
             self._key = _find_key(self.model)
             try:
                 self._client = _connect(self.model, self._key, self._config.timeout)
-            except (
-                ImportError,
-                OSError,
-                ValueError,
-                httpx2.InvalidURL,
-            ) as error:  # a proxy's address may hold a secret
+            except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:
+                # what it says is not repeated: a proxy's address may hold a secret
                 given = sorted(name for name in os.environ if name.upper() in _ENVIRONMENT)
                 raise InputError(
                     f"can't open connections to {self.model.base_url} ({type(error).__name__}): mend base_url or what "
@@ -197,7 +194,7 @@ class Endpoint:
 
     def _clean(self, text: str) -> str:
         """A server's text without the key, and without lone surrogates, which no file can hold."""
-        text = text.encode("utf-8", "replace").decode("utf-8")
+        text = keepable(text)
         return _spellings(self._key).sub("[key]", text) if self._key else text
 
     def _shown(self, text: str) -> str:

@@ -28,8 +28,8 @@ PER_MILLE = 1000  # places in a frame are told in thousandths of its width and h
 _Kind = Literal["none", "shape", "texture", "flicker", "identity", "motion", "content", "other"]
 
 
-def keepable(text: str, longest: int) -> str:
-    """The beginning of a text as any file can hold it: without half characters."""
+def keepable(text: str, longest: int | None = None) -> str:
+    """A text, or the beginning of it, as any file can hold it: without half characters."""
     return text[:longest].encode("utf-8", "replace").decode("utf-8")
 
 

@@ -48,7 +48,7 @@ class VideoReward(LocalReward):
         self.model_name = name
         settings = read_settings(folder / CONFIG, VideoRewardSettings)
         self._data = settings.data
-        base = base_folder(folder)
+        base = _base_of(folder, settings)
         self._tokenizer = load_tokenizer(base)
         self._tokenizer.add_special_tokens(
             {"additional_special_tokens": list(TOKENS)}, replace_extra_special_tokens=False
@@ -106,7 +106,11 @@ def base_folder(folder: Path) -> Path:
     Raises:
         InputError: see `read_settings` and `local_folder`.
     """
-    name = read_settings(folder / CONFIG, VideoRewardSettings).model.model_name_or_path
+    return _base_of(folder, read_settings(folder / CONFIG, VideoRewardSettings))
+
+
+def _base_of(folder: Path, settings: VideoRewardSettings) -> Path:
+    name = settings.model.model_name_or_path
     return folder / name if (folder / name).is_dir() else local_folder(name)
 
 

@@ -52,13 +52,13 @@ def read_tensors(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
     Raises:
         InputError: one is not there.
     """
-    one = folder / "model.safetensors"
-    index = folder / "model.safetensors.index.json"
+    one, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     try:
-        files = {} if one.exists() else json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        in_parts = not one.exists()
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if in_parts else dict.fromkeys(names, one)
         found = {}
         for name in names:
-            with safe_open(one if one.exists() else folder / Path(files[name]).name, framework="pt") as file:
+            with safe_open(folder / Path(files[name]).name, framework="pt") as file:
                 found[name] = file.get_tensor(name)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(f"the weights in {folder} lack {', '.join(names)} ({error})") from error

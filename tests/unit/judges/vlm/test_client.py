@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_faults import KEY, Asked, question
 
 from halovid.errors import InputError
 from halovid.judges.vlm.endpoint import Stopped
-from vlm_server import Handler, Server, answer_well, completion, good_answer, reply, running_server, send
+from vlm_fixtures import Asked, question
+from vlm_server import Handler, Server, answer_well, completion, good_answer, reply, send
 
 TEXTS = tuple("abcdefgh")
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with running_server() as server:
-        yield server
 
 
 def answered(asked: Asked) -> int:

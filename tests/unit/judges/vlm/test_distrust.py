@@ -7,18 +7,17 @@ import json
 import multiprocessing
 import re
 import time
-from collections.abc import Iterator
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_faults import ATTEMPTS, KEY, Asked, change_first, question
 
 from halovid.errors import InputError
 from halovid.judges.vlm.client import HOPELESS
 from halovid.judges.vlm.endpoint import Stopped
 from halovid.judges.vlm.schema import MAX_REASON, ClipForm
+from vlm_fixtures import ATTEMPTS, KEY, Asked, change_first, question
 from vlm_server import (
     Handler,
     Server,
@@ -27,17 +26,9 @@ from vlm_server import (
     completion,
     good_answer,
     reply,
-    running_server,
     send,
     status,
 )
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with running_server() as server:
-        yield server
 
 
 @pytest.mark.parametrize("reason", ["\\ud83d", "x" * 20_000], ids=["half a character", "long"])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -15,13 +14,10 @@ from typing import Any
 
 import pytest
 
-from halovid.config.vlm import VlmConfig
 from halovid.errors import InputError
-from halovid.judges.vlm.answers import AnswerFolder
-from halovid.judges.vlm.client import HOPELESS, Asker
+from halovid.judges.vlm.client import HOPELESS
 from halovid.judges.vlm.endpoint import Stopped, Unanswered
-from halovid.judges.vlm.questions import Question
-from halovid.judges.vlm.schema import PatchAnswer, PatchForm, strict_schema
+from vlm_fixtures import ATTEMPTS, KEY, Asked, change_first, question
 from vlm_server import (
     Behaviour,
     Handler,
@@ -31,69 +27,8 @@ from vlm_server import (
     completion,
     good_answer,
     reply,
-    running_server,
     status,
 )
-
-KEY = "sk-test-7f3a9b-neverShowThis"
-ATTEMPTS = 3
-ASPECTS = ("visual_quality", "temporal_consistency")
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with running_server() as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def _key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-
-
-def question(text: str = "rate these") -> Question[PatchAnswer]:
-    form = PatchForm(ASPECTS, [1, 2, 3])
-    return Question("the rules", text, (), strict_schema(form.model), 6, form.read)
-
-
-class Asked:
-    """What came of one or more questions: answers and failures, and the asker."""
-
-    def __init__(self, server: Server, folder: Path, texts: tuple[str, ...] = ("rate these",), **settings: Any) -> None:
-        defaults: dict[str, Any] = {"attempts": ATTEMPTS, "first_wait": 0.001, "timeout": 5.0}
-        config = VlmConfig(base_url=server.base_url, **(defaults | settings))
-        self.asker = Asker(config, AnswerFolder(folder))
-        self.results = asyncio.run(self._ask(texts))
-
-    async def _ask(self, texts: tuple[str, ...]) -> list[Any]:
-        models = self.asker._config.models
-        try:
-            return await asyncio.gather(
-                *(self.asker.ask(question(text), model, 0) for text in texts for model in models),
-                return_exceptions=True,
-            )
-        finally:
-            await self.asker.close()
-
-    @property
-    def answer(self) -> PatchAnswer:
-        (result,) = self.results
-        assert isinstance(result, dict), result
-        return result
-
-    @property
-    def failure(self) -> str:
-        (result,) = self.results
-        assert isinstance(result, Unanswered), result
-        return str(result)
-
-
-def change_first(**values: Any) -> Callable[[dict[str, Any]], Any]:
-    def change(good: dict[str, Any]) -> dict[str, Any]:
-        good["patches"][0] |= values
-        return good
-
-    return change
 
 
 def rate_first(**values: Any) -> Callable[[dict[str, Any]], Any]:
