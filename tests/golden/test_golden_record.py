@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+
 from conftest import RECIPE, run_apart
 
 RECORD = Path(__file__).parent / "record.json"
