@@ -16,12 +16,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 
+from halovid.commands.label_budget import select_patches
 from halovid.config.recipes import changed, load_config
 from halovid.config.run import RunConfig
-from halovid.data.files import atomic_path
-from halovid.data.tables import AGREEMENT, read_table
-from halovid.label_budget import select_patches
 from halovid.stages import run_stage
+from halovid.store.files import atomic_path
+from halovid.store.tables import AGREEMENT, read_table
 
 Row = dict[str, Any]
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from halovid.data.video import read_video, write_video
-from halovid.evaluation.measures import measure_critic, measure_plain, measure_truth
-from halovid.grid import PatchGrid
+from halovid.maths.grid import PatchGrid
+from halovid.measuring.measures import measure_critic, measure_plain, measure_truth
+from halovid.store.video import read_video, write_video
 from halovid.world.captions import write_caption
 from halovid.world.corruptions import render_corrupted, sample_events
 from halovid.world.scenes import FRAME_SIZE, sample_scene

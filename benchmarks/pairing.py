@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from halovid.config.run import PairConfig, RunConfig
-from halovid.data.folders import StageFolder
-from halovid.data.tables import PAIRS, REWARDS, patch_lists, read_table, write_table
 from halovid.stages.pair import make_pairs
+from halovid.store.folders import StageFolder
+from halovid.store.tables import PAIRS, REWARDS, patch_lists, read_table, write_table
 
 
 def main() -> None:

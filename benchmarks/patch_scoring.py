@@ -23,19 +23,19 @@ import transformers
 from torch import Tensor
 
 from halovid.config.reward import RewardConfig
-from halovid.evaluation import metrics
-from halovid.grid import PatchGrid, pool_cells
-from halovid.judges.base import DEFECT_RATING, Judgement, Request
 from halovid.judges.inspector import InspectorJudge
+from halovid.maths import statistics
+from halovid.maths.grid import PatchGrid, pool_cells
+from halovid.records import DEFECT_RATING, Judgement, Request
 from halovid.rewards.backbones import LanguageSpec, make_spec
 from halovid.rewards.data import LabelledClips
 from halovid.rewards.network import RewardNetwork, RewardSpec
 from halovid.rewards.scoring import crop_patches, geometry_of, score_crop, score_dense
 from halovid.rewards.training import train_reward
-from halovid.runtime import progress
+from halovid.store.runtime import progress
 from halovid.world.inspector import GEOMETRY
-from halovid.world.training.clips import render_training_clip
-from halovid.world.training.generator import build_tokenizer
+from halovid.world_training.clips import render_training_clip
+from halovid.world_training.generator import build_tokenizer
 
 GRID = PatchGrid(4, 4, 4)
 GRIDS = (PatchGrid(4, 2, 2), GRID)
@@ -201,8 +201,8 @@ def agreement(scorer: Scorer, network: RewardNetwork, data: LabelledClips, grid:
         rated = torch.cat([scorer(network, video[i : i + 1], prompts[i : i + 1], grid)[1] for i in range(clips)])
     truth = pool_cells(data.patch_ratings[:clips], grid)
     scores, true = rated[:, 0].numpy().ravel(), truth[:, 0].numpy().ravel()
-    auroc = metrics.auroc(-scores, np.asarray(true < DEFECT_RATING))
-    return f"spearman {metrics.spearman(scores, true):.3f}  auroc {auroc:.3f}  ({clips} clips)"
+    auroc = statistics.auroc(-scores, np.asarray(true < DEFECT_RATING))
+    return f"spearman {statistics.spearman(scores, true):.3f}  auroc {auroc:.3f}  ({clips} clips)"
 
 
 def print_line(backbone: str, grid: PatchGrid, name: str, own: float, ratio: float, agree: str) -> None:

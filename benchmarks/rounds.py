@@ -16,9 +16,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from halovid.commands.merge import merge
 from halovid.config.recipes import changed, load_config
 from halovid.config.run import RunConfig
-from halovid.merge import merge
 from halovid.stages import STAGES, run_stage
 from halovid.study.findings import BASE
 from halovid.study.runner import cell_results, write_findings

@@ -18,9 +18,9 @@ from rich.table import Table
 from torch import Tensor
 
 from halovid.config.vlm import VlmConfig
-from halovid.grid import LatentGeometry, PatchGrid
-from halovid.judges.base import Request
 from halovid.judges.vlm.plan import ModelPlan, plan_calls
+from halovid.maths.grid import LatentGeometry, PatchGrid
+from halovid.records import Request
 from halovid.world.render import render_scene
 from halovid.world.scenes import sample_scene
 

@@ -35,10 +35,10 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, Wa
 from transformers import UMT5Config, UMT5EncoderModel
 
 from halovid.cli import main as cli
-from halovid.data.files import hash_file
-from halovid.data.video import write_video
-from halovid.world.training.text import build_tokenizer
-from halovid.world.training.vae import LAYOUT
+from halovid.store.files import hash_file
+from halovid.store.video import write_video
+from halovid.world_training.text import build_tokenizer
+from halovid.world_training.vae import LAYOUT
 
 pytest_plugins = ["people_fixtures", "chromium_fixtures", "vlm_fixtures"]
 torch.set_num_threads(1)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from halovid.grid import PatchGrid
 from halovid.labelling.database import LabelDatabase, Settings, open_database
 from halovid.labelling.material import Material, load_material
 from halovid.labelling.service import Labelling
+from halovid.maths.grid import PatchGrid
 from people_run import make_run
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from halovid.data.files import write_json
-from halovid.data.tables import CLIPS, rows_to_table, write_table
-from halovid.data.video import write_video
+from halovid.store.files import write_json
+from halovid.store.tables import CLIPS, rows_to_table, write_table
+from halovid.store.video import write_video
 
 ASPECTS = ("visual_quality", "temporal_consistency", "dynamic_degree", "text_alignment", "factual_consistency")
 HOSTILE = '</script><img src=x onerror="document.title=1"> {{ 7*7 }} \N{FOX FACE}'

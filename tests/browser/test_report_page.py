@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from halovid.page import ClipPair, MetricRow, PageContent, render_page
+from halovid.pages.report_page import ClipPair, MetricRow, PageContent, render_page
 
 pytestmark = pytest.mark.browser
 NUM_FRAMES, FPS = 13, 8

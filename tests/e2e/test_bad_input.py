@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 
 from conftest import Outcome, manifest, results, run_apart, run_here, snapshot
 from halovid.cli.main import STAGES
-from halovid.data import clips
-from halovid.data.clips import ClipFolder
-from halovid.data.tables import REWARDS, patch_lists, patch_matrix
+from halovid.clips import folder
+from halovid.clips.folder import ClipFolder
 from halovid.stages import judge
-from halovid.world.training.vae import LAYOUT
+from halovid.store.tables import REWARDS, patch_lists, patch_matrix
+from halovid.world_training.vae import LAYOUT
 
 pytestmark = pytest.mark.e2e
 
@@ -507,7 +507,7 @@ def test_a_full_disk_costs_nothing_that_is_finished(
         assert_refused(run_here("generate", tiny_recipe, run_dir), *FULL)
     assert [path.name for path in (run_dir / "generate" / "parts").iterdir()] == ["generate-000000.parquet"]
     with monkeypatch.context() as patch:
-        patch.setattr(clips, "save_file", FullDisk(room=0).save_file)
+        patch.setattr(folder, "save_file", FullDisk(room=0).save_file)
         assert_refused(run_here("generate", tiny_recipe, run_dir), *FULL)
     outcome = run_here("generate", tiny_recipe, run_dir)
     assert outcome.code == 0

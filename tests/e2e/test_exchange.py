@@ -17,12 +17,12 @@ import yaml
 
 from conftest import Kill, Plan, manifest, run_here, snapshot, start_apart
 from halovid.cli.main import FORMAT_NAMES
-from halovid.data.clips import ClipFolder
-from halovid.data.folders import is_imported
-from halovid.data.tables import CLIPS, LABELS, PAIRS, read_table
-from halovid.data.video import read_video, write_video
+from halovid.clips.folder import ClipFolder
 from halovid.formats import FORMATS
 from halovid.rewards.network import load_reward
+from halovid.store.folders import is_imported
+from halovid.store.tables import CLIPS, LABELS, PAIRS, read_table
+from halovid.store.video import read_video, write_video
 from halovid.world.captions import write_caption
 from halovid.world.scenes import sample_spec
 

@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 from conftest import LORA, RECIPE, SECRETS, Outcome, manifest, results, run_here, snapshot
 from halovid.cli.main import STAGES
 from halovid.config.run import GeneratorConfig
-from halovid.data import tables
-from halovid.data.video import read_video
-from halovid.world.training.vae import LAYOUT
+from halovid.store import tables
+from halovid.store.video import read_video
+from halovid.world_training.vae import LAYOUT
 
 pytestmark = pytest.mark.e2e
 

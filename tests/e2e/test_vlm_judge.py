@@ -13,9 +13,9 @@ import pytest
 
 from conftest import Kill, Outcome, Plan, manifest, run_here, snapshot, start_apart
 from halovid.config.reward import RewardConfig
-from halovid.data.tables import LABELS, VOTES, read_table
-from halovid.judges.base import HIGHEST
-from halovid.label_budget import read_rounds, write_rounds
+from halovid.judges.rounds import read_rounds, write_rounds
+from halovid.records import HIGHEST
+from halovid.store.tables import LABELS, VOTES, read_table
 from vlm_fixtures import KEY
 from vlm_server import Handler, Server, answer_well, completion, good_answer, send, status
 

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from conftest import LORA, manifest, run_here
 from halovid.config.recipes import load_config
 from halovid.config.reward import RewardConfig
-from halovid.data.folders import open_stage
-from halovid.data.tables import LABELS, rows_to_table
-from halovid.data.video import read_video
+from halovid.store.folders import open_stage
+from halovid.store.tables import LABELS, rows_to_table
+from halovid.store.video import read_video
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "wan2.1-1.3b.yaml"
 pytestmark = [

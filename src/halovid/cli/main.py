@@ -18,10 +18,10 @@ from safetensors import SafetensorError
 from halovid.cli.people import agreement, label_app
 from halovid.config.recipes import load_config
 from halovid.config.run import RunConfig
-from halovid.data.folders import is_imported
-from halovid.errors import InputError, TrainingError
-from halovid.runtime import console
 from halovid.stages import STAGES, run_stage
+from halovid.store.errors import InputError, TrainingError
+from halovid.store.folders import is_imported
+from halovid.store.runtime import console
 
 FORMAT_NAMES = ("folder", "videofeedback", "rewardbench", "genaibench", "vbench", "videodpo")  # formats.FORMATS
 
@@ -104,7 +104,7 @@ def import_data(
     """Make a run of clips, ratings and preferences that exist already; docs/data.md tells the formats."""
     config = _optional_config(recipe, overrides)
     with interruptible():
-        importlib.import_module("halovid.exchange").import_run(data_format, source, run_dir, config)
+        importlib.import_module("halovid.commands.exchange").import_run(data_format, source, run_dir, config)
 
 
 @app.command("export")
@@ -113,7 +113,7 @@ def export_data(
 ) -> None:
     """Write a run's clips, ratings and preferences in a format of others."""
     with interruptible():
-        importlib.import_module("halovid.exchange").export_run(data_format, run_dir, target)
+        importlib.import_module("halovid.commands.exchange").export_run(data_format, run_dir, target)
 
 
 @app.command("score", help="Reward every clip and every patch: of a run, or of any folder with --clips and --reward.")
@@ -144,7 +144,7 @@ def score(
         raise InputError("--clips scores a folder: it needs --reward MODEL, and no RECIPE and RUN")
     config = _optional_config(trained, overrides)
     with interruptible():
-        importlib.import_module("halovid.score_folder").score_folder(clips, reward, output, config, heatmaps)
+        importlib.import_module("halovid.commands.score_folder").score_folder(clips, reward, output, config, heatmaps)
 
 
 def _optional_config(recipe: Path | None, overrides: list[str] | None) -> RunConfig | None:
@@ -184,7 +184,7 @@ def merge(
     """Write the aligned generator as one pipeline folder: to publish, or as generator.model of the next round."""
     config = load_config(recipe, tuple(overrides or ()))
     with interruptible():
-        importlib.import_module("halovid.merge").merge(config, run_dir, target)
+        importlib.import_module("halovid.commands.merge").merge(config, run_dir, target)
 
 
 @app.command()
@@ -198,7 +198,7 @@ def select(
     """Choose the patches that are worth a question: those that the run's reward model is least certain of."""
     config = load_config(recipe, tuple(overrides or ()))
     with interruptible():
-        importlib.import_module("halovid.label_budget").select_patches(config, run_dir, share, target)
+        importlib.import_module("halovid.commands.label_budget").select_patches(config, run_dir, share, target)
 
 
 app.add_typer(label_app, name="label")

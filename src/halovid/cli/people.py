@@ -11,10 +11,10 @@ import typer
 from typer.core import TyperGroup
 
 from halovid.config.sections import Aspect
-from halovid.data.tables import CLIPS, read_table, write_rows
-from halovid.errors import InputError
-from halovid.grid import PatchGrid
-from halovid.runtime import console
+from halovid.maths.grid import PatchGrid
+from halovid.store.errors import InputError
+from halovid.store.runtime import console
+from halovid.store.tables import CLIPS, read_table, write_rows
 
 if TYPE_CHECKING:  # imported by the commands that need it: the libraries come with halovid[people]
     from halovid.labelling.database import LabelDatabase
@@ -153,7 +153,7 @@ def agreement(
     seed: Annotated[int, typer.Option(min=0, help="of the resampling")] = 0,
 ) -> None:
     """Measure how well people, judges and reward models agree, per aspect, for clips and for patches."""
-    measures = importlib.import_module("halovid.evaluation.rater_agreement")  # only now: scipy takes a while
+    measures = importlib.import_module("halovid.measuring.rater_agreement")  # only now: scipy takes a while
     prompts: dict[str, str] = {}
     if clips is not None:
         for row in read_table(clips, CLIPS).to_pylist():

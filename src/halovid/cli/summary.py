@@ -8,9 +8,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from halovid.data.folders import read_manifest
-from halovid.data.tables import METRICS, read_table
-from halovid.evaluation.measures import KIND_PREFIX
+from halovid.measuring.measures import KIND_PREFIX
+from halovid.store.folders import read_manifest
+from halovid.store.tables import METRICS, read_table
 
 
 def print_summary(run_dir: Path) -> None:

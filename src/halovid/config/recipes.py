@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from halovid.config.run import RunConfig
 from halovid.config.sections import Section, section_fields
-from halovid.errors import InputError
+from halovid.store.errors import InputError
 
 S = TypeVar("S", bound=Section)
 _SECRETIVE = {"vlm", "server", "base_url", "key_variable"}  # where a key may stand by mistake: values are not repeated

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from halovid.alignment.losses import GranDPOOptions
-from halovid.alignment.noising import SigmaSampling, WeightScheme
 from halovid.config.reward import ENCODERS, RewardConfig, ScoreConfig
 from halovid.config.sections import LoraOptions, Section
 from halovid.config.vlm import VlmConfig
-from halovid.grid import PatchGrid
+from halovid.maths.grid import PatchGrid
+from halovid.maths.losses import GranDPOOptions
+from halovid.maths.noise import SigmaSampling, WeightScheme
 
 Split = Literal["train", "heldout"]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from halovid.errors import InputError
 from halovid.formats import folder, genaibench, rewardbench, vbench, videodpo, videofeedback
 from halovid.formats.base import Collection, RunData
+from halovid.store.errors import InputError
 
 
 class Format(NamedTuple):

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from halovid.data.files import atomic_path
-from halovid.data.prompts import prompt_problem
-from halovid.data.video import probe_video
-from halovid.errors import InputError
 from halovid.formats.sources import SourceProblem, relative_name, resolve_inside
+from halovid.records import prompt_problem
+from halovid.store.errors import InputError
+from halovid.store.files import atomic_path
+from halovid.store.video import probe_video
 
 Row = dict[str, Any]
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")

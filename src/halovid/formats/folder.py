@@ -10,7 +10,6 @@ import csv
 import io
 from pathlib import Path
 
-from halovid.data.files import write_text
 from halovid.formats.base import Collection, RunData, SourceClip, copy_clips
 from halovid.formats.sources import (
     VIDEO_SUFFIXES,
@@ -20,6 +19,7 @@ from halovid.formats.sources import (
     relative_name,
     resolve_inside,
 )
+from halovid.store.files import write_text
 
 TABLE = "prompts.csv"
 _COLUMNS = ("video", "prompt")

@@ -17,7 +17,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from halovid.data.files import atomic_path
 from halovid.formats import videofeedback
 from halovid.formats.base import Collection, RunData, copy_paired, swapped, usable_pairs
 from halovid.formats.sources import (
@@ -29,6 +28,7 @@ from halovid.formats.sources import (
     read_rows,
     resolve_inside,
 )
+from halovid.store.files import atomic_path
 
 TABLE = "genai-bench.parquet"
 _TEXTS = ("prompt", "left_video", "right_video", "vote_type")

@@ -15,10 +15,10 @@ import io
 from pathlib import Path
 from typing import Any
 
-from halovid.data.files import write_text
-from halovid.errors import InputError
 from halovid.formats.base import Collection, Row, RunData, copy_paired, swapped, usable_pairs
 from halovid.formats.sources import SourceProblem, find_table, read_margin, read_rows, resolve_inside
+from halovid.store.errors import InputError
+from halovid.store.files import write_text
 
 TABLE = "videogen-rewardbench.csv"
 AXES = {"VQ": "visual_quality", "MQ": "temporal_consistency", "TA": "text_alignment"}

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from halovid.errors import InputError
+from halovid.store.errors import InputError
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif", ".m4v")
 _MAX_CELL = 1_000_000  # characters: a larger cell is an unclosed quote, not a prompt

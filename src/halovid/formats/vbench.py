@@ -15,11 +15,11 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from halovid.data.files import write_json
-from halovid.data.video import probe_video
-from halovid.errors import InputError
 from halovid.formats.base import Collection, RunData, copy_file
 from halovid.formats.sources import SourceProblem, list_videos, resolve_inside
+from halovid.store.errors import InputError
+from halovid.store.files import write_json
+from halovid.store.video import probe_video
 
 PROMPTS = "prompts.json"
 _INDEX = re.compile(r"-\d+$")

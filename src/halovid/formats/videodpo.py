@@ -13,10 +13,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from halovid.data.files import write_json
-from halovid.errors import InputError
 from halovid.formats.base import Collection, RunData, copy_paired, usable_pairs
 from halovid.formats.sources import SourceProblem, read_margin, read_number, read_rows, resolve_inside
+from halovid.store.errors import InputError
+from halovid.store.files import write_json
 
 CLIPS, PAIRS = "metadata.json", "pair.json"
 _SHORTEST = 1.0  # seconds

@@ -14,9 +14,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from halovid.data.files import write_json
 from halovid.formats.base import Collection, RunData, SourceClip, copy_clips
 from halovid.formats.sources import SourceProblem, find_table, is_inside, read_number, read_rows, resolve_inside
+from halovid.store.files import write_json
 
 ASPECTS = {
     "visual quality": "visual_quality",

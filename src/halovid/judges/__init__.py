@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from halovid.config.run import JudgeConfig
-from halovid.errors import InputError
-from halovid.grid import PatchGrid
 from halovid.judges.base import Judge
 from halovid.judges.inspector import InspectorJudge
 from halovid.judges.simulated import SimulatedJudge
 from halovid.judges.table import TableJudge
+from halovid.maths.grid import PatchGrid
+from halovid.store.errors import InputError
 
 
 def _simulated(config: JudgeConfig, grid: PatchGrid, seed: int) -> Judge:

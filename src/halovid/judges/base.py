@@ -4,62 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from halovid.grid import LatentGeometry, PatchGrid
-
-Rounds = list[list[int]]  # places in [t, h, w], flattened, in the rounds in which they were chosen
-LOWEST, HIGHEST = 1.0, 5.0  # every rating, of clips and patches, is on this scale; higher is better
-DEFECT_RATING = 4.2  # a patch rated below this is defective: the embedded world's threshold on this scale
-
-
-@dataclass(frozen=True)
-class Request:
-    """A clip to judge, [3, F, H, W] in [-1, 1], and the patches that are asked about: all if `rounds` is None.
-
-    Ratings of other patches may come too.
-    """
-
-    video: Tensor
-    prompt: str
-    clip_id: str
-    rounds: Rounds | None = None
-
-
-@dataclass(frozen=True)
-class Vote:
-    """One opinion that went into a rating: of the whole clip, or of a patch (its place in [t, h, w], flattened)."""
-
-    aspect: str
-    patch: int | None
-    voter: str
-    score: float
-    kind: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """Ratings of one clip: aspect -> rating of the clip; aspect -> ratings of its patches, [t, h, w], NaN if unknown.
-
-    Judges that explain themselves give the votes that the ratings are means of.
-    """
-
-    clip: dict[str, float]
-    patches: dict[str, Tensor]
-    votes: tuple[Vote, ...] = ()
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A clip that could not be judged, and why; `again`: asking another time may help."""
-
-    reason: str
-    again: bool = False
+from halovid.maths.grid import LatentGeometry, PatchGrid
+from halovid.records import Judgement, Refusal, Request, Rounds
 
 
 class Judge(Protocol):

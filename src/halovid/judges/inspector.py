@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from halovid.grid import LatentGeometry, PatchGrid
-from halovid.judges.base import DEFECT_RATING, HIGHEST, LOWEST, Judgement, Refusal, Request
+from halovid.maths.grid import LatentGeometry, PatchGrid
+from halovid.records import DEFECT_RATING, HIGHEST, LOWEST, Judgement, Refusal, Request
 from halovid.world.captions import parse_caption
 from halovid.world.inspector import DEFECT_THRESHOLD, Inspection, inspect
 from halovid.world.scenes import FRAME_SIZE, NUM_FRAMES, SceneSpec

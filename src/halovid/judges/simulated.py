@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from halovid.grid import LatentGeometry
-from halovid.judges.base import HIGHEST, LOWEST, Judge, Judgement, Refusal, Request
+from halovid.judges.base import Judge
+from halovid.maths.grid import LatentGeometry
+from halovid.records import HIGHEST, LOWEST, Judgement, Refusal, Request
 
 
 class SimulatedJudge:

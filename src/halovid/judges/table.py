@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import torch
 
 from halovid.config.sections import ASPECTS
-from halovid.data.files import hash_file
-from halovid.data.tables import LABELS
-from halovid.errors import InputError
-from halovid.grid import LatentGeometry, PatchGrid
-from halovid.judges.base import HIGHEST, LOWEST, Judgement, Refusal, Request
+from halovid.maths.grid import LatentGeometry, PatchGrid
+from halovid.records import HIGHEST, LOWEST, Judgement, Refusal, Request
+from halovid.store.errors import InputError
+from halovid.store.files import hash_file
+from halovid.store.tables import LABELS
 
 _COLUMNS = ("clip_id", "aspect", "score", "patch_scores")
 _SCHEMA = pa.schema([LABELS.field(name) for name in _COLUMNS])

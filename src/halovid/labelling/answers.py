@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from halovid.config.sections import Aspect
-from halovid.judges.base import HIGHEST
+from halovid.records import HIGHEST
 
 Mode = Literal["rate", "compare"]
 State = Literal["open", "done", "skipped"]

@@ -21,11 +21,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from halovid.config.sections import Aspect
-from halovid.errors import InputError
-from halovid.grid import PatchGrid
 from halovid.labelling.answers import State
 from halovid.labelling.assignment import Item
 from halovid.labelling.material import Source
+from halovid.maths.grid import PatchGrid
+from halovid.store.errors import InputError
 
 VERSION = 1
 _WAIT = 30  # seconds that a writer waits for its turn

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from halovid.data.tables import LABELS, PREFERENCES, VOTES, rows_to_table
 from halovid.labelling.answers import ASPECTS, SOUND, Comparison, Ratings
 from halovid.labelling.database import Answer, Settings
+from halovid.store.tables import LABELS, PREFERENCES, VOTES, rows_to_table
 
 Row = dict[str, Any]
 Named = tuple[str, Ratings]  # an annotator and what they say

@@ -10,15 +10,15 @@ from typing import Any, Literal
 import torch
 
 from halovid.config.run import RunConfig
-from halovid.data.files import hash_value
-from halovid.data.folders import read_manifest
-from halovid.data.tables import CLIPS, read_table
-from halovid.data.video import VideoInfo, read_facts
-from halovid.errors import InputError
-from halovid.grid import LatentGeometry, PatchGrid, membership, read_geometry
 from halovid.labelling.answers import Mode
 from halovid.labelling.assignment import Item, ring_pairs
-from halovid.runtime import progress
+from halovid.maths.grid import LatentGeometry, PatchGrid, membership, read_geometry
+from halovid.store.errors import InputError
+from halovid.store.files import hash_value
+from halovid.store.folders import read_manifest
+from halovid.store.runtime import progress
+from halovid.store.tables import CLIPS, read_table
+from halovid.store.video import VideoInfo, read_facts
 
 Source = Literal["generate", "evaluate"]
 # source -> what goes before the names of clips, and the stage that has them

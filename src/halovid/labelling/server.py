@@ -25,11 +25,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from halovid.errors import InputError
 from halovid.labelling.answers import ASPECTS, KINDS, Mode, State
 from halovid.labelling.database import Conflict
 from halovid.labelling.service import MAX_NAME, Labelling, Refused
-from halovid.runtime import console
+from halovid.store.errors import InputError
+from halovid.store.runtime import console
 
 HOST = "127.0.0.1"
 _MAX_BODY = 2**20  # bytes; a clip with every patch marked in every aspect takes a tenth

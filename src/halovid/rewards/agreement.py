@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from halovid.evaluation import metrics
-from halovid.grid import PatchGrid
+from halovid.maths import statistics
+from halovid.maths.grid import PatchGrid
 from halovid.rewards.data import LabelledClips
 from halovid.rewards.network import RewardNetwork
 from halovid.rewards.scoring import SCORERS
@@ -55,13 +55,13 @@ def _row(
     """One row, over all whose truth is known; AUROC is that of calling the defective patches by a low score."""
     known = ~np.isnan(truth)
     scores, truth = scores[known], truth[known]
-    auroc = float("nan") if threshold is None else metrics.auroc(-scores, truth < threshold)
+    auroc = float("nan") if threshold is None else statistics.auroc(-scores, truth < threshold)
     return {
         "scope": scope,
         "scoring": scoring,
         "aspect": aspect,
-        "spearman": metrics.spearman(scores, truth),
-        "kendall": metrics.kendall(scores, truth),
+        "spearman": statistics.spearman(scores, truth),
+        "kendall": statistics.kendall(scores, truth),
         "auroc": auroc,
         "count": len(scores),
     }

@@ -11,10 +11,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from halovid.data.clips import ClipFolder, Row
-from halovid.errors import InputError
-from halovid.grid import PatchGrid
+from halovid.clips.folder import ClipFolder, Row
+from halovid.maths.grid import PatchGrid
 from halovid.rewards.backbones import Backbone
+from halovid.store.errors import InputError
 
 
 @dataclass(frozen=True)

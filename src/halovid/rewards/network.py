@@ -10,11 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from halovid.data.files import atomic_path, write_text
-from halovid.errors import InputError
-from halovid.grid import PatchGrid, pool_cells
+from halovid.maths.grid import PatchGrid, pool_cells
 from halovid.rewards.backbones import EncoderSpec, Features, LanguageSpec, make_backbone
 from halovid.rewards.backbones.language import LanguageBackbone
+from halovid.store.errors import InputError
+from halovid.store.files import atomic_path, write_text
 
 _LEAST_SPREAD = 0.1  # of an aspect's ratings: one that is always rated alike must not blow up its scale
 

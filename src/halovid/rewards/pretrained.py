@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from halovid.config.sections import LoraOptions
-from halovid.data.files import hash_folder
-from halovid.errors import InputError
+from halovid.store.errors import InputError
+from halovid.store.files import hash_folder
 
 # what belongs to a model's first task: we bring heads of our own
 _OTHER_HEADS = ("lm_head.", "classifier.", "decoder.", "encoder_to_decoder.", "mask_token", "fc_norm.")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from halovid.grid import LatentGeometry, PatchGrid, membership
+from halovid.maths.grid import LatentGeometry, PatchGrid, membership
 from halovid.rewards.network import RewardNetwork
 
 _CROPS_AT_ONCE = 64

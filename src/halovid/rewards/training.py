@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from halovid.config.reward import RewardConfig
-from halovid.data.checkpoint import load_checkpoint, save_checkpoint
-from halovid.errors import TrainingError
-from halovid.grid import PatchGrid
-from halovid.optimizers import AdamW, MuonAdamW
+from halovid.maths.grid import PatchGrid
+from halovid.maths.optimizers import AdamW, MuonAdamW
+from halovid.maths.reward_losses import bradley_terry_loss, draw_pairs, regression_loss
 from halovid.rewards.data import LabelledClips
-from halovid.rewards.losses import bradley_terry_loss, draw_pairs, regression_loss
 from halovid.rewards.network import RewardNetwork
 from halovid.rewards.scoring import crop_patches, geometry_of
-from halovid.runtime import progress
+from halovid.store.checkpoint import load_checkpoint, save_checkpoint
+from halovid.store.errors import TrainingError
+from halovid.store.runtime import progress
 
 CHECKPOINT_EVERY = 100
 _LOG_EVERY = 10

@@ -17,20 +17,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from halovid.alignment.losses import Margins, PairErrors, gran_dpo_loss, squared_error_map
-from halovid.alignment.monitor import Monitor, Reading, parting
-from halovid.alignment.noising import sample_sigma, timestep_weight
-from halovid.alignment.policy import Policy, snapshot_folder
+from halovid.clips.folder import ClipFolder, Row
 from halovid.config.run import RunConfig
-from halovid.data.checkpoint import load_checkpoint, save_checkpoint
-from halovid.data.clips import ClipFolder, Row, clip_seed
-from halovid.data.files import write_text
-from halovid.data.folders import StageFolder, open_stage
-from halovid.data.tables import PAIRS, read_table
-from halovid.errors import InputError, TrainingError
-from halovid.generators import Generator, model_identity, open_generator
+from halovid.maths.losses import Margins, PairErrors, gran_dpo_loss, squared_error_map
+from halovid.maths.noise import sample_sigma, timestep_weight
+from halovid.maths.seeds import clip_seed
+from halovid.models import Generator, model_identity, open_generator
 from halovid.rewards.network import load_reward
-from halovid.runtime import console, progress, resolve_device, set_threads
+from halovid.store.checkpoint import load_checkpoint, save_checkpoint
+from halovid.store.errors import InputError, TrainingError
+from halovid.store.files import write_text
+from halovid.store.folders import StageFolder, open_stage
+from halovid.store.runtime import console, progress, resolve_device, set_threads
+from halovid.store.tables import PAIRS, read_table
+from halovid.training.monitor import Monitor, Reading, parting
+from halovid.training.policy import Policy, snapshot_folder
 
 
 def run(config: RunConfig, run_dir: Path) -> None:

@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from halovid.clips.folder import sample_clips
+from halovid.clips.prompts import load_prompts
 from halovid.config.run import RunConfig
-from halovid.data.clips import sample_clips
-from halovid.data.folders import open_stage
-from halovid.data.prompts import Prompt, load_prompts
-from halovid.errors import InputError
-from halovid.evaluation.measures import EVALUATION_SEED, measure_clips
-from halovid.generators import model_identity, open_generator
-from halovid.runtime import set_threads
+from halovid.measuring.measures import EVALUATION_SEED, measure_clips
+from halovid.models import model_identity, open_generator
+from halovid.records import Prompt
+from halovid.store.errors import InputError
+from halovid.store.folders import open_stage
+from halovid.store.runtime import set_threads
 from halovid.world.captions import parse_caption
 
 

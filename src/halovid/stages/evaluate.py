@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from halovid.alignment.policy import snapshot_folder
+from halovid.clips.folder import ClipFolder, sample_clips
 from halovid.config.run import RunConfig
-from halovid.data.clips import ClipFolder, sample_clips
-from halovid.data.folders import open_stage
-from halovid.data.tables import MEASURES, METRICS, read_table, rows_to_table
-from halovid.errors import InputError
-from halovid.evaluation.best_of import BestOf
-from halovid.evaluation.measures import EVALUATION_SEED, compare, measure_clips
-from halovid.generators import Sampler, model_identity, open_generator
+from halovid.measuring.best_of import BestOf
+from halovid.measuring.measures import EVALUATION_SEED, compare, measure_clips
+from halovid.models import Sampler, model_identity, open_generator
 from halovid.rewards.network import load_reward
-from halovid.runtime import resolve_device, set_threads
+from halovid.store.errors import InputError
+from halovid.store.folders import open_stage
+from halovid.store.runtime import resolve_device, set_threads
+from halovid.store.tables import MEASURES, METRICS, read_table, rows_to_table
+from halovid.training.policy import snapshot_folder
 
 
 def run(config: RunConfig, run_dir: Path) -> None:

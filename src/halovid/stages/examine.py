@@ -13,16 +13,17 @@ from pathlib import Path
 
 import torch
 
+from halovid.clips.folder import ClipFolder, Row
 from halovid.config.run import RunConfig
-from halovid.data.clips import ClipFolder, Row
-from halovid.data.folders import open_stage
-from halovid.data.tables import AGREEMENT, LABELS, rows_to_table
 from halovid.judges import InspectorJudge
-from halovid.judges.base import DEFECT_RATING, Judgement, label_rows, make_requests
+from halovid.judges.base import label_rows, make_requests
+from halovid.records import DEFECT_RATING, Judgement
 from halovid.rewards.agreement import agreement_rows
 from halovid.rewards.data import load_labelled
 from halovid.rewards.network import load_reward
-from halovid.runtime import batches, set_threads
+from halovid.store.folders import open_stage
+from halovid.store.runtime import batches, set_threads
+from halovid.store.tables import AGREEMENT, LABELS, rows_to_table
 
 _BATCH = 32
 _CROP_BATCH = 4

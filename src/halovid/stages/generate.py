@@ -2,19 +2,19 @@
 
 halovid generate RECIPE.yaml RUN
 
-Writes RUN/generate: the clip folder of `halovid.data.clips`.
+Writes RUN/generate: the clip folder of `halovid.clips.folder`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from halovid.clips.folder import sample_clips
+from halovid.clips.prompts import load_prompts
 from halovid.config.run import RunConfig
-from halovid.data.clips import sample_clips
-from halovid.data.folders import open_stage
-from halovid.data.prompts import load_prompts
-from halovid.generators import model_identity, open_generator
-from halovid.runtime import set_threads
+from halovid.models import model_identity, open_generator
+from halovid.store.folders import open_stage
+from halovid.store.runtime import set_threads
 
 
 def run(config: RunConfig, run_dir: Path) -> None:

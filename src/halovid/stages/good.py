@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
+from halovid.clips.folder import ClipFolder, Row, save_conditions, write_clips
+from halovid.clips.good_clips import GoodClip, find_good_clips, source_identity
 from halovid.config.run import RunConfig
-from halovid.data.clips import ClipFolder, Row, save_conditions, write_clips
-from halovid.data.folders import open_stage
-from halovid.data.good_clips import GoodClip, find_good_clips, source_identity
-from halovid.data.tables import CLIPS
-from halovid.generators import open_generator
-from halovid.runtime import console, resolve_device, set_threads
+from halovid.models import open_generator
+from halovid.store.folders import open_stage
+from halovid.store.runtime import console, resolve_device, set_threads
+from halovid.store.tables import CLIPS
 
 
 def run(config: RunConfig, run_dir: Path) -> None:

@@ -16,17 +16,18 @@ from typing import Any
 import pyarrow as pa
 from rich.console import Console
 
+from halovid.clips.folder import ClipFolder, Row
 from halovid.config.run import RunConfig
-from halovid.data.clips import ClipFolder, Row
-from halovid.data.files import file_identity
-from halovid.data.folders import StageFolder, open_stage
-from halovid.data.tables import LABELS, VOTES, rows_to_table
-from halovid.errors import InputError
 from halovid.judges import make_judge
-from halovid.judges.base import Judge, Refusal, Request, Rounds, label_rows, make_requests, only_asked, vote_rows
+from halovid.judges.base import Judge, label_rows, make_requests, only_asked, vote_rows
+from halovid.judges.rounds import planned_rounds, write_rounds
 from halovid.judges.table import TableJudge
-from halovid.label_budget import planned_rounds, write_rounds
-from halovid.runtime import Advance, progress, set_threads
+from halovid.records import Refusal, Request, Rounds
+from halovid.store.errors import InputError
+from halovid.store.files import file_identity
+from halovid.store.folders import StageFolder, open_stage
+from halovid.store.runtime import Advance, progress, set_threads
+from halovid.store.tables import LABELS, VOTES, rows_to_table
 
 _BATCH = 32
 _MEMORY = 2**31  # bytes of pixels held at once: large clips come in smaller batches

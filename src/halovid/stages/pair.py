@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from halovid.alignment import pairing
 from halovid.config.run import PairConfig, PairSource, RunConfig
-from halovid.data.files import file_identity
-from halovid.data.folders import StageFolder, open_stage
-from halovid.data.tables import CLIPS, PAIRS, REWARDS, patch_lists, patch_matrix, read_table, rows_to_table
-from halovid.errors import InputError
-from halovid.evaluation.raters import Rater, mean_rater, read_raters
-from halovid.grid import pool_cells
+from halovid.maths import pairing
+from halovid.maths.grid import pool_cells
+from halovid.measuring.raters import Rater, mean_rater, read_raters
+from halovid.store.errors import InputError
+from halovid.store.files import file_identity
+from halovid.store.folders import StageFolder, open_stage
+from halovid.store.tables import CLIPS, PAIRS, REWARDS, patch_lists, patch_matrix, read_table, rows_to_table
 
 
 def run(config: RunConfig, run_dir: Path) -> None:

@@ -16,20 +16,20 @@ import numpy as np
 import torch
 import yaml
 
-from halovid import page
+from halovid.clips.folder import ClipFolder, Row
 from halovid.config.run import RunConfig
-from halovid.data.clips import ClipFolder, Row
-from halovid.data.files import write_text
-from halovid.data.folders import open_stage, read_manifest, versions
-from halovid.data.tables import AGREEMENT, MEASURES, METRICS, read_table
-from halovid.errors import InputError
-from halovid.evaluation.measures import KIND_PREFIX
-from halovid.evaluation.metrics import paired_ratio
-from halovid.grid import spread_to_frames
+from halovid.maths.grid import spread_to_frames
+from halovid.maths.statistics import paired_ratio
+from halovid.measuring.measures import KIND_PREFIX
+from halovid.pages import report_page
 from halovid.rewards.data import prompt_inputs
 from halovid.rewards.network import RewardNetwork, load_reward
 from halovid.rewards.scoring import reward_clips
-from halovid.runtime import set_threads
+from halovid.store.errors import InputError
+from halovid.store.files import write_text
+from halovid.store.folders import open_stage, read_manifest, versions
+from halovid.store.runtime import set_threads
+from halovid.store.tables import AGREEMENT, MEASURES, METRICS, read_table
 
 HEADLINE = "defective sprite patches"
 _READS = ("generate", "judge", "reward", "score", "pair", "align", "baseline", "examine", "evaluate")
@@ -44,7 +44,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         set_threads(config.threads)
         evaluated = run_dir / "evaluate"
         metrics = read_table(evaluated / "metrics.parquet", METRICS).to_pylist()
-        content = page.PageContent(
+        content = report_page.PageContent(
             title=config.report.title,
             subtitle=f"{config.generator.model}, {config.align.method}, {config.align.steps} steps",
             verdict=verdict(metrics, evaluated),
@@ -58,7 +58,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
             versions=versions(),
             created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         )
-        write_text(stage.path / "report.html", page.render_page(content))
+        write_text(stage.path / "report.html", report_page.render_page(content))
 
 
 def verdict(metrics: list[Row], evaluated: Path) -> str:
@@ -91,19 +91,19 @@ def _by_prompt(evaluated: Path) -> tuple[np.ndarray, np.ndarray]:
     return base, aligned
 
 
-def _metric_row(row: Row) -> page.MetricRow:
-    return page.MetricRow(name=row["measure"], **{key: value for key, value in row.items() if key != "measure"})
+def _metric_row(row: Row) -> report_page.MetricRow:
+    return report_page.MetricRow(name=row["measure"], **{key: value for key, value in row.items() if key != "measure"})
 
 
-def _kind_row(row: Row) -> page.KindRow:
+def _kind_row(row: Row) -> report_page.KindRow:
     kind = row["measure"].removeprefix(KIND_PREFIX)
-    return page.KindRow(kind=kind, base=row["base"] / 100, aligned=row["aligned"] / 100)
+    return report_page.KindRow(kind=kind, base=row["base"] / 100, aligned=row["aligned"] / 100)
 
 
-def _agreement(run_dir: Path) -> list[page.AgreementRow]:
+def _agreement(run_dir: Path) -> list[report_page.AgreementRow]:
     rows = read_table(run_dir / "examine" / "agreement.parquet", AGREEMENT).to_pylist()
     return [
-        page.AgreementRow(
+        report_page.AgreementRow(
             name=f"{row['scope']}: {row['aspect'].replace('_', ' ')}",
             scoring=row["scoring"],
             spearman=row["spearman"],
@@ -114,7 +114,7 @@ def _agreement(run_dir: Path) -> list[page.AgreementRow]:
     ]
 
 
-def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str], None]) -> list[page.ClipPair]:
+def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str], None]) -> list[report_page.ClipPair]:
     """The first clip of each of the first prompts, with the reward model's patch rewards; `skip` is told of others."""
     size = config.reward_size
     base, aligned = (ClipFolder(run_dir / stage, size) for stage in ("baseline", "evaluate"))
@@ -134,7 +134,7 @@ def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str], Non
             skip(row["clip_id"], str(error))
             continue
         pairs.append(
-            page.ClipPair(
+            report_page.ClipPair(
                 prompt=row["prompt"],
                 seed=row["seed"],
                 base_mp4=(base.folder / row["video"]).read_bytes(),
@@ -149,14 +149,14 @@ def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str], Non
     return pairs
 
 
-def _patch_rewards(network: RewardNetwork, clips: ClipFolder, row: Row, config: RunConfig) -> page.PatchRewards:
+def _patch_rewards(network: RewardNetwork, clips: ClipFolder, row: Row, config: RunConfig) -> report_page.PatchRewards:
     """[t][h][w] rewards of a clip's patches; InputError when the clip can't be read."""
     prompts = prompt_inputs(network.backbone, [row], clips.prompt_embeds)
     _, patches = reward_clips(network, clips.video(row)[None], prompts, config.grid)
     return patches[0].tolist()
 
 
-def _curves(run_dir: Path) -> list[page.Curve]:
+def _curves(run_dir: Path) -> list[report_page.Curve]:
     """Training curves of the reward model and of the alignment."""
     reward = [json.loads(line) for line in (run_dir / "reward" / "log.jsonl").read_text().splitlines()]
     align = [json.loads(line) for line in (run_dir / "align" / "log.jsonl").read_text().splitlines()]
@@ -166,11 +166,14 @@ def _curves(run_dir: Path) -> list[page.Curve]:
         "Error against the reference": ("squared error", ("errors/chosen", "errors/rejected")),
     }
     curves = [
-        page.Curve(title, "step", label, {name: _smooth(align, name) for name in names})
+        report_page.Curve(title, "step", label, {name: _smooth(align, name) for name in names})
         for title, (label, names) in wanted.items()
     ]
     names = sorted({name for line in reward for name in line} - {"step"})
-    return [page.Curve("Reward model", "step", "squared error", {n: _smooth(reward, n, 1) for n in names}), *curves]
+    return [
+        report_page.Curve("Reward model", "step", "squared error", {n: _smooth(reward, n, 1) for n in names}),
+        *curves,
+    ]
 
 
 def _smooth(log: list[Row], name: str, width: int = _SMOOTHING) -> list[tuple[float, float]]:

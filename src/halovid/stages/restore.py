@@ -18,15 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halovid.alignment.restoring import Guidance, random_regions, restore
+from halovid.clips.folder import ClipFolder, Row, save_conditions, write_clips
 from halovid.config.run import GeneratorConfig, RunConfig
-from halovid.data.clips import ClipFolder, Row, clip_seed, save_conditions, write_clips
-from halovid.data.folders import open_stage
-from halovid.data.prompts import Prompt
-from halovid.data.tables import CLIPS, PAIRS, rows_to_table
-from halovid.generators import Generator, open_generator
-from halovid.grid import pool_cells
-from halovid.runtime import console, resolve_device, set_threads
+from halovid.maths.grid import pool_cells
+from halovid.maths.seeds import clip_seed
+from halovid.models import Generator, open_generator
+from halovid.models.restoring import Guidance, random_regions, restore
+from halovid.records import Prompt
+from halovid.store.folders import open_stage
+from halovid.store.runtime import console, resolve_device, set_threads
+from halovid.store.tables import CLIPS, PAIRS, rows_to_table
 
 
 @dataclass(frozen=True)

@@ -13,20 +13,21 @@ from pathlib import Path
 
 import torch
 
+from halovid.clips.folder import ClipFolder, Row
 from halovid.config.run import RunConfig
-from halovid.data.clips import ClipFolder, Row, clip_seed
-from halovid.data.files import hash_folder
-from halovid.data.folders import open_stage
-from halovid.data.tables import AGREEMENT, LABELS, read_table, rows_to_table
-from halovid.errors import InputError
-from halovid.judges.base import DEFECT_RATING
+from halovid.maths.seeds import clip_seed
+from halovid.records import DEFECT_RATING
 from halovid.rewards.agreement import agreement_rows
 from halovid.rewards.backbones import make_spec
 from halovid.rewards.data import load_labelled
 from halovid.rewards.network import RewardNetwork, RewardSpec, continue_reward, save_reward
 from halovid.rewards.pretrained import model_identity
 from halovid.rewards.training import train_reward
-from halovid.runtime import resolve_device, resolve_dtype, set_threads
+from halovid.store.errors import InputError
+from halovid.store.files import hash_folder
+from halovid.store.folders import open_stage
+from halovid.store.runtime import resolve_device, resolve_dtype, set_threads
+from halovid.store.tables import AGREEMENT, LABELS, read_table, rows_to_table
 
 
 def run(config: RunConfig, run_dir: Path) -> None:

@@ -22,12 +22,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from halovid.clips.folder import ClipFolder, Row
 from halovid.config.run import RunConfig
-from halovid.data.clips import ClipFolder, Row
-from halovid.data.folders import StageFolder, open_stage
-from halovid.data.tables import LABELS, RELEASED, REWARDS
-from halovid.grid import LatentGeometry
-from halovid.judges.base import Judgement, label_rows
+from halovid.judges.base import label_rows
+from halovid.maths.grid import LatentGeometry
+from halovid.records import Judgement
 from halovid.rewards.data import prompt_inputs
 from halovid.rewards.network import load_reward
 from halovid.rewards.pretrained import model_identity
@@ -35,7 +34,9 @@ from halovid.rewards.released import ReleasedReward, UnscoredError, load_release
 from halovid.rewards.released.patches import score_clip
 from halovid.rewards.released.served import ServedReward
 from halovid.rewards.scoring import rate_clips
-from halovid.runtime import resolve_device, resolve_dtype, set_threads
+from halovid.store.folders import StageFolder, open_stage
+from halovid.store.runtime import resolve_device, resolve_dtype, set_threads
+from halovid.store.tables import LABELS, RELEASED, REWARDS
 
 # what is kept of a batch: its rewards, and the ratings that they are means of
 _RATED = REWARDS.append(pa.field("ratings", pa.list_(pa.struct(list(LABELS)))))

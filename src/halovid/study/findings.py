@@ -18,10 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from halovid.data.files import atomic_path
-from halovid.data.tables import COMPARISON, rows_to_table
-from halovid.evaluation import metrics
-from halovid.evaluation.measures import KIND_PREFIX, MEASURES
+from halovid.maths import statistics
+from halovid.measuring.measures import KIND_PREFIX, MEASURES
+from halovid.store.files import atomic_path
+from halovid.store.tables import COMPARISON, rows_to_table
 
 Row = dict[str, Any]
 Values = NDArray[np.float64]
@@ -112,10 +112,10 @@ def _compared(key: Row, own: Values, other: Values, step: int, num_resamples: in
     if both.sum() < 2:
         return []
     own, other = own[:, both], other[:, both]
-    change = metrics.paired_bootstrap(other.T, own.T, num_resamples)
-    fewer = metrics.Interval(math.nan, math.nan, math.nan)
+    change = statistics.paired_bootstrap(other.T, own.T, num_resamples)
+    fewer = statistics.Interval(math.nan, math.nan, math.nan)
     if MEASURES[key["measure"]].better == "lower" and other.any() and min(own.min(), other.min()) >= 0:
-        fewer = metrics.paired_ratio(other.T, own.T, num_resamples)
+        fewer = statistics.paired_ratio(other.T, own.T, num_resamples)
     return [
         key
         | asdict(MEASURES[key["measure"]])

@@ -32,12 +32,12 @@ from pydantic import Field, PositiveInt, model_validator
 from halovid.config.recipes import changed, load_config, read_yaml, validated
 from halovid.config.run import RunConfig
 from halovid.config.sections import Section
-from halovid.data.files import atomic_path, write_json, write_text
-from halovid.data.folders import versions
-from halovid.data.tables import MEASURES, STUDY, TRAINING, TUNING, read_table, rows_to_table, write_table
-from halovid.errors import InputError
-from halovid.runtime import console
 from halovid.stages import run_stage
+from halovid.store.errors import InputError
+from halovid.store.files import atomic_path, write_json, write_text
+from halovid.store.folders import versions
+from halovid.store.runtime import console
+from halovid.store.tables import MEASURES, STUDY, TRAINING, TUNING, read_table, rows_to_table, write_table
 from halovid.study.findings import BASE, Results, compare_methods, markdown, write_figures, write_training_figure
 
 Changes = dict[str, Any]

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from halovid.grid import PatchGrid, pool_cells
+from halovid.maths.grid import PatchGrid, pool_cells
 from halovid.world.corruptions import KINDS
 
 WEIGHTS = Path(__file__).parent / "critic.safetensors"

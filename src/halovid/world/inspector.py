@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from halovid.grid import LatentGeometry, PatchGrid, pool_pixels
+from halovid.maths.grid import LatentGeometry, PatchGrid, pool_pixels
 from halovid.world import render
 from halovid.world.fitting import Fit, crop_windows, fit_background, fit_clean, view_windows
 from halovid.world.scenes import COLOURS, FRAME_SIZE, NUM_FRAMES, SHAPES, TEXTURES, SceneSpec

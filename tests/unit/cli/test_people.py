@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import run_here
-from halovid.data.files import write_json
-from halovid.grid import PatchGrid
 from halovid.labelling import server
 from halovid.labelling.service import Labelling
+from halovid.maths.grid import PatchGrid
+from halovid.store.files import write_json
 from people_run import good_scores, make_run
 
 

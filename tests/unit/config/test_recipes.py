@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from halovid.alignment.losses import GranDPOOptions
 from halovid.config.recipes import load_config, make_config
 from halovid.config.run import RunConfig
-from halovid.errors import InputError
-from halovid.grid import PatchGrid
+from halovid.maths.grid import PatchGrid
+from halovid.maths.losses import GranDPOOptions
+from halovid.store.errors import InputError
 
 
 def recipe(folder: Path, text: str) -> Path:

@@ -12,9 +12,9 @@ from halovid.config.recipes import load_config, make_config
 from halovid.config.run import RunConfig
 from halovid.config.sections import ASPECTS
 from halovid.config.vlm import ModelConfig, VlmConfig
-from halovid.errors import InputError
-from halovid.grid import PatchGrid
 from halovid.judges import make_judge
+from halovid.maths.grid import PatchGrid
+from halovid.store.errors import InputError
 
 SECRET = "sk-4f9dNeverShowThis"
 

@@ -13,13 +13,13 @@ import av
 import numpy as np
 import pytest
 
-from halovid.data.folders import read_manifest
-from halovid.data.tables import CLIPS, PAIRS, SOURCES, read_table
-from halovid.data.video import read_video
-from halovid.errors import InputError
-from halovid.exchange import export_run, import_run
+from halovid.commands.exchange import export_run, import_run
 from halovid.formats import FORMATS
 from halovid.formats.sources import SourceProblem, resolve_inside
+from halovid.store.errors import InputError
+from halovid.store.folders import read_manifest
+from halovid.store.tables import CLIPS, PAIRS, SOURCES, read_table
+from halovid.store.video import read_video
 
 Put = Callable[..., Path]
 

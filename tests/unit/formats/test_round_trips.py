@@ -21,13 +21,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from halovid.data.files import hash_file
-from halovid.data.folders import open_stage, read_manifest
-from halovid.data.tables import CLIPS, LABELS, PAIRS, read_table, rows_to_table, write_table
-from halovid.data.video import write_video
-from halovid.errors import InputError
-from halovid.exchange import export_run, import_run
+from halovid.commands.exchange import export_run, import_run
 from halovid.formats import FORMATS, videofeedback
+from halovid.store.errors import InputError
+from halovid.store.files import hash_file
+from halovid.store.folders import open_stage, read_manifest
+from halovid.store.tables import CLIPS, LABELS, PAIRS, read_table, rows_to_table, write_table
+from halovid.store.video import write_video
 
 Put = Callable[..., Path]
 PAIRED = ("rewardbench", "genaibench", "videodpo")

@@ -12,10 +12,11 @@ from scipy import stats
 
 import halovid.judges.inspector
 from halovid.config.run import JudgeConfig
-from halovid.data.tables import LABELS, rows_to_table
-from halovid.grid import LatentGeometry, PatchGrid
 from halovid.judges import InspectorJudge, SimulatedJudge, make_judge
-from halovid.judges.base import DEFECT_RATING, HIGHEST, LOWEST, Judgement, Refusal, Request, label_rows, only_asked
+from halovid.judges.base import label_rows, only_asked
+from halovid.maths.grid import LatentGeometry, PatchGrid
+from halovid.records import DEFECT_RATING, HIGHEST, LOWEST, Judgement, Refusal, Request
+from halovid.store.tables import LABELS, rows_to_table
 from halovid.world.captions import write_caption
 from halovid.world.corruptions import Event, render_corrupted
 from halovid.world.inspector import DEFECT_THRESHOLD, Inspection

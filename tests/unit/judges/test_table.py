@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from halovid.config.run import JudgeConfig
-from halovid.errors import InputError
-from halovid.grid import LatentGeometry, PatchGrid
 from halovid.judges import make_judge
-from halovid.judges.base import Judgement, Refusal, Request
 from halovid.judges.table import TableJudge
+from halovid.maths.grid import LatentGeometry, PatchGrid
+from halovid.records import Judgement, Refusal, Request
+from halovid.store.errors import InputError
 
 GRID = PatchGrid(1, 2, 2)
 GEOMETRY = LatentGeometry(4, 8, causal_first_frame=True)

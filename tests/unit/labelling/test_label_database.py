@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from halovid.errors import InputError
 from halovid.labelling.assignment import common_items
 from halovid.labelling.database import Conflict, LabelDatabase, Settings, open_database
 from halovid.labelling.material import Material
 from halovid.labelling.service import Labelling, Refused
+from halovid.store.errors import InputError
 from people_run import good_scores
 
 Open = Callable[..., Labelling]

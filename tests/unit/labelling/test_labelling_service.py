@@ -15,15 +15,15 @@ import pytest
 import torch
 from sqlalchemy import update
 
-from halovid.data.tables import CLIPS, read_table, rows_to_table, write_rows, write_table
-from halovid.errors import InputError
-from halovid.grid import LatentGeometry, PatchGrid
-from halovid.judges.base import Judgement, Request
 from halovid.judges.table import TableJudge
 from halovid.labelling import export, service
 from halovid.labelling.database import Answer, Settings
 from halovid.labelling.material import Material, load_material, patch_frames
 from halovid.labelling.service import Labelling, Refused
+from halovid.maths.grid import LatentGeometry, PatchGrid
+from halovid.records import Judgement, Request
+from halovid.store.errors import InputError
+from halovid.store.tables import CLIPS, read_table, rows_to_table, write_rows, write_table
 from people_run import NUM_FRAMES, good_scores, make_run
 
 GRID = PatchGrid(2, 2, 3)

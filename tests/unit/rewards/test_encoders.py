@@ -11,10 +11,10 @@ from torch import Tensor
 
 from halovid.config.reward import RewardConfig
 from halovid.config.sections import LoraOptions
-from halovid.errors import InputError
-from halovid.grid import LatentGeometry, PatchGrid
+from halovid.maths.grid import LatentGeometry, PatchGrid
 from halovid.rewards.backbones import make_spec
 from halovid.rewards.network import RewardNetwork, RewardSpec, load_reward, save_reward
+from halovid.store.errors import InputError
 
 SIZE = (9, 16, 24)
 ASPECTS = ("visual_quality", "text_alignment")

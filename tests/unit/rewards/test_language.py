@@ -10,11 +10,11 @@ from torch import Tensor
 
 from halovid.config.reward import RewardConfig
 from halovid.config.sections import LoraOptions
-from halovid.errors import InputError
-from halovid.grid import LatentGeometry, PatchGrid
+from halovid.maths.grid import LatentGeometry, PatchGrid
 from halovid.rewards.backbones import make_spec
 from halovid.rewards.network import RewardNetwork, RewardSpec, load_reward, save_reward
 from halovid.rewards.scoring import SCORERS
+from halovid.store.errors import InputError
 from tiny_models import BACKBONE_OF, LANGUAGE, write_language_model
 
 GEOMETRY = LatentGeometry(4, 8, True)

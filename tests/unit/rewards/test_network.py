@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from halovid.errors import InputError
-from halovid.grid import PatchGrid
+from halovid.maths.grid import PatchGrid
 from halovid.rewards.backbones import make_backbone
 from halovid.rewards.network import RewardNetwork, RewardSpec, continue_reward, load_reward, save_reward
+from halovid.store.errors import InputError
 from tiny_models import encoder_spec
 
 ENCODERS = ["conv", "videomae"]

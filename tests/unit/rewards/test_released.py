@@ -18,8 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from halovid.config.reward import RewardConfig
-from halovid.errors import InputError
-from halovid.grid import LatentGeometry, PatchGrid
+from halovid.maths.grid import LatentGeometry, PatchGrid
 from halovid.rewards.backbones import make_spec
 from halovid.rewards.network import RewardNetwork, RewardSpec, load_reward, save_reward
 from halovid.rewards.readers.text import fill
@@ -29,6 +28,7 @@ from halovid.rewards.released.videoreward import QUESTION as THREE_QUESTIONS
 from halovid.rewards.released.videoreward import TOKENS
 from halovid.rewards.released.videoscore import ASPECTS, QUESTION
 from halovid.rewards.scoring import score_dense
+from halovid.store.errors import InputError
 from tiny_models import (
     CONSTANTS,
     IDEFICS_TOKENS,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from halovid.config.reward import RewardConfig
-from halovid.grid import PatchGrid
+from halovid.maths.grid import PatchGrid
 from halovid.rewards import training
 from halovid.rewards.agreement import rate
 from halovid.rewards.data import LabelledClips

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from halovid.grid import LatentGeometry, PatchGrid, spread_to_frames
+from halovid.maths.grid import LatentGeometry, PatchGrid, spread_to_frames
 from halovid.rewards.network import RewardNetwork, RewardSpec
 from halovid.rewards.scoring import SCORERS, crop_patches, geometry_of, score_crop, score_dense
 from tiny_models import encoder_spec

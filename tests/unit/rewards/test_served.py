@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from halovid.config.reward import ServerConfig
-from halovid.errors import InputError
 from halovid.rewards.released import UnscoredError
 from halovid.rewards.released.served import FAMILIES, ServedReward, read_scores
+from halovid.store.errors import InputError
 
 GOOD = {
     "videoscore2": "Clear frames.\nvisual quality: 4; text-to-video alignment: 2, physical/common-sense consistency: 5",

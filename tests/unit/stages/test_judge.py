@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from halovid.config.recipes import make_config
-from halovid.data.folders import open_stage, read_manifest
-from halovid.data.tables import CLIPS, LABELS, read_table, rows_to_table
-from halovid.data.video import write_video
 from halovid.stages import judge
+from halovid.store.folders import open_stage, read_manifest
+from halovid.store.tables import CLIPS, LABELS, read_table, rows_to_table
+from halovid.store.video import write_video
 
 
 def test_labels_of_clips_that_are_not_there_are_listed(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ import pytest
 
 from halovid.config.recipes import make_config
 from halovid.config.run import PairConfig, RunConfig
-from halovid.data.folders import StageFolder
-from halovid.data.tables import CLIPS, PAIRS, REWARDS, patch_matrix, rows_to_table
-from halovid.errors import InputError
-from halovid.evaluation.raters import Rater
-from halovid.grid import PatchGrid
+from halovid.maths.grid import PatchGrid
+from halovid.measuring.raters import Rater
 from halovid.stages.pair import kept_pairs, make_good_pairs, make_pairs, make_preferred_pairs, make_twin_pairs
+from halovid.store.errors import InputError
+from halovid.store.folders import StageFolder
+from halovid.store.tables import CLIPS, PAIRS, REWARDS, patch_matrix, rows_to_table
 
 GRID = PatchGrid(2, 2, 2)
 

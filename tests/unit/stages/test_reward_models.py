@@ -13,22 +13,22 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from halovid.alignment.monitor import REWARD, Monitor
+from halovid.clips.folder import _save_tensor
+from halovid.commands.score_folder import score_folder
 from halovid.config.recipes import make_config
 from halovid.config.run import RunConfig
-from halovid.data import tables
-from halovid.data.clips import _save_tensor
-from halovid.data.files import write_json
-from halovid.data.folders import open_stage
-from halovid.data.video import read_video, write_video
-from halovid.errors import InputError
-from halovid.grid import LatentGeometry
+from halovid.maths.grid import LatentGeometry
 from halovid.rewards import training
 from halovid.rewards.network import load_reward
 from halovid.rewards.released import UnscoredError
 from halovid.rewards.released.served import ServedReward
-from halovid.score_folder import score_folder
 from halovid.stages import reward, score
+from halovid.store import tables
+from halovid.store.errors import InputError
+from halovid.store.files import write_json
+from halovid.store.folders import open_stage
+from halovid.store.video import read_video, write_video
+from halovid.training.monitor import REWARD, Monitor
 from tiny_models import write_language_model, write_videoreward
 
 SIZE = (9, 16, 24)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from halovid.data.tables import STUDY, TRAINING, rows_to_table
+from halovid.store.tables import STUDY, TRAINING, rows_to_table
 from halovid.study.findings import Results, compare_methods, markdown, write_figures, write_training_figure
 
 PROMPTS = [f"p{number}" for number in range(12)]

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from halovid.config.run import RunConfig
-from halovid.data.tables import STUDY, TRAINING, TUNING, read_table, rows_to_table
-from halovid.errors import InputError
+from halovid.store.errors import InputError
+from halovid.store.tables import STUDY, TRAINING, TUNING, read_table, rows_to_table
 from halovid.study import runner as study
 from halovid.study.runner import Cell, load_study, run_study
 

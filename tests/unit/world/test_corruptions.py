@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from halovid.grid import PatchGrid
+from halovid.maths.grid import PatchGrid
 from halovid.world.corruptions import CORRUPTIONS, KINDS, Event, render_corrupted, sample_events
 from halovid.world.inspector import DEFECT_THRESHOLD, patch_distance
 from halovid.world.render import render_scene, sprite_layers

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from halovid.evaluation.metrics import auroc
-from halovid.grid import PatchGrid, pool_pixels
+from halovid.maths.grid import PatchGrid, pool_pixels
+from halovid.maths.statistics import auroc
 from halovid.world.corruptions import render_corrupted, sample_events
 from halovid.world.inspector import (
     DEFECT_THRESHOLD,

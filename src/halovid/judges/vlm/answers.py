@@ -17,8 +17,8 @@ from typing import Any
 
 import platformdirs
 
-from halovid.data.files import hash_value, write_json
-from halovid.errors import InputError
+from halovid.store.errors import InputError
+from halovid.store.files import hash_value, write_json
 
 
 def default_folder() -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from halovid.grid import LatentGeometry, PatchGrid, time_membership
+from halovid.maths.grid import LatentGeometry, PatchGrid, time_membership
 
 MIN_OVERLAP = 0.25  # of the smaller of box and patch; not tuned, no labels of boxes and patches exist to tune it on
 

@@ -23,8 +23,8 @@ from aiolimiter import AsyncLimiter
 from pydantic import BaseModel, ValidationError
 
 from halovid.config.vlm import ModelConfig, VlmConfig
-from halovid.errors import InputError
 from halovid.judges.vlm.schema import keepable
+from halovid.store.errors import InputError
 
 _MAX_BODY = 8_000_000  # bytes of a reply; an answer has a few thousand
 _MAX_MESSAGE = 200  # characters of a server's own words that are repeated

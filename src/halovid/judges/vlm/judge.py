@@ -12,10 +12,7 @@ import torch
 from torch import Tensor
 
 from halovid.config.vlm import ModelConfig, VlmConfig
-from halovid.data.files import hash_value
-from halovid.errors import InputError
-from halovid.grid import LatentGeometry, PatchGrid
-from halovid.judges.base import Judgement, Refusal, Request, Rounds, Vote, asked_rounds
+from halovid.judges.base import asked_rounds
 from halovid.judges.vlm.answers import AnswerFolder, default_folder
 from halovid.judges.vlm.boxes import covered_patches, touched_times
 from halovid.judges.vlm.client import Asker
@@ -23,6 +20,10 @@ from halovid.judges.vlm.endpoint import Unanswered
 from halovid.judges.vlm.questions import ClipQuestions
 from halovid.judges.vlm.rubric import rubric_version
 from halovid.judges.vlm.schema import FAULTLESS, ClipAnswer, Defect, Rating
+from halovid.maths.grid import LatentGeometry, PatchGrid
+from halovid.records import Judgement, Refusal, Request, Rounds, Vote
+from halovid.store.errors import InputError
+from halovid.store.files import hash_value
 
 T = TypeVar("T")
 PatchRatings = dict[tuple[int, str], Rating]  # (place in [t, h, w], flattened; aspect) -> rating

@@ -9,13 +9,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from halovid.config.vlm import ModelConfig, VlmConfig
-from halovid.grid import LatentGeometry, PatchGrid
-from halovid.judges.base import Request, asked_rounds
+from halovid.judges.base import asked_rounds
 from halovid.judges.vlm.answers import AnswerFolder, question_key
 from halovid.judges.vlm.budget import price_call
 from halovid.judges.vlm.client import known_answer, request_body
 from halovid.judges.vlm.judge import open_answers
 from halovid.judges.vlm.questions import BYTES_PER_TOKEN, TOKENS_PER_RATING, ClipQuestions, Question
+from halovid.maths.grid import LatentGeometry, PatchGrid
+from halovid.records import Request
 
 
 @dataclass

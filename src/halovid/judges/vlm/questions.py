@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from halovid.config.vlm import ModelConfig, VlmConfig
-from halovid.grid import LatentGeometry, PatchGrid, time_membership
-from halovid.judges.base import Rounds
 from halovid.judges.vlm.rubric import render_question, render_rubric
 from halovid.judges.vlm.schema import ClipAnswer, ClipForm, PatchAnswer, PatchForm, strict_schema
 from halovid.judges.vlm.show import Picture, numbered_frames, spread_evenly, tubes, whole_frames
-from halovid.runtime import batches
+from halovid.maths.grid import LatentGeometry, PatchGrid, time_membership
+from halovid.records import Rounds
+from halovid.store.runtime import batches
 
 T_co = TypeVar("T_co", covariant=True)
 BYTES_PER_TOKEN = 4  # of English text and of JSON; an estimate

@@ -11,8 +11,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from halovid.grid import PatchGrid
-from halovid.runtime import batches
+from halovid.maths.grid import PatchGrid
+from halovid.store.runtime import batches
 
 _QUALITY = 92  # of JPEG: its own blocks must not look like a defect
 _MARGIN = 0.25  # of a patch, shown around it in a tube

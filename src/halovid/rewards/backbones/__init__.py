@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from halovid.config.reward import RewardConfig
-from halovid.errors import InputError
-from halovid.grid import LatentGeometry
+from halovid.maths.grid import LatentGeometry
 from halovid.rewards.backbones.base import Backbone, EncoderSpec, Features, LanguageSpec
 from halovid.rewards.backbones.conv import ConvEncoder
 from halovid.rewards.backbones.idefics2 import Idefics2Backbone
@@ -19,6 +18,7 @@ from halovid.rewards.backbones.videomae import PretrainedVideoMAE, VideoMAEEncod
 from halovid.rewards.backbones.vjepa2 import VJEPA2Encoder
 from halovid.rewards.pretrained import load_config
 from halovid.rewards.released import model_config
+from halovid.store.errors import InputError
 
 __all__ = ["BACKBONES", "Backbone", "EncoderSpec", "Features", "LanguageSpec", "make_backbone", "make_spec"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halovid.errors import InputError
+from halovid.store.errors import InputError
 
 PAD = -1  # fills rows of token ids
 

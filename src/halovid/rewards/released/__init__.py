@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from halovid.errors import InputError
 from halovid.rewards.pretrained import load_base, load_config, load_tokenizer, local_folder
 from halovid.rewards.released import videoreward, videoscore, videoscore_qwen2_vl
 from halovid.rewards.released.base import (
@@ -20,6 +19,7 @@ from halovid.rewards.released.base import (
     UnscoredError,
     read_json,
 )
+from halovid.store.errors import InputError
 
 __all__ = [
     "RELEASED",

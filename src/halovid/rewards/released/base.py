@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halovid.data.files import hash_value
-from halovid.errors import InputError
 from halovid.rewards.readers.pixels import to_bytes
+from halovid.store.errors import InputError
+from halovid.store.files import hash_value
 
 QUESTION_FILE = "prompt.txt"
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from halovid.data.clips import Row
-from halovid.grid import LatentGeometry, PatchGrid
+from halovid.clips.folder import Row
+from halovid.maths.grid import LatentGeometry, PatchGrid
 from halovid.rewards.released.base import ReleasedReward
 from halovid.rewards.scoring import crop_patches
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from halovid.config.reward import ServerConfig
-from halovid.data.files import hash_value
-from halovid.errors import InputError
 from halovid.rewards.readers.text import fill
 from halovid.rewards.released.base import ReleasedReward, UnscoredError
 from halovid.rewards.released.qwen_frames import choose_by_rate
+from halovid.store.errors import InputError
+from halovid.store.files import hash_value
 
 LOWEST, HIGHEST = 1, 5
 _NUMBER = r"\W{0,4}(\d+(?:\.\d+)?)(?!\s*(?:-|to)\s*\d)"  # of "4", "**4**", "[4]", but not of the scale "1-5"

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halovid.errors import InputError
 from halovid.rewards.pretrained import load_base, load_tokenizer, local_folder, make_base
 from halovid.rewards.readers.qwen import QwenReader
 from halovid.rewards.readers.text import fill, plain_text, token_rows, without_pad
@@ -21,6 +20,7 @@ from halovid.rewards.released.base import Head, LocalReward, Start, question_of
 from halovid.rewards.released.qwen_frames import CHAT, choose_by_rate, shown, spread
 from halovid.rewards.released.settings import VideoRewardSettings, read_settings
 from halovid.rewards.released.weights import assign, merge_lora, read_pickled, read_safetensors
+from halovid.store.errors import InputError
 
 CONFIG = "model_config.json"
 KINDS = frozenset({"qwen2_vl"})

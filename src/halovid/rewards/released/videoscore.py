@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from halovid.errors import InputError
 from halovid.rewards.pretrained import load_base, load_tokenizer
 from halovid.rewards.readers.idefics2 import KINDS, Idefics2Reader
 from halovid.rewards.readers.pixels import fit_edges, resize
@@ -19,6 +18,7 @@ from halovid.rewards.readers.text import fill, last_of, plain_text, token_rows, 
 from halovid.rewards.released.base import Head, LocalReward, Start, question_of
 from halovid.rewards.released.settings import EdgeLimits, PictureSettings, ProcessorSettings, read_settings
 from halovid.rewards.released.weights import read_tensors
+from halovid.store.errors import InputError
 
 ARCHITECTURE = "Idefics2ForSequenceClassification"
 ASPECTS = ("visual_quality", "temporal_consistency", "dynamic_degree", "text_alignment", "factual_consistency")

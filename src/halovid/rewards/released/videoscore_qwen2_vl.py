@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from halovid.errors import InputError
 from halovid.rewards.pretrained import load_base, load_tokenizer
 from halovid.rewards.readers.qwen import QwenReader
 from halovid.rewards.readers.text import fill, last_of, plain_text, token_rows, without_pad
 from halovid.rewards.released.base import LocalReward, Start, question_of
 from halovid.rewards.released.qwen_frames import CHAT, choose_by_rate, shown
 from halovid.rewards.released.videoscore import ASPECTS, HEAD, QUESTION, read_linear, stretched_head
+from halovid.store.errors import InputError
 
 ARCHITECTURE = "Qwen2VLForSequenceClassification"
 _FPS = 8.0

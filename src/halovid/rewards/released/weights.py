@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from halovid.errors import InputError
 from halovid.rewards.pretrained import check_keys
+from halovid.store.errors import InputError
 
 
 def read_pickled(path: Path) -> dict[str, Tensor]:

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halovid.grid import LatentGeometry, PatchGrid, time_membership
 from halovid.judges.vlm.boxes import MIN_OVERLAP, Box, covered_patches, overlap, touched_times
+from halovid.maths.grid import LatentGeometry, PatchGrid, time_membership
 
 WAN = LatentGeometry(4, 8, causal_first_frame=True)
 PLAIN = LatentGeometry(1, 8, causal_first_frame=False)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from halovid.errors import InputError
 from halovid.judges.vlm.endpoint import Stopped
+from halovid.store.errors import InputError
 from vlm_fixtures import Asked, question
 from vlm_server import Handler, Server, answer_well, completion, good_answer, reply, send
 

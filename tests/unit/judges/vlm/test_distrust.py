@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from halovid.errors import InputError
 from halovid.judges.vlm.client import HOPELESS
 from halovid.judges.vlm.endpoint import Stopped
 from halovid.judges.vlm.schema import MAX_REASON, ClipForm
+from halovid.store.errors import InputError
 from vlm_fixtures import ATTEMPTS, KEY, Asked, change_first, question
 from vlm_server import (
     Handler,

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from halovid.errors import InputError
 from halovid.judges.vlm.client import HOPELESS
 from halovid.judges.vlm.endpoint import Stopped, Unanswered
+from halovid.store.errors import InputError
 from vlm_fixtures import ATTEMPTS, KEY, Asked, change_first, question
 from vlm_server import (
     Behaviour,

@@ -1,1 +1,0 @@
-"""Preference pairs, the losses and the policy that learns from them."""

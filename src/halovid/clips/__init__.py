@@ -1,0 +1,1 @@
+"""Clip folders and prompt files: reading and writing."""

@@ -1,0 +1,195 @@
+"""Clips on disk: sampled or imported once, read by every later stage.
+
+FOLDER/clips.parquet                 one row per clip (tables.CLIPS)
+FOLDER/clips/ID.mp4                  the clip as people see it
+FOLDER/latents/ID.safetensors        its exact latents
+FOLDER/prompts/ID.safetensors        the text condition of its prompt
+FOLDER/geometry.json                 how the generator's autoencoder divides a clip
+
+A good clip (stage good) has no seed. An imported clip has no seed and no latents (null in the table), and its own
+length, size and frame rate: `ClipFolder` shows it in the size that is asked for, and `encode_latents` makes latents.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from halovid.config.run import GeneratorConfig
+from halovid.maths.grid import read_geometry
+from halovid.maths.seeds import clip_seed
+from halovid.models import Generator, Sampler
+from halovid.records import Prompt
+from halovid.store.errors import InputError
+from halovid.store.files import atomic_path, write_json
+from halovid.store.folders import StageFolder
+from halovid.store.runtime import progress
+from halovid.store.tables import CLIPS, read_table
+from halovid.store.video import read_video, write_video
+
+Row = dict[str, Any]
+
+
+def sample_clips(
+    stage: StageFolder,
+    sampler: Sampler,
+    config: GeneratorConfig,
+    prompts: Sequence[Prompt],
+    seed: int,
+    per_prompt: int,
+    description: str,
+) -> None:
+    """Samples `per_prompt` clips of every prompt into the stage's folder, with their table; continues after a kill."""
+    folder = stage.path
+    save_conditions(folder, sampler, prompts)
+
+    def sample(batch: Sequence[tuple[Prompt, int]]) -> list[Row]:
+        seeds = [clip_seed(seed, prompt.prompt_id, index) for prompt, index in batch]
+        latents = sampler.sample(sampler.encode_prompts([prompt.text for prompt, _ in batch]), seeds)
+        names = [f"{prompt.prompt_id}-{index:02d}" for prompt, index in batch]
+        owners = [prompt for prompt, _ in batch]
+        return write_clips(folder, names, owners, seeds, latents, sampler.decode_video(latents), config.fps)
+
+    jobs = [(prompt, index) for prompt in prompts for index in range(per_prompt)]
+    stage.write("clips.parquet", stage.map_batches(description, jobs, config.batch_size, sample, CLIPS))
+
+
+def save_conditions(folder: Path, sampler: Sampler, prompts: Sequence[Prompt]) -> None:
+    """Writes what a clip folder holds beside its clips: the geometry and the text condition of each prompt."""
+    write_json(folder / "geometry.json", dataclasses.asdict(sampler.geometry))
+    for prompt in prompts:
+        path = _condition_path(folder, prompt.prompt_id)
+        if not path.exists():
+            _save_tensor(path, "prompt_embeds", sampler.encode_prompts([prompt.text])[0])
+
+
+def write_clips(
+    folder: Path,
+    names: Sequence[str],
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int | None],
+    latents: Tensor,
+    video: Tensor,
+    fps: float,
+) -> list[Row]:
+    """Writes clips and their latents; their rows of tables.CLIPS."""
+    rows: list[Row] = [
+        {
+            "clip_id": name,
+            "prompt_id": prompt.prompt_id,
+            "prompt": prompt.text,
+            "seed": seed,
+            "fps": fps,
+            "video": f"clips/{name}.mp4",
+            "latents": f"latents/{name}.safetensors",
+        }
+        for name, prompt, seed in zip(names, prompts, seeds, strict=True)
+    ]
+    for row, latent, clip in zip(rows, latents, video, strict=True):
+        _save_tensor(folder / row["latents"], "latents", latent.float())
+        write_video(folder / row["video"], clip, fps)
+    return rows
+
+
+class ClipFolder:
+    """Reads a clip folder; clips come as `size` says: frames, height, width.
+
+    Of a generated clip the frames are as many as the recipe says; an imported one is shown from its first frame to
+    its last, and stretched where its sides are in another proportion, so that every patch of it is seen.
+    """
+
+    def __init__(self, folder: Path, size: tuple[int, int, int]) -> None:
+        self.folder, self._size = folder, size
+        self.rows: list[Row] = read_table(folder / "clips.parquet", CLIPS).to_pylist()
+        self.geometry = read_geometry(folder)
+
+    @property
+    def by_prompt(self) -> dict[str, list[Row]]:
+        """The rows of each prompt, in the order of the table."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row["prompt_id"], []).append(row)
+        return found
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """All prompts, in the order of the table."""
+        return [Prompt(name, rows[0]["prompt"]) for name, rows in self.by_prompt.items()]
+
+    def video(self, row: Row) -> Tensor:
+        """[3, F, H, W] in [-1, 1]; InputError when the file can't be read, or was generated with other frames."""
+        path = self.folder / row["video"]
+        if row["latents"] is None:
+            return read_video(path, self._size[1:], self._size[0])
+        video = read_video(path, self._size[1:])
+        if video.shape[1] != self._size[0]:
+            raise InputError(f"{path} has {video.shape[1]} frames, the recipe's clips have {self._size[0]}")
+        return video
+
+    def readable(self, rows: Sequence[Row], skip: Callable[[str, str], None]) -> tuple[list[Row], Tensor | None]:
+        """The rows whose clips can be read and these clips, [B, 3, F, H, W]; `skip` is told of the others."""
+        kept, videos = [], []
+        for row in rows:
+            try:
+                videos.append(self.video(row))
+                kept.append(row)
+            except InputError as error:
+                skip(row["clip_id"], str(error))
+        return kept, torch.stack(videos) if videos else None
+
+    def encode_latents(self, rows: Sequence[Row], generator: Generator, folder: Path) -> None:
+        """Makes the latents of those rows that have none, in `folder`; `latents` then finds them.
+
+        Raises:
+            InputError: a clip can't be read, or the generator takes no clips of this size.
+        """
+        missing = [row for row in rows if row["latents"] is None]
+        if not missing:
+            return
+        with progress("encode clips", len(missing)) as advance:
+            for row in missing:
+                path = (folder / f"{row['clip_id']}.safetensors").absolute()
+                if not path.exists():
+                    _save_tensor(path, "latents", generator.encode_video(self.video(row)[None])[0].float())
+                row["latents"] = str(path)
+                advance()
+
+    def latents(self, row: Row) -> Tensor:
+        """[C, T, h, w]."""
+        if row["latents"] is None:
+            raise InputError(f"the clip {row['clip_id']!r} was imported and has no latents; encode them first")
+        return _load_tensor(self.folder / row["latents"], "latents")
+
+    def prompt_embeds(self, prompt_id: str) -> Tensor:
+        """[L, D]."""
+        path = _condition_path(self.folder, prompt_id)
+        if not path.parent.exists() and (self.folder / "sources.parquet").exists():
+            raise InputError(
+                f"the prompts of the clips imported into {self.folder} are not encoded; import them again with --recipe"
+            )
+        return _load_tensor(path, "prompt_embeds")
+
+
+def _condition_path(folder: Path, prompt_id: str) -> Path:
+    return folder / "prompts" / f"{prompt_id}.safetensors"
+
+
+def _save_tensor(path: Path, name: str, value: Tensor) -> None:
+    with atomic_path(path) as temporary:
+        save_file({name: value.cpu().contiguous()}, temporary)
+
+
+def _load_tensor(path: Path, name: str) -> Tensor:
+    try:
+        return load_file(path)[name]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise InputError(
+            f"{path} is missing or damaged ({error}); delete the manifest.json of its stage and run that again"
+        ) from error

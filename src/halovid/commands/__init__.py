@@ -1,0 +1,1 @@
+"""What commands besides the stages do with runs and folders of clips."""

@@ -1,0 +1,198 @@
+"""Rewards of any folder of clips, without a run.
+
+    halovid score --clips DIR --reward MODEL [--recipe RECIPE.yaml] [--output FILE] [--heatmaps FOLDER]
+
+Prompts come from DIR/prompts.csv (`halovid.formats.folder`) or else from the names of the clips, as VBench has them.
+The table has a row per clip: clip, prompt, reward, the rating of every aspect and, in Parquet, the patch rewards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from halovid.config.run import GeneratorConfig, RunConfig
+from halovid.formats import folder, vbench
+from halovid.formats.base import SourceClip
+from halovid.maths.grid import PatchGrid, spread_to_frames
+from halovid.models import open_generator
+from halovid.rewards.backbones import EncoderSpec
+from halovid.rewards.network import RewardNetwork, load_reward
+from halovid.rewards.scoring import geometry_of, score_dense
+from halovid.store.errors import InputError
+from halovid.store.files import atomic_path
+from halovid.store.folders import read_manifest
+from halovid.store.runtime import console, progress, resolve_device, set_threads
+from halovid.store.tables import write_table
+from halovid.store.video import probe_video, read_video, write_video
+
+Row = dict[str, Any]
+WORST, BEST = 1.0, 5.0  # the rating scale: what heat maps show as wholly red, and as untouched
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """A reward model and what it needs to score any clip: its patches, and the prompts as it takes them."""
+
+    network: RewardNetwork
+    grid: PatchGrid
+    prompts: dict[str, Tensor]
+    device: torch.device
+
+    @torch.no_grad()
+    def rate(self, clip: SourceClip) -> tuple[Tensor, Tensor, Tensor]:
+        """Ratings [aspects], patch rewards [t, h, w], and the clip as the model saw it, [3, F, H, W].
+
+        Raises:
+            InputError: the clip can't be read, or a rating is not finite.
+        """
+        spec = self.network.spec.backbone
+        probe_video(clip.files[0])
+        video = read_video(clip.files[0], (spec.frame_height, spec.frame_width), spec.num_frames)
+        prompt = self.prompts[clip.prompt][None].to(self.device)
+        ratings, patches = score_dense(self.network, video[None].to(self.device), prompt, self.grid)
+        if not (torch.isfinite(ratings).all() and torch.isfinite(patches).all()):
+            raise InputError("the reward is not finite")
+        return ratings[0].float().cpu(), patches[0].mean(0).float().cpu(), video
+
+
+def score_folder(
+    clips: Path, reward: Path, output: Path, config: RunConfig | None = None, heatmaps: Path | None = None
+) -> None:
+    """Writes the rewards of a folder's clips to `output`, .csv or .parquet; clips that can't be scored are told.
+
+    Args:
+        reward: the folder of a reward model, or a run that has one.
+        config: names generator and grid where they are not told by the run that the reward model lies in.
+        heatmaps: a folder for clips in which bad patches are red.
+
+    Raises:
+        InputError: there is no clip, no reward model, or nothing tells its generator; the kind of output is unknown.
+    """
+    if output.suffix not in (".csv", ".parquet"):
+        raise InputError(f"the output {output} must be a .csv or .parquet file")
+    found = folder.read(clips) if (clips / folder.TABLE).is_file() else vbench.read(clips)
+    if not found.clips:
+        reasons = [reason for _, reason in found.skipped]
+        raise InputError(f"{clips} holds no clip with a usable prompt ({reasons[0] if reasons else 'it is empty'})")
+    _check_targets(clips, output, heatmaps)
+    scorer = _make_scorer(reward, config, sorted({clip.prompt for clip in found.clips.values()}))
+    rows: list[Row] = []
+    with progress("score", len(found.clips)) as advance:
+        for name, clip in found.clips.items():
+            try:
+                ratings, patches, video = scorer.rate(clip)
+                rows.append(_row(clip, ratings, patches, scorer.network.spec.aspects))
+            except InputError as error:
+                found.skip(name, str(error))
+            else:
+                if heatmaps is not None:
+                    _write_heatmap(heatmaps / f"{found.clip_ids()[name]}.mp4", scorer, clip, patches, video)
+            advance()
+    for item, reason in found.skipped:
+        console.print(f"left out: {item}: {reason}", style="yellow", highlight=False, soft_wrap=True)
+    if not rows:
+        raise InputError(f"none of {len(found.clips)} clips of {clips} could be scored")
+    _write_table(output, rows)
+    console.print(f"{len(rows)} clips scored, {len(found.skipped)} left out: {output}", soft_wrap=True)
+
+
+def _check_targets(clips: Path, output: Path, heatmaps: Path | None) -> None:
+    """InputError when a result would take the place of something that is there, or can't be written."""
+    if output.resolve() in ((clips / name).resolve() for name in (folder.TABLE, vbench.PROMPTS)):
+        raise InputError(f"the output {output} would replace the prompts of the clips; choose another name")
+    if heatmaps is not None and heatmaps.resolve() == clips.resolve():
+        raise InputError(f"heat maps in {heatmaps} would replace the clips themselves; choose another folder")
+    try:
+        if output.is_dir():
+            raise InputError(f"the output {output} is a folder; name a .csv or .parquet file")
+        for needed in (output.parent, *([heatmaps] if heatmaps else [])):
+            needed.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"can't write to {error.filename}: {error.strerror}") from error
+
+
+def _make_scorer(reward: Path, config: RunConfig | None, prompts: list[str]) -> Scorer:
+    """The scorer, with all prompts encoded."""
+    reward = reward.resolve()
+    model = reward / "reward" if (reward / "reward" / "reward.json").is_file() else reward
+    network = load_reward(model)
+    config = config or _config_of_run(model)
+    set_threads(config.threads)
+    device = resolve_device(config.device)
+    if network.backbone.reads_text:
+        inputs = {prompt: network.backbone.tokenize([prompt])[0] for prompt in prompts}
+    else:
+        generator = open_generator(config)
+        inputs = {prompt: generator.encode_prompts([prompt])[0].float().cpu() for prompt in prompts}
+        _check_width(next(iter(inputs.values())).shape[-1], network, model, config)
+    return Scorer(network.to(device), config.grid, inputs, device)
+
+
+def _check_width(width: int, network: RewardNetwork, model: Path, config: RunConfig) -> None:
+    """InputError when the text conditions are not those of the generator that the reward model was trained with."""
+    spec = network.spec.backbone
+    if isinstance(spec, EncoderSpec) and width != spec.prompt_width:
+        raise InputError(
+            f"the reward model {model} was trained with text conditions {spec.prompt_width} wide, those of "
+            f"generator {config.generator.model!r} are {width} wide; name the recipe it was trained with by --recipe"
+        )
+
+
+def _config_of_run(model: Path) -> RunConfig:
+    """Generator and grid of the run that a reward model lies in."""
+    generated, trained = read_manifest(model.parent / "generate"), read_manifest(model)
+    try:
+        assert generated is not None and trained is not None
+        return RunConfig(
+            generator=GeneratorConfig.model_validate(generated["config"]["generator"]),
+            grid=PatchGrid(**trained["config"]["grid"]),
+        )
+    except (AssertionError, KeyError, TypeError, ValidationError) as error:
+        raise InputError(
+            f"nothing beside {model} tells which generator encodes its prompts; name the recipe it was trained with by "
+            f"--recipe"
+        ) from error
+
+
+def _row(clip: SourceClip, ratings: Tensor, patches: Tensor, aspects: tuple[str, ...]) -> Row:
+    """A row of the output."""
+    named = dict(zip(aspects, ratings.tolist(), strict=True))
+    return (
+        {"clip": clip.name, "prompt": clip.prompt, "reward": ratings.mean().item()}
+        | named
+        | {"patch_rewards": patches.flatten().tolist()}
+    )
+
+
+def _write_table(path: Path, rows: list[Row]) -> None:
+    """Writes the rows; a CSV has no patch rewards."""
+    table = pa.Table.from_pylist(rows)
+    if path.suffix == ".parquet":
+        write_table(path, table)
+    else:
+        with atomic_path(path) as temporary:
+            pyarrow.csv.write_csv(table.drop_columns("patch_rewards"), temporary)
+
+
+def _write_heatmap(path: Path, scorer: Scorer, clip: SourceClip, patches: Tensor, video: Tensor) -> None:
+    """The clip as the model saw it, redder the worse a patch is."""
+    badness = ((BEST - patches) / (BEST - WORST)).clamp(0, 1)
+    frames = spread_to_frames(badness, video.shape[1], geometry_of(scorer.network))
+    cover = 0.6 * torch.nn.functional.interpolate(frames[None], video.shape[2:], mode="nearest")[0]
+    red = torch.tensor([1.0, -1.0, -1.0]).view(3, 1, 1, 1)
+    seconds = _seconds(clip.files[0])
+    write_video(path, video * (1 - cover) + red * cover, video.shape[1] / seconds)
+
+
+def _seconds(path: Path) -> float:
+    """How long a clip lasts."""
+    info = probe_video(path)
+    return info.num_frames / info.fps

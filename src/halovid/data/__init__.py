@@ -1,1 +1,0 @@
-"""What stages share on disk: folders, tables, clips, videos, prompts."""

@@ -1,1 +1,0 @@
-"""Measures of clips and of agreement, and how they are compared."""

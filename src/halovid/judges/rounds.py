@@ -1,0 +1,72 @@
+"""Which patches a judge is asked about: all, a random share, or those that a table of questions names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from halovid.config.run import RunConfig
+from halovid.maths.seeds import clip_seed
+from halovid.records import Rounds
+from halovid.store.errors import InputError
+from halovid.store.tables import QUESTIONS, read_table, rows_to_table, write_table
+
+
+def planned_rounds(config: RunConfig, rows: Sequence[Mapping[str, Any]]) -> dict[str, Rounds] | None:
+    """The patches of each clip that the judge is asked about, by clip id; None when it is asked about all.
+
+    Raises:
+        InputError: `judge.questions` can't be read, or names clips that the run or patches that the grid has not.
+    """
+    judge, size = config.judge, config.grid.num_patches
+    if judge.questions is not None:
+        found = read_rounds(judge.questions)
+        if any(not 0 <= place < size for rounds in found.values() for own in rounds for place in own):
+            raise InputError(f"{judge.questions} asks about patches that the grid {config.grid.shape} has not")
+        others = found.keys() - {row["clip_id"] for row in rows}
+        if others:
+            raise InputError(
+                f"{judge.questions} asks about clips that the run has not, {min(others)!r} among {len(others)}; "
+                f"make the file with `halovid select` from this run"
+            )
+        return {row["clip_id"]: found.get(row["clip_id"], []) for row in rows}
+    if judge.share == 1:
+        return None
+    count = max(1, round(judge.share * size))
+    orders = {row["clip_id"]: np.random.default_rng(clip_seed(config.seed, row["clip_id"], -1)) for row in rows}
+    return {name: [sorted(rng.permutation(size)[:count].tolist())] for name, rng in orders.items()}
+
+
+def read_rounds(path: Path) -> dict[str, Rounds]:
+    """The rounds of each clip in a table of questions.
+
+    Raises:
+        InputError: the file can't be read, something is missing in a row, or a clip has a patch twice.
+    """
+    rows = read_table(path, QUESTIONS).to_pylist()
+    for number, row in enumerate(rows, start=1):
+        if None in (*row.values(), *(row["patches"] or ())):
+            raise InputError(f"{path}, row {number}: clip_id, round and all patches must be given, none may be null")
+    found: dict[str, Rounds] = {}
+    for row in sorted(rows, key=lambda row: row["round"]):
+        found.setdefault(row["clip_id"], []).append(row["patches"])
+    for name, rounds in found.items():
+        counts = Counter(place for own in rounds for place in own)
+        twice = [place for place, count in counts.items() if count > 1]
+        if twice:
+            raise InputError(f"{path} asks more than once about patch {min(twice)} of clip {name!r}; name it once")
+    return found
+
+
+def write_rounds(path: Path, rounds: dict[str, Rounds]) -> None:
+    """Writes a table of questions."""
+    rows = [
+        {"clip_id": name, "round": number, "patches": patches}
+        for name, own in rounds.items()
+        for number, patches in enumerate(own)
+    ]
+    write_table(path, rows_to_table(rows, QUESTIONS))

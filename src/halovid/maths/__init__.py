@@ -1,0 +1,1 @@
+"""Mathematics on tensors and arrays: the patch grid, noise, losses, pairing, statistics."""

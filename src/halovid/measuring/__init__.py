@@ -1,0 +1,1 @@
+"""What is measured of clips, and how raters agree."""

@@ -1,0 +1,224 @@
+"""Whoever rates clips, read from a table: people, judges, reward models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from halovid.store.errors import InputError
+from halovid.store.tables import LABELS, PREFERENCES, RELEASED, REWARDS, patch_matrix
+
+Array = NDArray[np.float64]
+OVERALL = "overall"  # the mean over a rater's aspects; what a reward is of itself
+_DIGITS = 6  # a tie, or a defect's threshold, must not hang on how a mean or a column was rounded
+
+
+@dataclass
+class Scores:
+    """A rater's scores in one aspect: of clips, and of patches where there are any."""
+
+    clips: dict[str, float] = field(default_factory=dict)
+    patches: dict[str, Array] = field(default_factory=dict)
+
+
+@dataclass
+class Rater:
+    """A rater who scores clips (aspect -> scores), or one who compares them.
+
+    preferences: (first, second) -> 1 the first is better, -1 the second, 0 neither; anything between is possible.
+    patch_preferences: the same for each patch, flat.
+    """
+
+    name: str
+    scores: dict[str, Scores] = field(default_factory=dict)
+    preferences: dict[tuple[str, str], float] = field(default_factory=dict)
+    patch_preferences: dict[tuple[str, str], Array] = field(default_factory=dict)
+
+
+def read_raters(path: Path, prompts: dict[str, str]) -> list[Rater]:
+    """The raters of a file with labels, rewards or preferences: one for each name in its column `judge`.
+
+    Args:
+        prompts: clip -> prompt; filled with what the file tells of it.
+
+    Raises:
+        InputError: the file can't be read, is no such table, holds no row, or rates something twice.
+    """
+    table = _read(path)
+    columns = set(table.column_names)
+    for schema, needed, make in (
+        (LABELS, {"clip_id", "aspect", "score"}, _from_labels),
+        (RELEASED, {"clip_id", "reward", "names", "scores"}, _from_rewards),
+        (REWARDS, {"clip_id", "reward"}, _from_rewards),
+        (PREFERENCES, {"first", "second", "preference"}, _from_preferences),
+    ):
+        if needed <= columns:
+            raters = make(_conform(table, schema, path), path)
+            _note_prompts(table, prompts)
+            if not raters:
+                raise InputError(f"{path} holds no rating")
+            return raters
+    raise InputError(
+        f"{path} has the columns {sorted(columns)}: neither labels (clip_id, aspect, score), rewards (clip_id, reward) "
+        f"nor preferences (first, second, preference); docs/tables.md tells what they hold"
+    )
+
+
+def mean_rater(raters: list[Rater], name: str) -> Rater:
+    """The mean of several raters, for each clip, aspect and pair over those who rated it."""
+    merged = Rater(name)
+    for aspect in dict.fromkeys(aspect for rater in raters for aspect in rater.scores):
+        own = [rater.scores[aspect] for rater in raters if aspect in rater.scores]
+        clips = _mean([scores.clips for scores in own])
+        merged.scores[aspect] = Scores(clips, _mean([scores.patches for scores in own]))
+    merged.preferences = _mean([rater.preferences for rater in raters])
+    merged.patch_preferences = _mean([rater.patch_preferences for rater in raters])
+    return merged
+
+
+def _mean(parts: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
+    """Key -> mean over the parts that have it, patch by patch over those who rated it (NaN where nobody did)."""
+    found = {}
+    for key, values in _gathered(parts).items():
+        count = (~np.isnan(values)).sum(0)
+        found[key] = (np.nansum(values, 0) / np.where(count, count, np.nan)).round(_DIGITS)
+    return found
+
+
+def _mean_of_all(parts: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
+    """Key -> mean over the parts, of keys that every part has; NaN where one has no rating."""
+    gathered = _gathered(parts)
+    return {key: gathered[key].mean(0).round(_DIGITS) for key in sorted(gathered) if len(gathered[key]) == len(parts)}
+
+
+def _gathered(parts: Sequence[Mapping[Any, Any]]) -> dict[Any, Array]:
+    """Key -> the values of the parts that have it: [parts], or [parts, patches].
+
+    Raises:
+        InputError: the values of a key are of different grids.
+    """
+    found: dict[Any, list[Any]] = {}
+    for part in parts:
+        for key, value in part.items():
+            found.setdefault(key, []).append(value)
+    for key, values in found.items():
+        if len(sizes := {np.size(value) for value in values}) > 1:
+            raise InputError(f"{key!r} has ratings of {sorted(sizes)} patches; use one patch grid")
+    return {key: np.array(values, dtype=np.float64) for key, values in found.items()}
+
+
+def _read(path: Path) -> pa.Table:
+    """A Parquet or JSON Lines file as it is."""
+    try:
+        return pq.read_table(path) if path.suffix == ".parquet" else pyarrow.json.read_json(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} is not a readable Parquet or JSON Lines file ({error})") from error
+
+
+def _conform(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
+    """The table with all columns of a schema; those it lacks are null."""
+    for column in schema:
+        if column.name not in table.column_names:
+            table = table.append_column(column.name, pa.nulls(len(table), column.type))
+    try:
+        return table.select(schema.names).cast(schema)
+    except pa.ArrowException as error:
+        raise InputError(f"{path} holds a column of another type than its table ({error})") from error
+
+
+def _note_prompts(table: pa.Table, prompts: dict[str, str]) -> None:
+    if "prompt_id" in table.column_names:
+        for name in {"clip_id", "first", "second"} & set(table.column_names):
+            pairs = zip(table.column(name).to_pylist(), table.column("prompt_id").to_pylist(), strict=True)
+            prompts.update((clip, prompt) for clip, prompt in pairs if prompt is not None)
+
+
+def _from_labels(table: pa.Table, path: Path) -> list[Rater]:
+    """A rater for each judge in a label table."""
+    raters = []
+    for judge, own in _by_value(table, "judge", path.stem):
+        rater = Rater(judge)
+        for aspect, rows in _by_value(own, "aspect", "?"):
+            rater.scores[aspect] = _scores(rows, "score", "patch_scores", path)
+        rater.scores[OVERALL] = _overall(rater)
+        raters.append(rater)
+    return raters
+
+
+def _from_rewards(table: pa.Table, path: Path) -> list[Rater]:
+    """The one rater of a reward table; a released model's has scores of its own in further aspects."""
+    scores = {OVERALL: _scores(table, "reward", "patch_rewards", path)}
+    if {"names", "scores"} <= set(table.column_names):
+        for row in table.select(["clip_id", "names", "scores"]).to_pylist():
+            for name, score in zip(row["names"], _require_finite(row["scores"], path), strict=True):
+                scores.setdefault(name, Scores()).clips[row["clip_id"]] = float(score)
+    return [Rater(path.stem, scores)] if len(table) else []
+
+
+def _from_preferences(table: pa.Table, path: Path) -> list[Rater]:
+    """A rater for each judge in a table of compared pairs; of two orders of a pair the sorted one is kept."""
+    raters = []
+    for judge, own in _by_value(table, "judge", path.stem):
+        rater = Rater(judge)
+        for row in own.to_pylist():
+            pair, sign = _sorted_pair(row["first"], row["second"])
+            if pair in rater.preferences:
+                raise InputError(f"{path} holds two preferences of {judge!r} about the clips {pair[0]!r}, {pair[1]!r}")
+            _require_finite([row["preference"]], path)
+            rater.preferences[pair] = sign * row["preference"]
+            if row["patch_preferences"] is not None:
+                rater.patch_preferences[pair] = sign * _require_finite(row["patch_preferences"], path)
+        raters.append(rater)
+    return raters
+
+
+def _sorted_pair(first: str, second: str) -> tuple[tuple[str, str], int]:
+    """A pair in sorted order, and the sign of preferences in it."""
+    return ((first, second), 1) if first <= second else ((second, first), -1)
+
+
+def _by_value(table: pa.Table, column: str, default: str) -> list[tuple[str, pa.Table]]:
+    """The rows of each value of a column, in the order of the values; nulls count as `default`."""
+    filled = pc.fill_null(table.column(column), default)
+    return [(value, table.filter(pc.equal(filled, value))) for value in sorted(filled.unique().to_pylist())]
+
+
+def _scores(rows: pa.Table, score: str, patches: str, path: Path) -> Scores:
+    """The scores in one aspect."""
+    clips = rows.column("clip_id").to_pylist()
+    if None in clips:
+        raise InputError(f"{path} holds a row without a clip_id")
+    if len(set(clips)) < len(clips):
+        raise InputError(f"{path} rates a clip twice in one aspect by one judge; merge these first")
+    values = _require_finite(rows.column(score).to_pylist(), path)
+    local = rows.filter(pc.is_valid(rows.column(patches)))
+    found: dict[str, Array] = {}
+    if len(local):
+        matrix = patch_matrix(local, patches).astype(np.float64).round(_DIGITS)
+        _require_finite(matrix[~np.isnan(matrix)], path)  # NaN: a patch that nobody was asked about
+        found = dict(zip(local.column("clip_id").to_pylist(), matrix, strict=True))
+    return Scores(dict(zip(clips, values.round(_DIGITS).tolist(), strict=True)), found)
+
+
+def _overall(rater: Rater) -> Scores:
+    """The mean over the aspects, of clips and patches that are rated in all of those that rate any."""
+    every = list(rater.scores.values())
+    local = [scores.patches for scores in every if scores.patches]
+    return Scores(_mean_of_all([scores.clips for scores in every]), _mean_of_all(local))
+
+
+def _require_finite(values: object, path: Path) -> Array:
+    """The values as an array; InputError when one is missing or not finite."""
+    array = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise InputError(f"{path} holds a rating that is missing or not a finite number")
+    return array

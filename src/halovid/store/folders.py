@@ -1,0 +1,290 @@
+"""Stage folders: where a stage writes, when it is complete, and how it continues after a kill.
+
+RUN/<stage>/manifest.json   written last: the stage is complete, but for what it lists to be tried again
+RUN/<stage>/parts/*.parquet finished batches of a stage that was interrupted or has something to try again
+RUN/superseded/<stage>-*    results of other settings or inputs; they come back when these do
+RUN/.lock                   held while a stage writes: one process per run folder
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import itertools
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from halovid.store.errors import InputError
+from halovid.store.files import hash_file, hash_value, write_json, write_text
+from halovid.store.runtime import batches, console, progress
+from halovid.store.tables import rows_to_table, write_table
+
+T = TypeVar("T")
+_PACKAGES = ("halovid", "torch", "diffusers", "transformers", "peft", "safetensors", "pyarrow", "av")
+# what a stage wrote: tables, weights, logs, pages; clips are told by the settings that they were made with
+_RESULTS = (
+    *("*.parquet", "*.safetensors", "*.json", "*.jsonl", "*.html"),
+    *("weights/**/*.safetensors", "snapshots/**/*.safetensors"),
+)
+_SKIPPED = b"halovid.skipped"
+
+
+class StageFolder:
+    """The folder that a stage writes, and what it must tell of itself."""
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self.path = path
+        self.fingerprint = fingerprint
+        self.skipped: list[dict[str, Any]] = []
+
+    def skip(self, item: str, reason: str, again: bool = False) -> None:
+        """Notes an item that could not be done; it is listed in the manifest and at the end.
+
+        With `again` a later run of the stage tries it once more: another outcome is possible.
+        """
+        self.skipped.append({"item": item, "reason": reason} | ({"again": True} if again else {}))
+
+    def map_batches(
+        self,
+        description: str,
+        items: Sequence[T],
+        size: int,
+        work: Callable[[Sequence[T]], list[dict[str, Any]]],
+        schema: pa.Schema,
+    ) -> pa.Table:
+        """The rows that `work` makes of all items, batch by batch; finished batches survive a kill.
+
+        A batch that an earlier run left with something to try again is done anew.
+
+        Inside `work`, `skip` notes the items that fail. Items and size must be the same when it continues, which
+        the fingerprint ensures.
+        """
+        parts, tables = self.path / "parts", []
+        groups = batches(items, size)
+        paths = [parts / f"{description.replace(' ', '-')}-{i:06d}.parquet" for i in range(len(groups))]
+        for path in paths:
+            if path.exists() and _to_try_again(_part_skipped(_read_part(path))):
+                path.unlink()
+        done = sum(len(group) for group, path in zip(groups, paths, strict=True) if path.exists())
+        with progress(description, len(items), done) as advance:
+            for group, path in zip(groups, paths, strict=True):
+                if not path.exists():
+                    before = len(self.skipped)
+                    table = rows_to_table(work(group), schema)
+                    note = json.dumps(self.skipped[before:]).encode()
+                    del self.skipped[before:]
+                    write_table(path, table.replace_schema_metadata({**schema.metadata, _SKIPPED: note}))
+                    advance(len(group))
+                table = _read_part(path)
+                self.skipped += _part_skipped(table)
+                tables.append(table.replace_schema_metadata(schema.metadata))
+        return pa.concat_tables(tables) if tables else schema.empty_table()
+
+    def write(self, name: str, table: pa.Table) -> None:
+        """Writes a table of this stage."""
+        write_table(self.path / name, table)
+
+
+def _read_part(path: Path) -> pa.Table:
+    """A finished batch; InputError when it is damaged."""
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path} is damaged ({error}); delete it and run the stage again") from error
+
+
+def _part_skipped(table: pa.Table) -> list[dict[str, Any]]:
+    """What the work on a batch left out."""
+    skipped: list[dict[str, Any]] = json.loads(table.schema.metadata[_SKIPPED])
+    return skipped
+
+
+def _to_try_again(skipped: list[dict[str, Any]]) -> int:
+    """How many of the items left out may come out otherwise another time."""
+    return sum("again" in entry for entry in skipped)
+
+
+@contextmanager
+def open_stage(
+    run_dir: Path, name: str, config: dict[str, Any], inputs: Sequence[str] = ()
+) -> Iterator[StageFolder | None]:
+    """The folder to work in, or None when the stage is complete for this config and these inputs.
+
+    A stage that is complete but for items to try again is opened once more; its result stays valid until then.
+
+    On leaving without an error the manifest is written and the stage is complete. What an earlier run with
+    another config left is moved to RUN/superseded, never deleted, and comes back when that config does.
+
+    Args:
+        config: all settings that the result depends on, JSON values.
+        inputs: names of the stages that this one reads.
+
+    Raises:
+        InputError: an input stage is not complete, the folder can't be written, or another process is at work.
+    """
+    with _lock(run_dir):
+        upstream = {stage: _output_hash(run_dir, stage) for stage in inputs}
+        fingerprint = hash_value({"stage": name, "config": config, "inputs": upstream})
+        folder = run_dir / name
+        _prepare(folder, fingerprint)
+        failed = _to_try_again((read_manifest(folder) or {}).get("skipped", []))
+        if is_complete(folder, fingerprint) and not failed:
+            shutil.rmtree(folder / "parts", ignore_errors=True)  # left when a kill came right after the manifest
+            console.print(f"{name}: complete, skipped", style="dim")
+            yield None
+            return
+        if failed:
+            console.print(f"{name}: {failed} items that failed earlier are tried again")
+        stage = StageFolder(folder, fingerprint)
+        yield stage
+        _finish(stage, name, config, upstream)
+
+
+def is_complete(folder: Path, fingerprint: str) -> bool:
+    """True when the folder holds a finished stage of this fingerprint whose outputs are all undamaged."""
+    manifest = read_manifest(folder)
+    if manifest is None or manifest["fingerprint"] != fingerprint:
+        return False
+    damaged = [name for name, digest in manifest["outputs"].items() if not _matches(folder / name, digest)]
+    if damaged:
+        console.print(f"{folder.name}: {', '.join(damaged)} missing or damaged, made again", style="yellow")
+        (folder / "manifest.json").unlink()
+    return not damaged
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a finished stage, or None when there is none.
+
+    Raises:
+        InputError: the manifest is not readable JSON, or not that of a stage.
+    """
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged ({error}); delete it and run the stage again") from error
+    if not isinstance(manifest, dict) or not {"fingerprint", "outputs", "skipped"} <= manifest.keys():
+        raise InputError(f"{path} is not the manifest of a stage; delete it and run the stage again")
+    return manifest
+
+
+def is_imported(run_dir: Path, stage: str) -> bool:
+    """True when a stage was not run but made from the same data as the run's clips, see `halovid.commands.exchange`."""
+    sources = [(read_manifest(run_dir / name) or {}).get("config", {}).get("imported") for name in ("generate", stage)]
+    return sources[0] is not None and sources[0] == sources[1]
+
+
+def is_current(run_dir: Path, stage: str) -> bool:
+    """True when a stage is complete and was made from what the stages before it hold now."""
+    manifest = read_manifest(run_dir / stage)
+    if manifest is None:
+        return False
+    if "imported" in manifest["config"] and not is_imported(run_dir, stage):
+        return False
+    return all(
+        is_current(run_dir, name) and _output_hash(run_dir, name) == digest
+        for name, digest in manifest["inputs"].items()
+    )
+
+
+def _output_hash(run_dir: Path, stage: str) -> str:
+    """Identity of what an upstream stage wrote: its outputs, and the settings that its clips were made with."""
+    manifest = read_manifest(run_dir / stage)
+    if manifest is None:
+        raise InputError(f"the stage {stage!r} is not complete in {run_dir}; run `halovid {stage}` first")
+    return hash_value({"fingerprint": manifest["fingerprint"], "outputs": manifest["outputs"]})
+
+
+def _matches(path: Path, digest: str) -> bool:
+    return path.exists() and hash_file(path) == digest
+
+
+def _prepare(folder: Path, fingerprint: str) -> None:
+    """Makes `folder` that of this fingerprint: empty, or what an earlier run of the same left there or set aside."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} must be a folder of this stage; move it away, or choose another run folder")
+    mark = folder / "fingerprint"
+    if not (mark.exists() and mark.read_text() == fingerprint):
+        if folder.exists() and any(folder.iterdir()):
+            target = _set_aside(folder)
+            console.print(f"{folder.name}: settings or inputs changed; earlier result now {target}", style="yellow")
+        earlier = folder.parent / "superseded" / f"{folder.name}-{fingerprint[:12]}"
+        if earlier.exists():
+            if folder.exists():
+                folder.rmdir()
+            earlier.rename(folder)
+            console.print(f"{folder.name}: an earlier result of these settings and inputs is taken from {earlier}")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not mark.exists():
+        write_text(mark, fingerprint)
+    for leftover in folder.rglob(".*.*"):  # temporary files of a process that was killed, see atomic_path
+        leftover.unlink()
+
+
+def _set_aside(folder: Path) -> Path:
+    """Moves a stage folder to RUN/superseded, under a name that is free there; the new path."""
+    mark = folder / "fingerprint"
+    name = f"{folder.name}-{mark.read_text()[:12] if mark.exists() else 'unknown'}"
+    superseded = folder.parent / "superseded"
+    superseded.mkdir(exist_ok=True)
+    candidates = itertools.chain([superseded / name], (superseded / f"{name}-{i}" for i in itertools.count(2)))
+    return folder.rename(next(path for path in candidates if not path.exists()))
+
+
+def _finish(stage: StageFolder, name: str, config: dict[str, Any], inputs: dict[str, str]) -> None:
+    """Writes the manifest, which makes the stage complete, and tells what was skipped."""
+    results = {path for pattern in _RESULTS for path in stage.path.glob(pattern)}
+    results.discard(stage.path / "manifest.json")  # of the run before, when something was tried again
+    manifest = {
+        "stage": name,
+        "fingerprint": stage.fingerprint,
+        "config": config,
+        "inputs": inputs,
+        "outputs": {str(path.relative_to(stage.path)): hash_file(path) for path in sorted(results)},
+        "skipped": stage.skipped,
+        "versions": versions(),
+    }
+    write_json(stage.path / "manifest.json", manifest)
+    if not _to_try_again(stage.skipped):  # only now: without a manifest the parts are all that there is
+        shutil.rmtree(stage.path / "parts", ignore_errors=True)
+    if stage.skipped:
+        first = "; ".join(f"{entry['item']}: {entry['reason']}" for entry in stage.skipped[:3])
+        told = f"{name}: {len(stage.skipped)} skipped ({first}); all in {stage.path}/manifest.json"
+        console.print(told, style="yellow")
+
+
+def versions() -> dict[str, str]:
+    """Python's and the main packages' versions."""
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version()} | found
+
+
+@contextmanager
+def _lock(run_dir: Path) -> Iterator[None]:
+    """Holds the run folder for this process; the lock goes with the process, however it ends."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        handle = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise InputError(f"can't write the run folder {run_dir}: {error.strerror}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.truncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        yield
+    except BlockingIOError as error:
+        owner = os.pread(handle, 20, 0).decode() or "?"
+        raise InputError(f"{run_dir} is in use by process {owner}; wait for it or choose another folder") from error
+    finally:
+        os.close(handle)

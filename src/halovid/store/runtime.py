@@ -1,0 +1,105 @@
+"""Device, number format, threads, progress: what a stage needs of the machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from halovid.store.errors import InputError
+
+T = TypeVar("T")
+
+console = Console(stderr=True, markup=False)  # names and reasons hold anybody's words
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a name; "auto" takes CUDA or MPS when present.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device).cpu()  # the copy refuses devices that hold no data
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} can't be used here ({error}); use auto, cpu, cuda or mps") from error
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The number format of a name; "auto" is bfloat16 on CUDA and float32 elsewhere."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def set_threads(threads: int | None) -> None:
+    """Limits torch to `threads` CPU threads; None leaves all cores that the process may use."""
+    if threads is None:
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads)
+
+
+class _RateColumn(ProgressColumn):
+    """Items per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f}/s", style="progress.data.speed")
+
+
+class Advance(Protocol):
+    """Tells a progress bar that so many more items are done."""
+
+    def __call__(self, count: int = 1) -> None: ...
+
+
+@contextmanager
+def progress(description: str, total: int, done: int = 0) -> Iterator[Advance]:
+    """A progress bar with rate and time left; plain lines every tenth where the output is not a terminal."""
+    if console.is_terminal:
+        bar = Progress(
+            TextColumn("{task.description:<28}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _RateColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        with bar:
+            task = bar.add_task(description, total=total, completed=done)
+            yield lambda count=1: bar.advance(task, count)
+    else:
+        yield _PlainProgress(description, total, done)
+
+
+class _PlainProgress:
+    """Progress as lines of a log."""
+
+    def __init__(self, description: str, total: int, done: int) -> None:
+        self.description, self.total, self.first, self.done = description, total, done, done
+        self.started = time.monotonic()
+
+    def __call__(self, count: int = 1) -> None:
+        before, self.done = self.done, self.done + count
+        if self.done * 10 // max(self.total, 1) > before * 10 // max(self.total, 1):
+            rate = (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
+            left = (self.total - self.done) / rate
+            console.print(f"{self.description}: {self.done}/{self.total}, {rate:.1f}/s, {left:.0f} s left")
+
+
+def batches(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """`items` cut into runs of `size`."""
+    return [items[first : first + size] for first in range(0, len(items), size)]

@@ -1,0 +1,1 @@
+"""Training of a generator: the policy, and what watches it."""

@@ -1,0 +1,112 @@
+"""Samples along the way, and an eye on reward hacking: the reward against measures that training never sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from halovid.clips.folder import Row
+from halovid.config.run import RunConfig
+from halovid.maths.statistics import paired_bootstrap
+from halovid.measuring.measures import MEASURES, Instrument, Measure, measure_critic, measure_plain
+from halovid.models import Sampler
+from halovid.rewards.data import prompt_inputs
+from halovid.rewards.network import RewardNetwork
+from halovid.rewards.scoring import reward_clips
+from halovid.store.video import write_video
+
+REWARD, PATCH_REWARD = "reward", "patch reward"
+_SHRINKAGE = 0.2  # share of the motion that may be lost before it counts as parting
+_RESAMPLES = 2000
+_FEWEST = 4  # clips below which an interval means nothing
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is measured of one clip per prompt at a step: measure -> values, [n]."""
+
+    step: int
+    values: dict[str, np.ndarray]
+
+    def means(self) -> dict[str, float]:
+        """Metric name -> mean, for the log."""
+        return {f"monitor/{name}": float(value.mean()) for name, value in self.values.items()}
+
+
+class Monitor:
+    """Samples the same prompts with the same seeds at every call, keeps the clips, and measures them.
+
+    It uses the reward model that the pairs come from, the model-free measures and, in the embedded world, the critic;
+    the inspector's truth has no place in a training.
+
+    Args:
+        folder: where the clips go.
+        clips: a row of tables.CLIPS for each prompt, with the seed to sample it with.  prompt_embeds: [n, L, D].
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        network: RewardNetwork,
+        clips: Sequence[Row],
+        prompt_embeds: Tensor,
+        config: RunConfig,
+    ) -> None:
+        self._folder, self._network, self._config = folder, network, config
+        self._clips, self._prompt_embeds = clips, prompt_embeds
+        embeds = {row["prompt_id"]: own for row, own in zip(clips, prompt_embeds, strict=True)}
+        self._reward_prompts = prompt_inputs(network.backbone, clips, embeds.__getitem__)
+        self._seeds = [row["seed"] for row in clips]
+        self._instruments: list[Instrument] = [measure_plain]
+        if config.evaluate.critic == "world":
+            self._instruments.append(measure_critic)
+
+    def observe(self, sampler: Sampler, step: int) -> Reading:
+        """Samples and measures with the weights that `sampler` has now."""
+        video = sampler.decode_video(sampler.sample(self._prompt_embeds, self._seeds))
+        for row, clip in zip(self._clips, video, strict=True):
+            name = f"{row['prompt_id']}-step{step:06d}.mp4"
+            write_video(self._folder / name, clip, self._config.generator.fps)
+        clips, patches = reward_clips(self._network, video, self._reward_prompts.to(video.device), self._config.grid)
+        values = {REWARD: clips, PATCH_REWARD: patches.flatten(1).mean(1)}
+        for instrument in self._instruments:
+            values |= instrument(video.cpu(), self._clips, self._config.grid)
+        return Reading(step, {name: value.cpu().double().numpy() for name, value in values.items()})
+
+
+def parting(base: Reading, now: Reading, seed: int = 0) -> list[str]:
+    """What speaks against a reward that has risen: a sentence for each independent measure that has got worse.
+
+    A change counts when the paired 95% interval over the clips is clear of zero; of motion, when a fifth of it is lost.
+    """
+    if len(now.values[REWARD]) < _FEWEST or _change(base, now, REWARD, seed)[0] <= 0:
+        return []
+    sentences = []
+    for name, measure in MEASURES.items():
+        if name not in now.values:
+            continue
+        low, high = _change(base, now, name, seed)
+        before, after = base.values[name].mean(), now.values[name].mean()
+        if _is_worse(measure, low, high, before):
+            sentences.append(
+                f"step {now.step}: the reward rose from {base.values[REWARD].mean():.3g} to "
+                f"{now.values[REWARD].mean():.3g}, but {name} went from {before:.3g} to {after:.3g}"
+            )
+    return sentences
+
+
+def _change(base: Reading, now: Reading, name: str, seed: int) -> tuple[float, float]:
+    """The interval of a measure's change."""
+    found = paired_bootstrap(base.values[name], now.values[name], num_resamples=_RESAMPLES, seed=seed)
+    return found.low, found.high
+
+
+def _is_worse(measure: Measure, low: float, high: float, before: float) -> bool:
+    """Whether a change's whole interval lies on the bad side."""
+    if measure.better == "same":
+        return high < -_SHRINKAGE * abs(before)
+    return high < 0 if measure.better == "higher" else low > 0

@@ -1,0 +1,107 @@
+"""The figures that the packaged generator is judged by, and the validation of the ruler."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from halovid.clips.prompts import load_prompts
+from halovid.config.run import GeneratorConfig, PromptsConfig
+from halovid.maths import statistics
+from halovid.maths.grid import PatchGrid
+from halovid.models import Generator, load_generator
+from halovid.store.runtime import batches, progress
+from halovid.world.captions import parse_caption
+from halovid.world.corruptions import KINDS, render_corrupted, sample_events
+from halovid.world.critic import load_critic
+from halovid.world.inspector import DEFECT_THRESHOLD, inspect, patch_distance
+from halovid.world.render import render_scene
+from halovid.world.scenes import sample_scene
+from halovid.world_training.clips import CORRUPTION_RATE
+
+GRID = PatchGrid(4, 4, 4)
+FIRST_SEED = 20_000_000  # scenes that nothing else uses
+_BATCH = 32
+
+
+def measure(config: GeneratorConfig, num_prompts: int) -> dict[str, dict[str, float]]:
+    """All figures: of the ruler on rendered clips, of the autoencoder, of generated clips."""
+    generator = load_generator(config, torch.device("cpu"), torch.float32)
+    return {
+        "inspector": measure_inspector(num_prompts),
+        "autoencoder": measure_autoencoder(generator, num_prompts),
+        "generator": measure_generator(generator, num_prompts),
+    }
+
+
+def measure_inspector(num_scenes: int) -> dict[str, float]:
+    """Patch AUROC against the distance from the true clean clip, and false alarms on clean clips."""
+    found, truth, alarms = [], [], []
+    with progress("inspector", num_scenes) as advance:
+        for seeds in batches(range(FIRST_SEED, FIRST_SEED + num_scenes), _BATCH):
+            scenes = [sample_scene(seed, "heldout") for seed in seeds]
+            specs = [scene.spec for scene in scenes]
+            clean = torch.stack([render_scene(scene) for scene in scenes])
+            rngs = [np.random.default_rng([seed, 5]) for seed in seeds]
+            corrupted = torch.stack(
+                [
+                    render_corrupted(scene, sample_events(scene, rng, CORRUPTION_RATE), rng)
+                    for scene, rng in zip(scenes, rngs, strict=True)
+                ]
+            )
+            found.append(inspect(corrupted, specs, GRID).patch_defects)
+            truth.append(patch_distance(_frames(corrupted), _frames(clean), GRID))
+            alarms.append(inspect(clean, specs, GRID).defective)
+            advance(len(scenes))
+    defective = torch.cat(truth) > DEFECT_THRESHOLD
+    return {
+        "patch AUROC": statistics.auroc(torch.cat(found).numpy(), defective.numpy()),
+        "false alarms on clean clips": torch.cat(alarms).float().mean().item(),
+        "share of defective patches": defective.float().mean().item(),
+    }
+
+
+def measure_autoencoder(generator: Generator, num_scenes: int) -> dict[str, float]:
+    """PSNR of reconstructions of clean clips, and how many of their patches the inspector calls defective."""
+    errors, alarms = [], []
+    with progress("autoencoder", num_scenes) as advance:
+        for seeds in batches(range(FIRST_SEED, FIRST_SEED + num_scenes), _BATCH):
+            scenes = [sample_scene(seed, "heldout") for seed in seeds]
+            clean = torch.stack([render_scene(scene) for scene in scenes])
+            decoded = generator.decode_video(generator.encode_video(clean))
+            errors.append((decoded - clean).square().mean((1, 2, 3, 4)) / 4)
+            alarms.append(inspect(decoded, [scene.spec for scene in scenes], GRID).defective)
+            advance(len(scenes))
+    return {
+        "PSNR, dB": -10 * torch.cat(errors).log10().mean().item(),
+        "clean patches called defective": torch.cat(alarms).float().mean().item(),
+    }
+
+
+def measure_generator(generator: Generator, num_prompts: int) -> dict[str, float]:
+    """What the generator makes of held-out prompts: defects, their kinds, text alignment, motion."""
+    prompts, _ = load_prompts(PromptsConfig(split="heldout", count=num_prompts, seed=2))
+    found, kinds = [], []
+    with progress("generator", num_prompts) as advance:
+        for batch in batches(prompts, _BATCH):
+            texts = [prompt.text for prompt in batch]
+            latents = generator.sample(generator.encode_prompts(texts), list(range(len(texts))))
+            video = generator.decode_video(latents)
+            found.append(inspect(video, [parse_caption(text) for text in texts], GRID))
+            kinds.append(load_critic().kinds(video, GRID))
+            advance(len(batch))
+    sprites = torch.cat([part.sprite_patches for part in found])
+    defective = torch.cat([part.defective for part in found]) & sprites
+    kind = torch.cat(kinds)[defective]
+    return {
+        "sprite patches defective": (defective.sum() / sprites.sum()).item(),
+        "colour right": torch.cat([part.colour_right for part in found]).float().mean().item(),
+        "shape right": torch.cat([part.shape_right for part in found]).float().mean().item(),
+        "motion, pixels per frame": torch.cat([part.motion for part in found]).mean().item(),
+    } | {f"share of {name}": (kind == index).float().mean().item() for index, name in enumerate(KINDS)}
+
+
+def _frames(video: Tensor) -> Tensor:
+    """video [B, 3, F, H, W] in [-1, 1] -> [B, F, 3, H, W] in [0, 1]."""
+    return (video.transpose(1, 2) + 1) / 2

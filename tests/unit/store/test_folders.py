@@ -1,0 +1,327 @@
+"""Stage folders: complete, stale, damaged, interrupted, and in use by somebody else."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from halovid.store import folders
+from halovid.store.errors import InputError
+from halovid.store.folders import StageFolder, open_stage, read_manifest
+from halovid.store.tables import read_table
+
+SCHEMA = pa.schema([("item", pa.int64())], metadata={"halovid.table": "items", "halovid.version": "1"})
+CONFIG = {"seed": 7}
+
+
+def work(run_dir: Path, config: dict[str, Any] = CONFIG, name: str = "count", inputs: Sequence[str] = ()) -> bool:
+    """Runs a stage that writes one table and one log; whether there was anything to do."""
+    with open_stage(run_dir, name, config, inputs) as stage:
+        if stage is None:
+            return False
+        stage.write("items.parquet", pa.table({"item": [1, 2, 3]}, schema=SCHEMA))
+        (stage.path / "log.jsonl").write_text('{"step": 1}\n')
+        return True
+
+
+def square(stage: StageFolder, done: list[int], fail_at: int | None = None) -> pa.Table:
+    """The squares of 0..10 in batches of 3; odd multiples of 3 are skipped, `fail_at` raises."""
+
+    def batch(items: Sequence[int]) -> list[dict[str, int]]:
+        rows = []
+        for item in items:
+            if item == fail_at:
+                raise RuntimeError("stopped")
+            done.append(item)
+            if item % 6 == 3:
+                stage.skip(f"item {item}", "odd multiple of 3")
+            else:
+                rows.append({"item": item * item})
+        return rows
+
+    return stage.map_batches("square numbers", range(11), 3, batch, SCHEMA)
+
+
+SQUARES = [item * item for item in range(11) if item % 6 != 3]
+SKIPPED = [{"item": f"item {item}", "reason": "odd multiple of 3"} for item in (3, 9)]
+
+
+def run_squares(run_dir: Path, done: list[int], fail_at: int | None = None) -> None:
+    """A stage that consists of `square`."""
+    with open_stage(run_dir, "square", CONFIG) as stage:
+        assert stage is not None
+        stage.write("items.parquet", square(stage, done, fail_at))
+
+
+def test_a_complete_stage_is_skipped_and_left_alone(tmp_path: Path) -> None:
+    assert work(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "count").rglob("*")}
+    assert not work(tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "count").rglob("*")} == before
+
+
+def test_the_manifest_tells_how_the_result_was_made(tmp_path: Path) -> None:
+    work(tmp_path)
+    work(tmp_path, name="next", inputs=["count"])
+    manifest = read_manifest(tmp_path / "next")
+    assert manifest is not None
+    assert manifest.keys() == {"stage", "fingerprint", "config", "inputs", "outputs", "skipped", "versions"}
+    assert manifest["stage"] == "next"
+    assert manifest["config"] == CONFIG
+    assert manifest["inputs"].keys() == {"count"}
+    assert manifest["outputs"].keys() == {"items.parquet", "log.jsonl"}
+    assert {"python", "halovid", "torch", "diffusers"} <= manifest["versions"].keys()
+
+
+def test_another_config_sets_the_earlier_result_aside(tmp_path: Path) -> None:
+    work(tmp_path)
+    old = (tmp_path / "count" / "manifest.json").read_bytes()
+    assert work(tmp_path, {"seed": 8})
+    [aside] = (tmp_path / "superseded").iterdir()
+    assert aside.name.startswith("count-")
+    assert (aside / "manifest.json").read_bytes() == old
+    assert read_table(aside / "items.parquet", SCHEMA).num_rows == 3
+
+
+def test_an_earlier_result_comes_back_with_its_config(tmp_path: Path) -> None:
+    work(tmp_path)
+    old = (tmp_path / "count" / "manifest.json").read_bytes()
+    work(tmp_path, {"seed": 8})
+    assert not work(tmp_path), "made again although it was only set aside"
+    assert (tmp_path / "count" / "manifest.json").read_bytes() == old
+    assert not work(tmp_path, {"seed": 8})
+
+
+def test_a_failing_config_costs_no_finished_result(tmp_path: Path) -> None:
+    work(tmp_path)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no such model"), open_stage(tmp_path, "count", {"seed": 9}):
+            raise RuntimeError("no such model")
+    assert not work(tmp_path)
+
+
+def test_what_is_set_aside_never_replaces_something(tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        (tmp_path / "count").mkdir()
+        (tmp_path / "count" / "notes.txt").write_text(text)  # of the user: no stage wrote it
+        work(tmp_path)
+        for path in (tmp_path / "count").iterdir():
+            path.unlink()
+        (tmp_path / "count").rmdir()
+    kept = sorted(path.read_text() for path in (tmp_path / "superseded").rglob("notes.txt"))
+    assert kept == ["first", "second"]
+
+
+@pytest.mark.parametrize("name", ["items.parquet", "log.jsonl"])
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:-1]), Path.unlink])
+def test_a_damaged_output_is_made_again(tmp_path: Path, name: str, damage: Callable[[Path], Any]) -> None:
+    work(tmp_path)
+    path = tmp_path / "count" / name
+    good = path.read_bytes()
+    damage(path)
+    assert work(tmp_path)
+    assert path.read_bytes() == good
+    assert not work(tmp_path)
+
+
+def test_new_settings_upstream_make_equal_outputs_stale(tmp_path: Path) -> None:
+    # as with clips, whose table is the same for another model: only the settings tell them apart
+    work(tmp_path)
+    work(tmp_path, name="next", inputs=["count"])
+    assert not work(tmp_path, name="next", inputs=["count"])
+    work(tmp_path, {"seed": 8})
+    assert work(tmp_path, name="next", inputs=["count"])
+
+
+def test_an_upstream_stage_must_be_complete(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'count' is not complete .* run `halovid count` first"):
+        work(tmp_path, name="next", inputs=["count"])
+    assert not (tmp_path / "next").exists()
+
+
+@pytest.mark.parametrize("text", ['{"stage": "cou', "", "{}", "[1, 2]", "\ufffd"])
+def test_a_damaged_manifest_is_named(tmp_path: Path, text: str) -> None:
+    work(tmp_path)
+    (tmp_path / "count" / "manifest.json").write_bytes(text.encode("utf-8") if text != "\ufffd" else b"\xff\xfe")
+    with pytest.raises(InputError, match=r"manifest\.json .* delete it and run the stage again"):
+        work(tmp_path)
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        work(tmp_path, name="next", inputs=["count"])
+    (tmp_path / "count" / "manifest.json").unlink()
+    assert work(tmp_path)
+
+
+def test_batches_continue_where_an_exception_stopped_them(tmp_path: Path) -> None:
+    done: list[int] = []
+    with pytest.raises(RuntimeError, match="stopped"):
+        run_squares(tmp_path, done, fail_at=7)
+    assert done == [0, 1, 2, 3, 4, 5, 6]
+    assert read_manifest(tmp_path / "square") is None
+    done.clear()
+    run_squares(tmp_path, done)
+    assert done == [6, 7, 8, 9, 10], "the first two batches were finished"
+    assert read_table(tmp_path / "square" / "items.parquet", SCHEMA).column("item").to_pylist() == SQUARES
+    manifest = read_manifest(tmp_path / "square")
+    assert manifest is not None
+    assert manifest["skipped"] == SKIPPED
+    assert not (tmp_path / "square" / "parts").exists()
+
+
+def test_a_continued_table_is_the_uninterrupted_one(tmp_path: Path) -> None:
+    for run, stops in (("a", [None]), ("b", [1, 4, 4, 10, None])):
+        for stop in stops:
+            try:
+                run_squares(tmp_path / run, [], stop)
+            except RuntimeError:
+                assert stop is not None
+    a, b = (read_manifest(tmp_path / run / "square") for run in "ab")
+    assert a == b
+    assert a is not None and a["outputs"].keys() == {"items.parquet"}
+
+
+def run_flaky(run_dir: Path, done: list[int], down: set[int], stop_at: int | None = None) -> bool:
+    """A stage of items 0..7 in batches of 2; items of `down` fail for now, 5 for ever. Whether it was opened."""
+    with open_stage(run_dir, "flaky", CONFIG) as stage:
+        if stage is None:
+            return False
+
+        def batch(items: Sequence[int]) -> list[dict[str, int]]:
+            if stop_at in items:
+                raise RuntimeError("stopped")
+            done.extend(items)
+            for item in items:
+                if item == 5:
+                    stage.skip("item 5", "never works")
+                elif item in down:
+                    stage.skip(f"item {item}", "is down", again=True)
+            return [{"item": item} for item in items if item not in down | {5}]
+
+        stage.write("items.parquet", stage.map_batches("flaky", range(8), 2, batch, SCHEMA))
+        return True
+
+
+def items(run_dir: Path) -> list[int]:
+    return read_table(run_dir / "flaky" / "items.parquet", SCHEMA).column("item").to_pylist()
+
+
+def test_only_what_failed_for_now_is_tried_again_until_it_is_done(tmp_path: Path) -> None:
+    done: list[int] = []
+    assert run_flaky(tmp_path, done, {2, 7})
+    assert items(tmp_path) == [0, 1, 3, 4, 6]
+    skipped = {entry["item"]: entry.get("again") for entry in read_manifest(tmp_path / "flaky")["skipped"]}
+    assert skipped == {"item 2": True, "item 5": None, "item 7": True}
+    done.clear()
+    assert run_flaky(tmp_path, done, {7})
+    assert done == [2, 3, 6, 7], "batches without a failure that may pass are kept"
+    assert items(tmp_path) == [0, 1, 2, 3, 4, 6]
+    assert run_flaky(tmp_path, done, set())
+    assert items(tmp_path) == [0, 1, 2, 3, 4, 6, 7]
+    assert not (tmp_path / "flaky" / "parts").exists()
+    assert not run_flaky(tmp_path, done, set()), "what never works does not keep the stage open"
+
+
+def test_a_result_with_failures_is_valid_until_a_better_one_is_there(tmp_path: Path) -> None:
+    run_flaky(tmp_path, [], {2})
+    before = read_manifest(tmp_path / "flaky")
+    with pytest.raises(RuntimeError):
+        run_flaky(tmp_path, [], set(), stop_at=3)
+    assert read_manifest(tmp_path / "flaky") == before
+    assert work(tmp_path, name="next", inputs=["flaky"])
+    run_flaky(tmp_path, [], {2})
+    assert not work(tmp_path, name="next", inputs=["flaky"]), "the same failures again change nothing downstream"
+    run_flaky(tmp_path, [], set())
+    assert work(tmp_path, name="next", inputs=["flaky"])
+
+
+def test_failures_before_a_kill_are_tried_again_too(tmp_path: Path) -> None:
+    done: list[int] = []
+    with pytest.raises(RuntimeError):
+        run_flaky(tmp_path, done, {0}, stop_at=6)
+    done.clear()
+    run_flaky(tmp_path, done, set())
+    assert done == [0, 1, 6, 7]
+    assert items(tmp_path) == [0, 1, 2, 3, 4, 6, 7]
+
+
+def test_no_items_give_an_empty_table_of_the_schema(tmp_path: Path) -> None:
+    with open_stage(tmp_path, "square", CONFIG) as stage:
+        assert stage is not None
+        table = stage.map_batches("nothing", [], 3, lambda items: [], SCHEMA)
+        stage.write("items.parquet", table)
+    assert read_table(tmp_path / "square" / "items.parquet", SCHEMA).num_rows == 0
+
+
+def test_finished_batches_outlive_a_manifest_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(path: Path, value: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folders, "write_json", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            run_squares(tmp_path, [])
+    done: list[int] = []
+    run_squares(tmp_path, done)
+    assert done == []
+
+
+def test_parts_left_by_a_kill_after_the_manifest_are_cleared(tmp_path: Path) -> None:
+    work(tmp_path)
+    (tmp_path / "count" / "parts").mkdir()
+    (tmp_path / "count" / "parts" / "training.safetensors").write_bytes(b"large")
+    assert not work(tmp_path)
+    assert not (tmp_path / "count" / "parts").exists()
+
+
+def test_temporary_files_of_a_killed_process_are_no_outputs(tmp_path: Path) -> None:
+    done: list[int] = []
+    with pytest.raises(RuntimeError):
+        run_squares(tmp_path, done, fail_at=7)
+    (tmp_path / "square" / ".items.parquet.x7fq2a.parquet").write_bytes(b"PAR1 half a tab")
+    run_squares(tmp_path, done)
+    manifest = read_manifest(tmp_path / "square")
+    assert manifest is not None
+    assert manifest["outputs"].keys() == {"items.parquet"}
+    assert not list((tmp_path / "square").glob(".*"))
+
+
+def test_one_process_per_run_folder(tmp_path: Path) -> None:
+    work(tmp_path)
+    handle = os.open(tmp_path / ".lock", os.O_RDWR)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    os.truncate(handle, 0)
+    os.write(handle, b"4711")
+    with pytest.raises(InputError, match=r"in use by process 4711; wait for it or choose another folder"):
+        work(tmp_path, {"seed": 8})
+    assert not (tmp_path / "superseded").exists()
+    os.close(handle)
+    assert work(tmp_path, {"seed": 8})
+
+
+def test_the_lock_goes_with_an_exception(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), open_stage(tmp_path, "count", CONFIG):
+        with pytest.raises(InputError, match=f"in use by process {os.getpid()}"):
+            work(tmp_path)
+        raise RuntimeError
+    assert work(tmp_path)
+
+
+def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"can't write the run folder .*file/run: "):
+        work(tmp_path / "file" / "run")
+
+
+def test_a_manifest_is_readable_json_with_sorted_keys(tmp_path: Path) -> None:
+    work(tmp_path, {"b": 1, "a": "\N{FOX FACE}"})
+    text = (tmp_path / "count" / "manifest.json").read_text(encoding="utf-8")
+    assert "\N{FOX FACE}" in text
+    assert list(json.loads(text)["config"]) == ["a", "b"]

@@ -1,0 +1,89 @@
+"""When the trained reward and the independent measures part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from halovid.config.recipes import make_config
+from halovid.maths.grid import LatentGeometry
+from halovid.rewards.network import RewardNetwork, RewardSpec
+from halovid.training.monitor import PATCH_REWARD, REWARD, Monitor, Reading, parting
+from tiny_models import encoder_spec
+
+NUM_CLIPS = 12
+LOWER, HIGHER, SAME = "flow warp error", "SSIM of adjacent frames", "flow magnitude"
+
+
+def reading(step: int, **changes: float) -> Reading:
+    """A reading around 1 for every measure, changed by so much for some, with noise that the prompts share."""
+    noise = np.random.default_rng(0).normal(size=NUM_CLIPS)
+    own = np.random.default_rng(step + 1).normal(size=NUM_CLIPS)
+    values = {name: 1 + 0.3 * noise + 0.02 * own for name in (REWARD, PATCH_REWARD, LOWER, HIGHER, SAME)}
+    names = {"reward": REWARD, "lower": LOWER, "higher": HIGHER, "same": SAME}
+    for name, change in changes.items():
+        values[names[name]] = values[names[name]] + change
+    return Reading(step, values)
+
+
+def test_a_reward_that_rises_with_all_else_is_no_reason_to_warn() -> None:
+    assert parting(reading(0), reading(5, reward=0.5, lower=-0.2, higher=0.2, same=0.1)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "name"), [({"lower": 0.1}, LOWER), ({"higher": -0.1}, HIGHER), ({"same": -0.5}, SAME)]
+)
+def test_a_measure_that_gets_worse_while_the_reward_rises_is_named(change: dict[str, float], name: str) -> None:
+    [sentence] = parting(reading(0), reading(70, reward=0.5, **change))
+    assert sentence.startswith("step 70: the reward rose from ") and f"but {name} went from " in sentence
+
+
+def test_without_a_higher_reward_nothing_is_said() -> None:
+    assert parting(reading(0), reading(5, lower=0.5, higher=-0.5, same=-0.9)) == []
+    assert parting(reading(0), reading(5, reward=-0.5, lower=0.5)) == []
+
+
+def test_a_change_within_the_noise_or_a_little_less_motion_is_no_reason_to_warn() -> None:
+    assert parting(reading(0), reading(5, reward=0.5, lower=0.002, same=-0.1)) == []
+
+
+def test_fewer_than_four_clips_say_nothing() -> None:
+    first, second = (
+        Reading(r.step, {k: v[:3] for k, v in r.values.items()}) for r in (reading(0), reading(5, reward=1, lower=1))
+    )
+    assert parting(first, second) == []
+
+
+class FlatSampler:
+    """Clips of one grey value, that of the first latent."""
+
+    geometry = LatentGeometry(4, 8, causal_first_frame=True)
+
+    def encode_prompts(self, prompts: list[str]) -> Tensor:
+        raise AssertionError("the monitor has its prompts encoded already")
+
+    def sample(self, prompt_embeds: Tensor, seeds: list[int]) -> Tensor:
+        return torch.tensor(seeds, dtype=torch.float32)[:, None] / 10
+
+    def decode_video(self, latents: Tensor) -> Tensor:
+        return latents[:, :, None, None, None].expand(-1, 3, 13, 64, 64)
+
+
+def test_the_monitor_keeps_the_clips_and_measures_each(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    backbone = encoder_spec(patch_size=8, num_frames=13, frame_height=32, frame_width=32, prompt_width=4)
+    aspects = ("visual_quality",)
+    network = RewardNetwork(RewardSpec(backbone=backbone, aspects=aspects, patch_aspects=aspects))
+    clips = [{"prompt_id": "p0", "prompt": "a", "seed": 1}, {"prompt_id": "p1", "prompt": "b", "seed": 4}]
+    monitor = Monitor(tmp_path, network.eval(), clips, torch.randn(2, 3, 4), make_config({}))
+    found = monitor.observe(FlatSampler(), 30)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p0-step000030.mp4", "p1-step000030.mp4"]
+    assert {REWARD, PATCH_REWARD, LOWER, "critic: defect probability"} <= found.values.keys()
+    assert not any("sprite" in name or "alignment" in name for name in found.values), "the truth is not for training"
+    assert all(value.shape == (2,) for value in found.values.values())
+    assert found.values["SSIM of adjacent frames"] == pytest.approx([1, 1])
+    assert found.means()["monitor/reward"] == pytest.approx(found.values[REWARD].mean())
