@@ -410,6 +410,6 @@ def test_what_goes_wrong_with_the_target_is_not_told_of_the_source(
     def full(_: Path) -> NoReturn:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("halovid.data.video.atomic_path", full)
+    monkeypatch.setattr("halovid.store.video.atomic_path", full)
     with pytest.raises(OSError, match="No space left"):
         convert_video(tmp_path / "a.mkv", tmp_path / "a.mp4", 10.0)
