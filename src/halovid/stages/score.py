@@ -120,7 +120,7 @@ def _released_rater(stage: StageFolder, config: RunConfig) -> _Rater:
             try:
                 scored.append(score_clip(reward, clip, row, config.grid, geometry))
             except UnscoredError as error:
-                stage.skip(row["clip_id"], str(error))
+                stage.skip(row["clip_id"], str(error), error.again)
         return scored
 
     return _Rater(rate, 1, RELEASED)

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from halovid.judges.vlm.client import HOPELESS
-from halovid.judges.vlm.endpoint import Stopped, Unanswered
+from halovid.remote.client import HOPELESS
+from halovid.remote.failures import Stopped, Unanswered
 from halovid.store.errors import InputError
 from vlm_fixtures import ATTEMPTS, KEY, Asked, change_first, question
 from vlm_server import (
@@ -320,7 +320,7 @@ def test_half_a_character_can_be_kept(server: Server, tmp_path: Path) -> None:
 
 
 def good_answer_text() -> dict[str, Any]:
-    return good_answer({"response_format": question().response_format()})
+    return good_answer(question().form())
 
 
 def test_patches_may_be_answered_in_any_order(server: Server, tmp_path: Path) -> None:
