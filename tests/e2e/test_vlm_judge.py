@@ -144,12 +144,15 @@ def test_a_server_that_is_down_leaves_nothing_complete(judge: Judge, server: Ser
 
 def test_a_spent_budget_stops_cleanly_and_a_raised_one_goes_on(judge: Judge, server: Server, run_dir: Path) -> None:
     outcome = judge(budget={"calls": 7}, concurrency=2)
-    assert outcome.code == 0, outcome.stderr
+    assert outcome.code == 2 and "judge.vlm.budget.calls is 7" in outcome.stderr, "not one clip is whole"
     assert len(server.requests) == 7
+    outcome = judge(budget={"calls": 13}, concurrency=2)
+    assert outcome.code == 0, outcome.stderr
+    assert len(server.requests) == 20
     skipped = manifest(run_dir, "judge")["skipped"]
     assert len(skipped) + len(labels(run_dir)) // 5 == CLIPS
-    assert all("judge.vlm.budget.calls is 7" in entry["reason"] for entry in skipped)
-    outcome = judge(budget={"calls": CLIPS * PER_CLIP - 7})
+    assert all("judge.vlm.budget.calls is 13" in entry["reason"] for entry in skipped)
+    outcome = judge(budget={"calls": CLIPS * PER_CLIP - 20})
     assert outcome.code == 0
     assert len(server.requests) == CLIPS * PER_CLIP
     assert len(labels(run_dir)) == CLIPS * 5
