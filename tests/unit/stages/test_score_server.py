@@ -62,7 +62,7 @@ def run_score(server: Server, run_dir: Path, tmp_path: Path) -> Callable[..., No
 
 
 def scored(run_dir: Path) -> list[str]:
-    return read_table(run_dir / "score" / "rewards.parquet", REWARDS).column("clip_id").to_pylist()
+    return read_table(run_dir / "score" / "generate" / "rewards.parquet", REWARDS).column("clip_id").to_pylist()
 
 
 def skipped(run_dir: Path) -> list[dict[str, Any]]:
