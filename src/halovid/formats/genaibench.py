@@ -29,6 +29,7 @@ from halovid.formats.sources import (
     resolve_inside,
 )
 from halovid.store.files import atomic_path
+from halovid.store.foreign import describe
 
 TABLE = "genai-bench.parquet"
 _TEXTS = ("prompt", "left_video", "right_video", "vote_type")
@@ -68,7 +69,7 @@ def _read_vote(found: Collection, root: Path, row: dict[str, Any]) -> None:
     if missing:
         raise SourceProblem(f"it lacks {', '.join(missing)}, or holds something else than text there")
     if row["vote_type"] not in _SIGNS:
-        raise SourceProblem(f"vote_type is {row['vote_type']!r}; allowed are {', '.join(_SIGNS)}")
+        raise SourceProblem(f"vote_type is {describe(row['vote_type'])}; allowed are {', '.join(_SIGNS)}")
     left, right = (_add(found, root, row, column) for column in ("left_video", "right_video"))
     found.prefer_by_sign(left, right, _SIGNS[row["vote_type"]], read_margin(row))
 

@@ -19,6 +19,7 @@ from halovid.formats.base import Collection, Row, RunData, copy_paired, swapped,
 from halovid.formats.sources import SourceProblem, find_table, read_margin, read_rows, resolve_inside
 from halovid.store.errors import InputError
 from halovid.store.files import write_text
+from halovid.store.foreign import describe
 
 TABLE = "videogen-rewardbench.csv"
 AXES = {"VQ": "visual_quality", "MQ": "temporal_consistency", "TA": "text_alignment"}
@@ -50,7 +51,7 @@ def _sign(row: dict[str, Any]) -> int:
     own = [axis for axis in ("Overall",) if row.get(axis)] or [axis for axis in AXES if row.get(axis)]
     wrong = [axis for axis in own if row[axis] not in _SIGNS]
     if wrong:
-        raise SourceProblem(f"{wrong[0]} is {row[wrong[0]]!r}; allowed are A, B and same")
+        raise SourceProblem(f"{wrong[0]} is {describe(row[wrong[0]])}; allowed are A, B and same")
     total = sum(_SIGNS[row[axis]] for axis in own)
     return (total > 0) - (total < 0)
 

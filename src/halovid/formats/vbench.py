@@ -10,7 +10,6 @@ unless a prompt demands it.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -19,6 +18,7 @@ from halovid.formats.base import Collection, RunData, copy_file
 from halovid.formats.sources import SourceProblem, list_videos, resolve_inside
 from halovid.store.errors import InputError
 from halovid.store.files import write_json
+from halovid.store.foreign import read_json
 from halovid.store.video import probe_video
 
 PROMPTS = "prompts.json"
@@ -44,10 +44,7 @@ def read(source: Path) -> Collection:
 
 def _named_prompts(path: Path) -> dict[str, str]:
     """File name -> prompt, empty when there is no such file."""
-    try:
-        prompts = json.loads(path.read_text(encoding="utf-8-sig")) if path.exists() else {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not a readable JSON file ({error})") from error
+    prompts = read_json(path) if path.exists() else {}
     if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
         raise InputError(f"{path} must be one JSON object of file names and prompts")
     return prompts

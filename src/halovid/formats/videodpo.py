@@ -17,6 +17,7 @@ from halovid.formats.base import Collection, RunData, copy_paired, usable_pairs
 from halovid.formats.sources import SourceProblem, read_margin, read_number, read_rows, resolve_inside
 from halovid.store.errors import InputError
 from halovid.store.files import write_json
+from halovid.store.foreign import describe
 
 CLIPS, PAIRS = "metadata.json", "pair.json"
 _SHORTEST = 1.0  # seconds
@@ -72,7 +73,7 @@ def _caption(value: Any) -> Any:
 def _lookup(numbered: list[str | None], number: Any, key: str) -> str:
     """The name of the clip of a number."""
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(numbered):
-        raise SourceProblem(f"{key} is {number!r}; clips have the numbers 0 to {len(numbered) - 1}")
+        raise SourceProblem(f"{key} is {describe(number)}; clips have the numbers 0 to {len(numbered) - 1}")
     name = numbered[number]
     if name is None:
         raise SourceProblem(f"{key} is clip {number}, which can't be used")

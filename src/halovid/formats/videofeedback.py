@@ -17,6 +17,7 @@ from typing import Any
 from halovid.formats.base import Collection, RunData, SourceClip, copy_clips
 from halovid.formats.sources import SourceProblem, find_table, is_inside, read_number, read_rows, resolve_inside
 from halovid.store.files import write_json
+from halovid.store.foreign import describe
 
 ASPECTS = {
     "visual quality": "visual_quality",
@@ -39,7 +40,7 @@ def read(source: Path) -> Collection:
         try:
             found.add(read_clip(root, row))
         except SourceProblem as problem:
-            found.skip(f"{item} ({row['id']})", str(problem))
+            found.skip(f"{item} ({describe(row['id'])})", str(problem))
     return found
 
 

@@ -47,7 +47,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     depends = config.part("seed", "grid") | {
         "judge": judge.name,
         "share": config.judge.share,
-        "questions": file_identity(config.judge.questions),
+        "questions": file_identity(config.judge.questions, "judge.questions"),
     }
     with open_stage(run_dir, "judge", depends, STAGES["judge"].reads(config)) as stage:
         if stage is None:

@@ -82,7 +82,7 @@ def _held_out(rows: list[Row], share: float, seed: int) -> torch.Tensor:
     prompt_ids = sorted({row["prompt_id"] for row in rows}, key=lambda name: clip_seed(seed, name, -1))
     if len(prompt_ids) < 2:
         raise InputError(f"the reward model needs judged clips of at least 2 prompts, found {len(prompt_ids)}")
-    out = set(prompt_ids[: max(1, round(len(prompt_ids) * share))])
+    out = set(prompt_ids[: min(max(1, round(len(prompt_ids) * share)), len(prompt_ids) - 1)])
     return torch.tensor([row["prompt_id"] in out for row in rows])
 
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from halovid.store.errors import InputError, shorten
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -49,9 +51,20 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def file_identity(path: Path | None) -> str | None:
-    """The hash of a file that may be left out; None where there is none, so that its reader can say what is missing."""
-    return hash_file(path) if path and path.exists() else None
+def file_identity(path: Path | None, setting: str) -> str | None:
+    """The hash of the file that a setting names; None where the setting is left out.
+
+    Raises:
+        InputError: there is no such file, or it is a folder or device.
+    """
+    if path is None:
+        return None
+    if not os.path.isfile(path):
+        raise InputError(
+            f"{setting} names {shorten(str(path))}, which is no file; a relative path in a recipe starts from the "
+            f"recipe's folder, on the command line from the current folder"
+        )
+    return hash_file(path)
 
 
 def hash_value(value: Any) -> str:
