@@ -195,7 +195,22 @@ def test_prompt_files_are_taken_from_beside_the_recipe(tmp_path: Path) -> None:
     config = load_config(recipe(tmp_path, text))
     assert config.generate.prompts.file == tmp_path / "texts" / "a.txt"
     assert config.evaluate.prompts.file == Path("/elsewhere/b.txt")
-    for stage in ("generate", "evaluate"):
+
+
+def test_a_path_on_the_command_line_starts_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = recipe(
+        tmp_path, "generate: {prompts: {file: a.txt}}\ngenerator: {model: mine}\nreward: {model: no/folder}\n"
+    )
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "here" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    config = load_config(path, ("judge.questions=q.parquet", "evaluate.prompts={file: c.csv}", "score.released=mine"))
+    assert config.generate.prompts.file == tmp_path / "a.txt"
+    assert (config.judge.questions, config.evaluate.prompts.file) == (Path("q.parquet"), Path("c.csv"))
+    assert config.generator.model == str(tmp_path / "mine"), "a folder beside the recipe"
+    assert (config.reward.model, config.score.released) == ("no/folder", "mine"), "a name on the hub, one as typed"
 
 
 def test_a_part_holds_the_named_sections_alone() -> None:
