@@ -110,9 +110,9 @@ def test_a_recipe_that_is_none(text: str, words: tuple[str, ...], tmp_path: Path
 
 def test_a_recipe_that_cannot_be_read(tmp_path: Path) -> None:
     refuse(tmp_path, "run", tmp_path / "none.yaml", tmp_path / "run", words=("none.yaml", "No such file"))
-    refuse(tmp_path, "run", tmp_path, tmp_path / "run", words=(str(tmp_path), "Is a directory"))
+    refuse(tmp_path, "run", tmp_path, tmp_path / "run", words=(str(tmp_path), "it is a folder"))
     (tmp_path / "latin.yaml").write_bytes("title: \N{LATIN SMALL LETTER E WITH ACUTE}".encode("latin-1"))
-    refuse(tmp_path, "run", tmp_path / "latin.yaml", tmp_path / "run", words=("latin.yaml", "is not valid YAML"))
+    refuse(tmp_path, "run", tmp_path / "latin.yaml", tmp_path / "run", words=("latin.yaml", "is not UTF-8 text"))
 
 
 @pytest.mark.parametrize("name", ["gpu", "meta", "cuda:99"])
@@ -135,7 +135,10 @@ def test_a_model_that_does_not_exist(
 
 @pytest.mark.parametrize(
     ("setting", "words"),
-    [("num_frames=12", ("num_frames is 12", "4 * k + 1")), ("height=60", ("60 x 64", "multiples of 8"))],
+    [
+        ("num_frames=12", ("num_frames is 12", "4 * k + 1")),
+        ("height=60", ("generator.height: got 60", "multiple of 8")),
+    ],
 )
 def test_a_clip_size_that_the_model_cannot_make(
     setting: str, words: tuple[str, ...], tiny_recipe: Path, tmp_path: Path
@@ -171,7 +174,7 @@ def test_prompt_files_without_a_usable_prompt(
 def test_prompt_files_that_cannot_be_read(tiny_recipe: Path, tmp_path: Path) -> None:
     argv = ("generate", tiny_recipe, tmp_path / "run")
     path = tmp_path / "none.txt"
-    refuse(tmp_path, *argv, *with_prompts(path), words=("can't read the prompt file", str(path), "No such file"))
+    refuse(tmp_path, *argv, *with_prompts(path), words=("can't read", str(path), "No such file"))
     refuse(tmp_path, *argv, *with_prompts(tmp_path), words=("generate.prompts.file", "is a folder; name a file"))
     (tmp_path / "rows.jsonl").write_text('{"text": "a cat"}\n')
     refuse(tmp_path, *argv, *with_prompts(tmp_path / "rows.jsonl"), words=("rows.jsonl", "needs a `prompt`"))

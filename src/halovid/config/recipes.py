@@ -20,6 +20,7 @@ from halovid.config.renamed import RENAMED_SETTINGS
 from halovid.config.run import RunConfig
 from halovid.config.sections import Section, section_fields
 from halovid.store.errors import InputError, shorten
+from halovid.store.foreign import read_text
 
 S = TypeVar("S", bound=Section)
 _SECRETIVE = {"vlm", "server", "base_url", "key_variable"}  # where a key may stand by mistake: values are not repeated
@@ -65,16 +66,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file can't be read or holds something else.
     """
-    try:
-        if not path.is_file() and path.exists():
-            raise InputError(f"the recipe {path} is a folder or device; name a YAML file")
-        with path.open("rb") as file:
-            content = file.read(4 * MAX_CHARACTERS + 1)
-        text = content.decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"can't read the recipe {path}: {error.strerror}") from error
-    except UnicodeDecodeError:
-        raise InputError(f"the recipe {path} is not valid YAML: it is no UTF-8 text") from None
+    text = read_text(path, "the recipe ", 4 * MAX_CHARACTERS)
     raw = parse_yaml(text, f"the recipe {path}")
     if raw is None:
         return {}
@@ -156,7 +148,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     dotted, sign, text = override.partition("=")
     parts = dotted.split(".")
     if not sign or not all(parts) or len(parts) > MAX_DEPTH:
-        raise InputError("an override (--set) must look like section.key=value, as align.steps=800")
+        shown = f" {dotted!r}" if all(_SETTING_NAME.fullmatch(part) for part in parts[:MAX_DEPTH]) else ""
+        raise InputError(f"override{shown}: --set takes section.key=value, as align.steps=800")
     *parents, last = parts
     shown = repr(shorten(dotted if not _SECRETIVE.isdisjoint(parts) or _WITH_USER.search(text) else override))
     section = raw

@@ -323,6 +323,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _reward_model_sees_tokens(self) -> RunConfig:
+        if not self.trains_reward:
+            return self
         _, height, width = self.reward_size
         tokens = 1 if self.reward.model else self.reward.patch_size
         if min(height, width) < tokens:

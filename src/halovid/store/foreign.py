@@ -35,31 +35,35 @@ def describe(value: Any) -> str:
     return shorten(_repr.repr(value))
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, what: str = "", most: int = MAX_TEXT) -> str:
     """The text of a UTF-8 file, without a byte order mark.
 
+    Args:
+        what: what the file is, as a message puts it before the name: "the recipe ".
+        most: bytes that it may have.
+
     Raises:
-        InputError: it can't be read, is no ordinary file, is larger than `MAX_TEXT` or no UTF-8 text.
+        InputError: it can't be read, is no ordinary file, is too large or no UTF-8 text.
     """
-    size = _file_size(path)
-    if size > MAX_TEXT:
-        raise InputError(f"{path} has {size >> 20} MiB; at most {MAX_TEXT >> 20} are read as text: give it as Parquet")
+    size = _file_size(path, what)
+    if size > most:
+        raise InputError(f"{what}{path} has {size:,} bytes; at most {most:,} are read as text")
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise InputError(f"can't read {path}: {error.strerror or error}") from error
+        raise InputError(f"can't read {what}{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from None
+        raise InputError(f"{what}{path} is not UTF-8 text (byte {error.start})") from None
 
 
-def _file_size(path: Path) -> int:
+def _file_size(path: Path, what: str = "") -> int:
     """The bytes of an ordinary file; InputError for others, of which some never end."""
     try:
         status = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
-        raise InputError(f"can't read {path}: {getattr(error, 'strerror', error)}") from error
+        raise InputError(f"can't read {what}{path}: {getattr(error, 'strerror', error)}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"can't read {path}: it is a folder or device; name a file")
+        raise InputError(f"can't read {what}{path}: it is a folder or device; name a file")
     return status.st_size
 
 

@@ -143,8 +143,8 @@ def test_overrides_reach_every_depth_and_win(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("seed", "must look like section.key=value"),
-        ("=3", "must look like section.key=value"),
+        ("seed", "takes section.key=value"),
+        ("=3", "takes section.key=value"),
         ("seed.low=3", "'seed' is a value, not a section"),
         ("align.stesp=3", "unknown key 'align.stesp': did you mean 'steps'"),
         ("align.steps=few", "align.steps: got 'few'"),
@@ -186,8 +186,10 @@ def test_an_unreadable_recipe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"can't read the recipe .*no\.yaml: No such file"):
         load_config(tmp_path / "no.yaml")
     (tmp_path / "recipe.yaml").write_bytes(b"seed: 1 # \xff\xfe")
-    with pytest.raises(InputError, match="is not valid YAML"):
+    with pytest.raises(InputError, match="is not UTF-8 text"):
         load_config(tmp_path / "recipe.yaml")
+    with pytest.raises(InputError, match="it is a folder or device"):
+        load_config(tmp_path)
 
 
 def test_prompt_files_are_taken_from_beside_the_recipe(tmp_path: Path) -> None:
