@@ -45,8 +45,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Cell, bool]]:
     """Replaces the stages: every cell is noted, and measured by how near its rate is to 1e-3 and its step to 5."""
     cells: list[tuple[Cell, bool]] = []
 
-    def measured(cell: Cell, train: bool, run_dir: Path) -> Any:
-        cells.append((cell, train))
+    def measured(cell: Cell, run_dir: Path) -> Any:
+        cells.append((cell, cell.config.evaluate.best_of == 1))
         value = -abs(cell.config.align.learning_rate - 1e-3) - abs(cell.step - 5) - cell.config.align.loss.beta_video
         row = {"method": cell.method, "setting": cell.setting, "seed": cell.seed, "step": cell.step, "prompt_id": "p"}
         row |= {"measure": "judge: rating"}
