@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from halovid.formats import videofeedback
-from halovid.formats.base import Collection, RunData, copy_paired, swapped, usable_pairs
+from halovid.formats.base import Collection, Exported, RunData, copy_paired, swapped, usable_pairs
 from halovid.formats.sources import (
     SourceProblem,
     find_table,
@@ -107,7 +107,7 @@ def _complete(sides: dict[str, tuple[str, float]]) -> tuple[str, str, int]:
     return left, right, (for_left > for_right) - (for_left < for_right)
 
 
-def write(run: RunData, target: Path) -> list[tuple[str, str]]:
+def write(run: RunData, target: Path) -> Exported:
     """The table of votes and videos/; clips that no pair has are not copied."""
     skipped: list[tuple[str, str]] = []
     clips = copy_paired(run, target / "videos", skipped)
@@ -128,4 +128,4 @@ def write(run: RunData, target: Path) -> list[tuple[str, str]]:
         )
     with atomic_path(target / TABLE) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary)
-    return skipped
+    return Exported("pairs", len(rows), skipped)

@@ -15,7 +15,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from halovid.formats.base import Collection, Row, RunData, copy_paired, swapped, usable_pairs
+from halovid.formats.base import Collection, Exported, Row, RunData, copy_paired, swapped, usable_pairs
 from halovid.formats.sources import SourceProblem, find_table, read_margin, read_rows, resolve_inside
 from halovid.store.errors import InputError
 from halovid.store.files import write_text
@@ -56,17 +56,18 @@ def _sign(row: dict[str, Any]) -> int:
     return (total > 0) - (total < 0)
 
 
-def write(run: RunData, target: Path) -> list[tuple[str, str]]:
+def write(run: RunData, target: Path) -> Exported:
     """The CSV and videos/; clips that no pair has are not copied."""
     skipped: list[tuple[str, str]] = []
     clips = copy_paired(run, target / "videos", skipped)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for pair in usable_pairs(run, clips, skipped):
+    pairs = usable_pairs(run, clips, skipped)
+    for pair in pairs:
         writer.writerow(_line(pair, clips, run.ratings or {}))
     write_text(target / TABLE, text.getvalue())
-    return skipped
+    return Exported("pairs", len(pairs), skipped)
 
 
 def _line(pair: Row, clips: dict[str, Row], ratings: dict[str, dict[str, float]]) -> Row:

@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from halovid.formats.base import Collection, RunData, copy_file
+from halovid.formats.base import Collection, Exported, RunData, copy_file
 from halovid.formats.sources import SourceProblem, list_videos, resolve_inside
 from halovid.store.errors import InputError
 from halovid.store.files import write_json
@@ -50,18 +50,18 @@ def _named_prompts(path: Path) -> dict[str, str]:
     return prompts
 
 
-def write(run: RunData, target: Path) -> list[tuple[str, str]]:
+def write(run: RunData, target: Path) -> Exported:
     """Clips named after their prompts, numbered in the order of the table."""
     skipped: list[tuple[str, str]] = []
     counts: Counter[str] = Counter()
     prompts = {}
-    for row in run.clips:
-        prompt = row["prompt"]
+    for clip in run.clips:
+        prompt = clip.row["prompt"]
         try:
-            source = run.file(row)
+            source = clip.file()
             probe_video(source)
         except (SourceProblem, InputError) as error:
-            skipped.append((row["clip_id"], str(error)))
+            skipped.append((clip.clip_id, str(error)))
             continue
         name = f"{prompt}-{counts[prompt]}.mp4"
         if not _is_file_name(name) or (target / name).exists():  # it may, where file names have no case
@@ -71,7 +71,7 @@ def write(run: RunData, target: Path) -> list[tuple[str, str]]:
         copy_file(source, target / name)
     if prompts:
         write_json(target / PROMPTS, prompts)
-    return skipped
+    return Exported("clips", counts.total(), skipped)
 
 
 def _is_file_name(name: str) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from halovid.formats.base import Collection, RunData, copy_paired, usable_pairs
+from halovid.formats.base import Collection, Exported, RunData, copy_paired, usable_pairs
 from halovid.formats.sources import SourceProblem, read_margin, read_number, read_rows, resolve_inside
 from halovid.store.errors import InputError
 from halovid.store.files import write_json
@@ -80,7 +80,7 @@ def _lookup(numbered: list[str | None], number: Any, key: str) -> str:
     return name
 
 
-def write(run: RunData, target: Path) -> list[tuple[str, str]]:
+def write(run: RunData, target: Path) -> Exported:
     """metadata.json, pair.json and the clips; clips that no pair has are not copied."""
     skipped: list[tuple[str, str]] = []
     clips = copy_paired(run, target, skipped)
@@ -114,4 +114,4 @@ def write(run: RunData, target: Path) -> list[tuple[str, str]]:
             skipped.append((f"pair {pair['chosen']}, {pair['rejected']}", "a clip is shorter than a second"))
     write_json(target / CLIPS, metadata)
     write_json(target / PAIRS, pairs)
-    return skipped
+    return Exported("pairs", len(pairs), skipped)
