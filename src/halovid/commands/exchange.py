@@ -211,10 +211,10 @@ def export_run(name: str, run_dir: Path, target: Path) -> None:
     """
     write = get_format(name).write
     try:
-        run = _run_data(run_dir)
         with scratch_folder(target) as unfinished:
             if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
                 raise InputError(f"{target} is there already; name a folder that is new or empty")
+            run = _run_data(run_dir)
             with console.status(f"export {len(run.clips)} clips"):
                 exported = write(run, unfinished)
             if not exported.count:
