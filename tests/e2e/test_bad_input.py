@@ -208,24 +208,20 @@ def test_emoji_are_fine_and_prompts_that_no_judge_can_read_are_listed(tiny_recip
     assert "judge: 1 skipped (p00002-00: not a caption" in outcome.stderr
 
 
-def test_clips_of_a_size_that_the_inspector_cannot_measure_are_listed(tiny_recipe: Path, tmp_path: Path) -> None:
+def test_clips_of_a_size_that_the_inspector_cannot_measure_are_told(tiny_recipe: Path, tmp_path: Path) -> None:
     overrides = ("--set", "generator.num_frames=5", "--set", "generate.prompts.count=1")
-    for stage in ("generate", "judge"):
-        assert run_here(stage, tiny_recipe, tmp_path / "run", *overrides).code == 0
-    skipped = manifest(tmp_path / "run", "judge")["skipped"]
-    assert len(skipped) == 3
-    assert all("13 frames of 64 x 64" in entry["reason"] for entry in skipped)
+    assert run_here("generate", tiny_recipe, tmp_path / "run", *overrides).code == 0
+    words = ("not one of 3 clips could be judged", "13 frames of 64 x 64")
+    refuse(tmp_path / "run", "judge", tiny_recipe, tmp_path / "run", *overrides, words=words)
 
 
 def test_no_prompt_that_the_judge_can_read(tiny_recipe: Path, tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("a cat\na dog\n")
     overrides = with_prompts(path, "--set", "generate.candidates=1")
-    for stage in ("generate", "judge"):
-        assert run_here(stage, tiny_recipe, tmp_path / "run", *overrides).code == 0
-    assert len(manifest(tmp_path / "run", "judge")["skipped"]) == 2
-    words = ("none of the 2 clips is both judged and readable",)
-    refuse(tmp_path / "run", "reward", tiny_recipe, tmp_path / "run", *overrides, words=words)
+    assert run_here("generate", tiny_recipe, tmp_path / "run", *overrides).code == 0
+    words = ("not one of 2 clips could be judged", "not a caption of the embedded world", "choose another judge")
+    refuse(tmp_path / "run", "judge", tiny_recipe, tmp_path / "run", *overrides, words=words)
 
 
 def test_held_out_prompts_that_the_inspector_cannot_read(finished_run: Copy, tiny_recipe: Path, tmp_path: Path) -> None:
