@@ -258,3 +258,39 @@ def test_what_a_result_depends_on_is_told(tmp_path: Path, override: str) -> None
     section = override.partition(".")[0].partition("=")[0]
     assert changed.part("seed", section) != plain.part("seed", section)
     assert changed.part("seed").keys() == {"seed"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"align": {"steps": 10, "snapshots": [5, 20]}}, "align: .*snapshots has step 20.*ends after steps: 10"),
+        ({"evaluate": {"step": 7}}, "evaluate.step is 7.*add it to align.snapshots"),
+        ({"reward": {"downscale": 65}}, "reward.downscale is 65"),
+        ({"reward": {"held_out": 0.9999}}, "reward.held_out: got 0.9999"),
+        ({"generator": {"fps": 1e300}}, "generator.fps: got 1e\\+300"),
+        ({"generator": {"height": 60}}, "generator.height: got 60.*multiple of 8"),
+        ({"threads": 10**6}, "threads: got 1000000"),
+        ({"seed": 2**63}, "seed: got 9223372036854775808"),
+        ({"grid": {"t": 10**9, "h": 1, "w": 1}}, "at most 1024 parts"),
+    ],
+)
+def test_values_that_could_only_fail_later_are_refused(raw: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_config(raw)
+
+
+def test_messages_stay_short(tmp_path: Path) -> None:
+    many = {f"key{number}": "x" * 10_000 for number in range(500)}
+    with pytest.raises(InputError, match="and 491 more") as caught:
+        make_config({"seed": "y" * 10_000} | many)
+    assert len(str(caught.value)) < 4000
+    with pytest.raises(InputError) as caught:
+        load_config(recipe(tmp_path, "seed: 1\n"), (f"seed.x={'z' * 10_000}",))
+    assert len(str(caught.value)) < 300
+
+
+def test_a_key_where_a_name_belongs_is_not_repeated() -> None:
+    secret = "sk-4f9dNeverShowThis"
+    with pytest.raises(InputError, match="not shown") as caught:
+        make_config({"judge": {"vlm": {secret: None}}})
+    assert secret not in str(caught.value)

@@ -205,6 +205,10 @@ PREFERENCE = {"first": "a", "second": "b", "preference": 1.0}
         ([LABEL | {"score": "good"}], "score is 'good'; it must be a number"),
         ([LABEL, LABEL | {"clip_id": "b", "patch_scores": [1.0]}], "equally long"),
         ([PREFERENCE, PREFERENCE | {"first": "b", "second": "a"}], "two preferences"),
+        ([PREFERENCE | {"first": None}], "without its first or second clip"),
+        ([PREFERENCE | {"second": "a"}], "compares the clip 'a' with itself"),
+        ([LABEL | {"score": True}], "score is True; it must be a number"),
+        ([None], "is None; it must be a JSON object"),
     ],
 )
 def test_files_that_are_no_ratings_are_refused(rows: list[dict[str, Any]], words: str, tmp_path: Path) -> None:
