@@ -68,7 +68,7 @@ def rate_uncertainty(network: RewardNetwork, clips: ClipFolder, grid: PatchGrid,
         for batch in batches(clips.rows, batch_size):
             rows, video = clips.readable(batch, lambda *_: None)  # the judge listed the unreadable ones
             if video is not None:
-                prompts = prompt_inputs(network.backbone, rows, clips.prompt_embeds).to(device)
+                prompts = prompt_inputs(network.backbone, rows, clips.conditioning).to(device)
                 found = _disagreement(network, video.to(device), prompts, grid)
                 unsure[[places[row["clip_id"]] for row in rows]] = found.flatten(1).cpu()
             advance(len(batch))

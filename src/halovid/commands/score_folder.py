@@ -23,7 +23,7 @@ from halovid.config.run import GeneratorConfig, RunConfig
 from halovid.formats import folder, vbench
 from halovid.formats.base import Collection, SourceClip
 from halovid.maths.grid import PatchGrid, spread_to_frames
-from halovid.models import open_generator
+from halovid.models import open_model
 from halovid.rewards.backbones import EncoderSpec
 from halovid.rewards.network import RewardNetwork, load_reward
 from halovid.rewards.scoring import geometry_of, score_dense
@@ -143,8 +143,8 @@ def _make_scorer(reward: Path, config: RunConfig | None, prompts: list[str]) -> 
     if network.backbone.reads_text:
         inputs = {prompt: network.backbone.tokenize([prompt])[0] for prompt in prompts}
     else:
-        generator = open_generator(config)
-        inputs = {prompt: generator.encode_prompts([prompt])[0].float().cpu() for prompt in prompts}
+        generator = open_model(config, {"text"})
+        inputs = {prompt: generator.encode_prompts([prompt]).text_states()[0].cpu() for prompt in prompts}
         _check_width(next(iter(inputs.values())).shape[-1], network, model, config)
     return Scorer(network.to(device), config.grid, inputs, device)
 

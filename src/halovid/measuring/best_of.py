@@ -9,6 +9,7 @@ from torch import Tensor
 
 from halovid.maths.grid import PatchGrid
 from halovid.models import Sampler
+from halovid.records import Conditioning
 from halovid.rewards.network import RewardNetwork
 from halovid.rewards.scoring import reward_clips
 
@@ -26,21 +27,19 @@ class BestOf:
         self._generator, self._network, self._grid, self._count, self._by = generator, network, grid, count, by
         self.geometry = generator.geometry
 
-    def sample(self, prompt_embeds: Tensor, seeds: list[int]) -> Tensor:
+    def sample(self, conditioning: Conditioning, seeds: list[int]) -> Tensor:
         """[B, C, T, h, w]; the first try has the seed itself, so that one try is the plain generator."""
-        tries = [self._generator.sample(prompt_embeds, [seed + k for seed in seeds]) for k in range(self._count)]
-        rewards = torch.stack([self._reward(latents, prompt_embeds) for latents in tries])
+        tries = [self._generator.sample(conditioning, [seed + k for seed in seeds]) for k in range(self._count)]
+        rewards = torch.stack([self._reward(latents, conditioning) for latents in tries])
         rows = torch.arange(len(seeds), device=rewards.device)
         return torch.stack(tries)[rewards.argmax(0), rows]
 
-    def _reward(self, latents: Tensor, prompt_embeds: Tensor) -> Tensor:
+    def _reward(self, latents: Tensor, conditioning: Conditioning) -> Tensor:
         """The reward of each clip, [B]."""
-        clips, patches = reward_clips(self._network, self.decode_video(latents), prompt_embeds, self._grid)
+        video = self.decode_video(latents)
+        prompts = conditioning.text_states().to(video.device)
+        clips, patches = reward_clips(self._network, video, prompts, self._grid)
         return clips if self._by == "clip" else patches.flatten(1).mean(1)
-
-    def encode_prompts(self, prompts: list[str]) -> Tensor:
-        """As the generator."""
-        return self._generator.encode_prompts(prompts)
 
     def decode_video(self, latents: Tensor) -> Tensor:
         """As the generator."""

@@ -21,7 +21,7 @@ from halovid.judges import make_judge
 from halovid.judges.base import Judge, make_requests
 from halovid.maths import statistics, video_metrics
 from halovid.maths.grid import LatentGeometry, PatchGrid
-from halovid.records import Judgement, Refusal
+from halovid.records import Conditioning, Judgement, Refusal
 from halovid.rewards.data import prompt_inputs
 from halovid.rewards.network import RewardNetwork, load_reward
 from halovid.rewards.scoring import reward_clips
@@ -138,16 +138,16 @@ def measure_judge(judge: Judge, geometry: LatentGeometry) -> Instrument:
     return measure
 
 
-def measure_reward(network: RewardNetwork, conditions: Callable[[str], Tensor]) -> Instrument:
+def measure_reward(network: RewardNetwork, conditioning: Callable[[Sequence[str]], Conditioning]) -> Instrument:
     """The instrument that is the reward model: the reward of the clip and the mean of its patches, [B] each.
 
     Args:
-        conditions: prompt id -> the generator's text conditions.
+        conditioning: prompt ids -> the generator's conditioning.
     """
 
     def measure(video: Tensor, clips: Sequence[Row], grid: PatchGrid) -> Values:
         device = network.shift.device
-        prompts = prompt_inputs(network.backbone, clips, conditions).to(device)
+        prompts = prompt_inputs(network.backbone, clips, conditioning).to(device)
         whole, patches = reward_clips(network, video.to(device), prompts, grid)
         return {"reward: clip": whole.float().cpu(), "reward: patches": patches.flatten(1).mean(1).float().cpu()}
 
@@ -175,7 +175,7 @@ def instruments(config: RunConfig, run_dir: Path, clips: ClipFolder) -> list[Ins
         chosen.append(measure_judge(make_judge(config.judge, config.grid, config.seed), clips.geometry))
     if config.evaluate.reward:
         network = load_reward(run_dir / "reward").to(resolve_device(config.device))
-        chosen.append(measure_reward(network, clips.prompt_embeds))
+        chosen.append(measure_reward(network, clips.conditioning))
     return chosen
 
 

@@ -17,12 +17,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from halovid.clips.conditions import read_negative
 from halovid.clips.folder import ClipFolder, Row
 from halovid.config.run import RunConfig
 from halovid.maths.losses import Margins, PairErrors, gran_dpo_loss, squared_error_map
 from halovid.maths.noise import sample_sigma, timestep_weight
 from halovid.maths.seeds import clip_seed, step_seed
-from halovid.models import Generator, model_identity, open_generator
+from halovid.models import DiffusionModel, Part, model_identity, open_model
+from halovid.records import Conditioning
 from halovid.rewards.network import load_reward
 from halovid.stages import STAGES
 from halovid.store.checkpoint import load_checkpoint, save_checkpoint
@@ -45,18 +47,23 @@ def run(config: RunConfig, run_dir: Path) -> None:
             return
         stage.use_threads(config.threads)
         device = resolve_device(config.device)
-        generator = open_generator(config)
         pairs = PairData(run_dir, config, device)
-        pairs.encode_latents(generator, stage.path / "parts" / "latents")
-        torch.manual_seed(config.align_seed)  # the adapter's first weights
-        try:
-            policy = Policy(generator, config.align)
-        except ValueError as error:
-            raise InputError(f"align.lora.targets is {config.align.lora.targets}: {error}") from error
         monitor = make_monitor(pairs, config, run_dir, stage.path / "samples")
+        model = _open_model(pairs, monitor is not None, config, run_dir)
+        pairs.encode_latents(model, stage.path / "parts" / "latents")
+        torch.manual_seed(config.align_seed)  # the adapter's first weights
+        policy = Policy(model, config.align)
         train(policy, pairs, monitor, config, stage)
         with policy.averaged():
-            generator.save_weights(stage.path / "weights")
+            model.save_weights(stage.path / "weights")
+
+
+def _open_model(pairs: PairData, watched: bool, config: RunConfig, run_dir: Path) -> DiffusionModel:
+    """The model with its denoiser; its autoencoder only where clips are encoded, or sampled to be watched."""
+    parts: set[Part] = {"denoiser"}
+    if watched or pairs.has_missing_latents:
+        parts.add("autoencoder")
+    return open_model(config, parts, read_negative(run_dir / "generate", config) if watched else None)
 
 
 class PairData:
@@ -81,38 +88,46 @@ class PairData:
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def encode_latents(self, generator: Generator, folder: Path) -> None:
+    @property
+    def has_missing_latents(self) -> bool:
+        """Whether a clip has been imported, so that `encode_latents` has something to do."""
+        return any(row["latents"] is None for row in self._candidates)
+
+    def encode_latents(self, model: DiffusionModel, folder: Path) -> None:
         """Makes the latents of imported clips, which come without any, in `folder`."""
+        self._clips.encode_latents(self._candidates, model, folder)
+
+    @property
+    def _candidates(self) -> list[Row]:
+        """The rows of the candidates that pairs name."""
         used = {_clip_of(pair, side) for pair in self._pairs for side in _SIDES}
-        imported = [row for row in self._clips.rows if ("generate", row["clip_id"]) in used]
-        self._clips.encode_latents(imported, generator, folder)
+        return [row for row in self._clips.rows if ("generate", row["clip_id"]) in used]
 
     @property
     def prompts(self) -> list[Row]:
         """One clip row of each prompt, in the order of the table."""
         return [rows[0] for rows in self._clips.by_prompt.values()]
 
-    def prompt_embeds(self, rows: list[Row]) -> Tensor:
-        """[len(rows), L, D]."""
-        return torch.stack([self._clips.prompt_embeds(row["prompt_id"]) for row in rows]).to(self._device)
+    def conditioning(self, rows: list[Row]) -> Conditioning:
+        """What the prompts of pairs or clips make the model do, a row each."""
+        return self._clips.conditioning([row["prompt_id"] for row in rows]).to(self._device)
 
     def _latents(self, pair: Row, side: str) -> Tensor:
         """[C, T, h, w]."""
         clips, row = self._by_name[_clip_of(pair, side)]
         return clips.latents(row)
 
-    def batch(self, indices: list[int]) -> dict[str, Tensor]:
-        """Latents of chosen and rejected [B, C, T, h, w], prompt_embeds, clip_margin, patch_margins and weight."""
+    def batch(self, indices: list[int]) -> tuple[Conditioning, dict[str, Tensor]]:
+        """Prompts; latents of chosen and rejected [B, C, T, h, w], clip_margin, patch_margins and weight."""
         pairs = [self._pairs[index] for index in indices]
         sides = {side: torch.stack([self._latents(pair, side) for pair in pairs]) for side in _SIDES}
         margins = torch.tensor([pair["patch_margins"] for pair in pairs]).unflatten(1, self._grid.shape)
         batch = sides | {
-            "prompt_embeds": self.prompt_embeds(pairs),
             "clip_margin": torch.tensor([pair["clip_margin"] for pair in pairs]),
             "patch_margins": margins,
             "weight": torch.tensor([pair["weight"] for pair in pairs]),
         }
-        return {name: value.to(self._device) for name, value in batch.items()}
+        return self.conditioning(pairs), {name: value.to(self._device) for name, value in batch.items()}
 
 
 def _clip_of(pair: Row, side: str) -> tuple[str, str]:
@@ -120,22 +135,23 @@ def _clip_of(pair: Row, side: str) -> tuple[str, str]:
     return pair[f"{side}_folder"], pair[side]
 
 
-def pair_errors(policy: Policy, batch: dict[str, Tensor], noise: Tensor, sigma: Tensor) -> PairErrors:
+def pair_errors(
+    policy: Policy, prompts: Conditioning, batch: dict[str, Tensor], noise: Tensor, sigma: Tensor
+) -> PairErrors:
     """The error maps of each pair: chosen and rejected clip under policy and reference, and how far these two differ.
 
     Args:
         noise: [B, 2, C, T, h, w] for the chosen and the rejected clip, which usually are the same.
         sigma: [B], one noise level for all four predictions.
     """
-    generator = policy.generator
+    model, prompts = policy.model, prompts.repeat(2)
     latents = torch.cat([batch["chosen"], batch["rejected"]])
     noise, sigma = torch.cat([noise[:, 0], noise[:, 1]]), torch.cat([sigma, sigma])
-    prompts = torch.cat([batch["prompt_embeds"]] * 2)
-    noisy = generator.add_noise(latents, noise, sigma)
-    target = generator.target(latents, noise, sigma)
-    prediction = generator.predict(noisy, sigma, prompts)
+    noisy = model.noise.noisy(latents, noise, sigma)
+    target = model.noise.target(latents, noise, sigma)
+    prediction = model.predict(noisy, sigma, prompts)
     with policy.reference():
-        reference = generator.predict(noisy, sigma, prompts)
+        reference = model.predict(noisy, sigma, prompts)
     maps = [
         squared_error_map(*two).chunk(2) for two in ((prediction, target), (reference, target), (prediction, reference))
     ]
@@ -146,7 +162,7 @@ def train(policy: Policy, pairs: PairData, monitor: Monitor | None, config: RunC
     """The loop: exact to resume, since step k's data and noise are functions of the seed and k alone."""
     align = config.align
     optimizer = torch.optim.AdamW(policy.parameters.values(), lr=align.learning_rate, weight_decay=align.weight_decay)
-    base = monitor.observe(policy.generator, 0) if monitor else None  # before a checkpoint is read: still the base
+    base = monitor.observe(policy.model, 0) if monitor else None  # before a checkpoint is read: still the base
     checkpoint, step, log = stage.path / "parts" / "training.safetensors", 0, []
     if checkpoint.exists():
         state = load_checkpoint(checkpoint)
@@ -170,7 +186,7 @@ def train(policy: Policy, pairs: PairData, monitor: Monitor | None, config: RunC
             log.append({"step": step} | metrics)
             if step in align.snapshots:
                 with policy.averaged():
-                    policy.generator.save_weights(snapshot_folder(stage.path, step))
+                    policy.model.save_weights(snapshot_folder(stage.path, step))
             if step % align.checkpoint_every == 0:
                 state = {"policy": policy.state(), "optimizer": optimizer.state_dict(), "step": step, "log": log}
                 save_checkpoint(checkpoint, state)
@@ -180,7 +196,7 @@ def train(policy: Policy, pairs: PairData, monitor: Monitor | None, config: RunC
 def _watch(monitor: Monitor, base: Reading, policy: Policy, step: int) -> dict[str, float]:
     """What the monitor measures of the averaged weights; it warns when the reward and the other measures part."""
     with policy.averaged():
-        now = monitor.observe(policy.generator, step)
+        now = monitor.observe(policy.model, step)
     sentences = parting(base, now)
     for sentence in sentences:
         console.print(f"align: {sentence}", style="yellow")
@@ -198,7 +214,7 @@ def train_step(
     align = config.align
     generator = torch.Generator().manual_seed(step_seed(config.align_seed, 1_000_003, step))
     indices = batch_indices(len(pairs), align.batch_size, step, config.align_seed)
-    batch = pairs.batch(indices)
+    prompts, batch = pairs.batch(indices)
     noise = draw_noise(batch["chosen"], align.shared_noise, generator)
     sigma = sample_sigma(len(indices), align.sigma, generator).to(batch["chosen"])
     optimizer.zero_grad()
@@ -207,14 +223,14 @@ def train_step(
         if not len(part):
             continue
         own = {name: value[part] for name, value in batch.items()}
-        errors = pair_errors(policy, own, noise[part], sigma[part])
-        weight = timestep_weight(sigma[part], align.timestep_weight)
+        errors = pair_errors(policy, prompts.rows(part), own, noise[part], sigma[part])
+        weight = timestep_weight(policy.model.noise, sigma[part], align.timestep_weight)
         loss, metrics = gran_dpo_loss(
             errors, Margins(own["clip_margin"], own["patch_margins"], own["weight"]), weight, align.loss
         )
         if not torch.isfinite(loss).all():
             path = folder / f"bad_batch_{step}.safetensors"
-            save_file(own | {"noise": noise[part], "sigma": sigma[part]}, path)
+            save_file(own | prompts.rows(part).tensors | {"noise": noise[part], "sigma": sigma[part]}, path)
             raise TrainingError(
                 f"the loss is not finite at step {step}; the batch is saved as {path}: look at it, or lower "
                 f"align.learning_rate or align.loss.beta_* and run again"
@@ -255,4 +271,4 @@ def make_monitor(pairs: PairData, config: RunConfig, run_dir: Path, folder: Path
     rows = [row | {"seed": clip_seed(config.seed, row["prompt_id"], 0)} for row in prompts]
     device = resolve_device(config.device)
     network = load_reward(run_dir / "reward").to(device)
-    return Monitor(folder, network, rows, pairs.prompt_embeds(rows), config)
+    return Monitor(folder, network, rows, pairs.conditioning(rows), config)

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from halovid.clips.conditions import copy_conditions, read_negative
 from halovid.clips.folder import ClipFolder, sample_clips
 from halovid.config.run import RunConfig
 from halovid.measuring.best_of import BestOf
 from halovid.measuring.measures import EVALUATION_SEED, compare, measure_clips
-from halovid.models import Sampler, model_identity, open_generator
+from halovid.models import Sampler, model_identity, open_model
 from halovid.rewards.network import load_reward
 from halovid.stages import STAGES
 from halovid.store.errors import InputError
@@ -38,6 +39,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         stage.use_threads(config.threads)
         base = ClipFolder(run_dir / "baseline", config.clip_size)
         prompts = base.prompts
+        copy_conditions(base.folder, stage.path)
         sampler = _compared_model(config, run_dir)
         seed, samples = config.seed + EVALUATION_SEED, config.evaluate.samples
         sample_clips(stage, sampler, config.generator, prompts, seed, samples, "sample aligned")
@@ -55,14 +57,14 @@ def _compared_model(config: RunConfig, run_dir: Path) -> Sampler:
         InputError: align kept no weights of `evaluate.step`.
     """
     device = resolve_device(config.device)
-    generator = open_generator(config)
+    model = open_model(config, {"denoiser", "autoencoder"}, read_negative(run_dir / "baseline", config))
     if config.evaluate.best_of > 1:
         network = load_reward(run_dir / "reward").to(device)
-        return BestOf(generator, network, config.grid, config.evaluate.best_of, config.evaluate.best_by)
+        return BestOf(model, network, config.grid, config.evaluate.best_of, config.evaluate.best_by)
     weights = run_dir / "align" / "weights"
     if config.evaluate.step is not None:
         weights = snapshot_folder(run_dir / "align", config.evaluate.step)
         if not weights.exists():
             raise InputError(f"evaluate.step is {config.evaluate.step}, but align kept no weights of it: {weights}")
-    generator.load_weights(weights)
-    return generator
+    model.load_weights(weights)
+    return model

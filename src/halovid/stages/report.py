@@ -160,7 +160,7 @@ def _patch_rewards(
     """[t][h][w] rewards of a clip's patches, NaN without a reward model; InputError when the clip can't be read."""
     if network is None:
         return torch.full(config.grid.shape, torch.nan).tolist()
-    prompts = prompt_inputs(network.backbone, [row], clips.prompt_embeds)
+    prompts = prompt_inputs(network.backbone, [row], clips.conditioning)
     _, patches = reward_clips(network, clips.video(row)[None], prompts, config.grid)
     return patches[0].tolist()
 

@@ -26,7 +26,7 @@ from halovid.clips.folder import ClipFolder, Row
 from halovid.config.run import RunConfig
 from halovid.judges.base import label_rows
 from halovid.maths.grid import LatentGeometry
-from halovid.records import Judgement
+from halovid.records import Conditioning, Judgement
 from halovid.rewards.data import prompt_inputs
 from halovid.rewards.network import load_reward
 from halovid.rewards.pretrained import model_identity
@@ -55,7 +55,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         stage.use_threads(config.threads)
         size = config.clip_size if released else config.reward_size
         folders = {name: ClipFolder(run_dir / name, size) for name in config.scored_folders}
-        conditions = ClipFolder(run_dir / "generate", size).prompt_embeds
+        conditions = ClipFolder(run_dir / "generate", size).conditioning
         rater = _released_rater(stage, config) if released else _rater(config, run_dir / "reward", conditions)
         for name, clips in folders.items():
             score = partial(_score, rater, clips, stage)
@@ -83,7 +83,7 @@ def _score(rater: _Rater, clips: ClipFolder, stage: StageFolder, batch: Sequence
     return [] if video is None else _finite(rater.rate(rows, video, clips.geometry), stage)
 
 
-def _rater(config: RunConfig, folder: Path, conditions: Callable[[str], Tensor]) -> _Rater:
+def _rater(config: RunConfig, folder: Path, conditions: Callable[[Sequence[str]], Conditioning]) -> _Rater:
     """The run's own reward model: the mean ratings."""
     device = resolve_device(config.device)
     network = load_reward(folder).to(device)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from halovid.clips.folder import Row
 from halovid.config.run import RunConfig
 from halovid.maths.statistics import paired_bootstrap
 from halovid.measuring.measures import MEASURES, Instrument, Measure, measure_critic, measure_plain
 from halovid.models import Sampler
+from halovid.records import Conditioning
 from halovid.rewards.data import prompt_inputs
 from halovid.rewards.network import RewardNetwork
 from halovid.rewards.scoring import reward_clips
@@ -45,7 +45,8 @@ class Monitor:
 
     Args:
         folder: where the clips go.
-        clips: a row of tables.CLIPS for each prompt, with the seed to sample it with.  prompt_embeds: [n, L, D].
+        clips: a row of tables.CLIPS for each prompt, with the seed to sample it with.
+        conditioning: what the prompts make the model do, a row each.
     """
 
     def __init__(
@@ -53,13 +54,12 @@ class Monitor:
         folder: Path,
         network: RewardNetwork,
         clips: Sequence[Row],
-        prompt_embeds: Tensor,
+        conditioning: Conditioning,
         config: RunConfig,
     ) -> None:
         self._folder, self._network, self._config = folder, network, config
-        self._clips, self._prompt_embeds = clips, prompt_embeds
-        embeds = {row["prompt_id"]: own for row, own in zip(clips, prompt_embeds, strict=True)}
-        self._reward_prompts = prompt_inputs(network.backbone, clips, embeds.__getitem__)
+        self._clips, self._conditioning = clips, conditioning
+        self._reward_prompts = prompt_inputs(network.backbone, clips, lambda _: conditioning)
         self._seeds = [row["seed"] for row in clips]
         self._instruments: list[Instrument] = [measure_plain]
         if config.evaluate.critic == "world":
@@ -67,7 +67,7 @@ class Monitor:
 
     def observe(self, sampler: Sampler, step: int) -> Reading:
         """Samples and measures with the weights that `sampler` has now."""
-        video = sampler.decode_video(sampler.sample(self._prompt_embeds, self._seeds))
+        video = sampler.decode_video(sampler.sample(self._conditioning, self._seeds))
         for row, clip in zip(self._clips, video, strict=True):
             name = f"{row['prompt_id']}-step{step:06d}.mp4"
             write_video(self._folder / name, clip, self._config.generator.fps)

@@ -8,37 +8,30 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from peft import LoraConfig
 from torch import Tensor, nn
 
 from halovid.config.run import AlignConfig
-from halovid.models import ADAPTER, Generator
+from halovid.models import DiffusionModel
 
 
 class Policy:
-    """A generator in training: with a LoRA whose switching-off gives the reference, or whole with a frozen copy.
+    """A model in training: with a LoRA whose switching-off gives the reference, or whole with a frozen copy.
 
     The trained parameters have a moving average, which is what sampling and saving use.
     """
 
-    def __init__(self, generator: Generator, config: AlignConfig) -> None:
-        self.generator = generator
-        denoiser = generator.denoiser
+    def __init__(self, model: DiffusionModel, config: AlignConfig) -> None:
+        self.model = model
+        [(self._name, denoiser)] = model.denoisers.items()
         self._frozen: nn.Module | None = None
         if config.method == "lora":
-            lora = LoraConfig(
-                r=config.lora.rank,
-                lora_alpha=config.lora.alpha,
-                target_modules=list(config.lora.targets or generator.lora_targets),
-                init_lora_weights="gaussian",
-            )
-            denoiser.add_adapter(lora, adapter_name=ADAPTER)
+            model.add_lora(config.lora)
         else:
             denoiser.float()  # before the copy: policy and reference must compute alike
             self._frozen = copy.deepcopy(denoiser)
             denoiser.requires_grad_(True)
         if config.gradient_checkpointing:
-            denoiser.enable_gradient_checkpointing()
+            denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
         for value in denoiser.parameters():
             if value.requires_grad:
                 value.data = value.data.float()  # bfloat16 would round small steps and the average's away
@@ -48,25 +41,22 @@ class Policy:
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Inside, the generator predicts as it did before training, without gradients."""
-        policy = self.generator.denoiser
-        with torch.no_grad():
-            if self._frozen is not None:
-                self.generator.denoiser = self._frozen
-                try:
-                    yield
-                finally:
-                    self.generator.denoiser = policy
-            else:
-                policy.disable_adapters()
-                try:
-                    yield
-                finally:
-                    policy.enable_adapters()
+        """Inside, the model predicts as it did before training, without gradients."""
+        if self._frozen is None:
+            with torch.no_grad(), self.model.without_lora():
+                yield
+            return
+        policy = self.model.denoisers[self._name]
+        self.model.denoisers[self._name] = self._frozen
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.model.denoisers[self._name] = policy
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, the generator has the averaged weights."""
+        """Inside, the model has the averaged weights."""
         live = {name: value.detach().clone() for name, value in self.parameters.items()}
         self._assign(self.average)
         try:

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from halovid.maths.grid import LatentGeometry, PatchGrid
 from halovid.measuring import best_of
 from halovid.measuring.best_of import BestOf
+from halovid.records import Conditioning
+
+TEXTS = Conditioning({"prompt_embeds": torch.zeros(2, 1, 1)})
 
 
 class SeedSampler:
@@ -16,10 +19,7 @@ class SeedSampler:
 
     geometry = LatentGeometry(4, 8, causal_first_frame=True)
 
-    def encode_prompts(self, prompts: list[str]) -> Tensor:
-        return torch.zeros(len(prompts), 1, 1)
-
-    def sample(self, prompt_embeds: Tensor, seeds: list[int]) -> Tensor:
+    def sample(self, conditioning: Conditioning, seeds: list[int]) -> Tensor:
         return torch.tensor(seeds, dtype=torch.float32)[:, None]
 
     def decode_video(self, latents: Tensor) -> Tensor:
@@ -40,11 +40,11 @@ def favour(seed: int) -> object:
 def test_each_clip_keeps_its_best_try(monkeypatch: pytest.MonkeyPatch, by: str, kept: list[float]) -> None:
     monkeypatch.setattr(best_of, "reward_clips", favour(13))
     sampler = BestOf(SeedSampler(), nn.Identity(), PatchGrid(1, 2, 2), 3, by)
-    assert sampler.sample(torch.zeros(2, 1, 1), [10, 20])[:, 0].tolist() == kept
+    assert sampler.sample(TEXTS, [10, 20])[:, 0].tolist() == kept
 
 
 def test_one_try_is_the_sampler_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(best_of, "reward_clips", favour(0))
     sampler = BestOf(SeedSampler(), nn.Identity(), PatchGrid(1, 1, 1), 1, "clip")
-    assert sampler.sample(torch.zeros(2, 1, 1), [7, 5])[:, 0].tolist() == [7, 5]
+    assert sampler.sample(TEXTS, [7, 5])[:, 0].tolist() == [7, 5]
     assert sampler.geometry is SeedSampler.geometry

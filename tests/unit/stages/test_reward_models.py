@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from halovid.clips.folder import _save_tensor
+from halovid.clips.conditions import condition_path
 from halovid.commands.score_folder import score_folder
 from halovid.config.recipes import make_config
 from halovid.config.run import RunConfig
 from halovid.maths.grid import LatentGeometry
+from halovid.records import Conditioning
 from halovid.rewards import training
 from halovid.rewards.network import load_reward
 from halovid.rewards.released import UnscoredError
@@ -56,7 +57,7 @@ def run_dir(tmp_path: Path) -> Path:
             row |= {"video": f"clips/{index}.mp4", "latents": "", "fps": 8.0}
             rows.append(row)
             write_video(stage.path / row["video"], torch.rand(3, *SIZE, generator=generator) * 2 - 1, 8.0)
-            _save_tensor(stage.path / "prompts" / f"{name}.safetensors", "prompt_embeds", torch.randn(4, 5))
+            Conditioning({"prompt_embeds": torch.randn(1, 4, 5)}).save(condition_path(stage.path, name))
             for aspect in RunConfig().reward.aspects:
                 patches = (torch.rand(6, generator=generator) * 4 + 1).tolist()
                 labels.append(
@@ -111,7 +112,7 @@ def test_a_model_that_reads_text_scores_any_folder_and_watches_a_training(run_di
     assert found[0]["patch_rewards"] == pytest.approx(known["patch_rewards"], abs=1e-4)
     rows = [{"prompt_id": "p0", "prompt": "prompt 0", "seed": 1}]
     network = load_reward(run_dir / "reward")
-    monitor = Monitor(tmp_path, network, rows, torch.zeros(1, 4, 5), config)
+    monitor = Monitor(tmp_path, network, rows, Conditioning({"prompt_embeds": torch.zeros(1, 4, 5)}), config)
     reading = monitor.observe(OneClip(read_video(clips / "0.mp4", SIZE[1:], SIZE[0])), 1)
     assert reading.values[REWARD] == pytest.approx([known["reward"]], abs=1e-4)
 
@@ -124,10 +125,7 @@ class OneClip:
     def __init__(self, video: torch.Tensor) -> None:
         self._video = video
 
-    def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
-        raise AssertionError("the prompts are encoded already")
-
-    def sample(self, prompt_embeds: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+    def sample(self, conditioning: Conditioning, seeds: list[int]) -> torch.Tensor:
         return torch.zeros(len(seeds), 1)
 
     def decode_video(self, latents: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from halovid.config.recipes import make_config
 from halovid.maths.grid import LatentGeometry
+from halovid.records import Conditioning
 from halovid.rewards.network import RewardNetwork, RewardSpec
 from halovid.training.monitor import PATCH_REWARD, REWARD, Monitor, Reading, parting
 from tiny_models import encoder_spec
@@ -63,10 +64,7 @@ class FlatSampler:
 
     geometry = LatentGeometry(4, 8, causal_first_frame=True)
 
-    def encode_prompts(self, prompts: list[str]) -> Tensor:
-        raise AssertionError("the monitor has its prompts encoded already")
-
-    def sample(self, prompt_embeds: Tensor, seeds: list[int]) -> Tensor:
+    def sample(self, conditioning: Conditioning, seeds: list[int]) -> Tensor:
         return torch.tensor(seeds, dtype=torch.float32)[:, None] / 10
 
     def decode_video(self, latents: Tensor) -> Tensor:
@@ -79,7 +77,8 @@ def test_the_monitor_keeps_the_clips_and_measures_each(tmp_path: Path) -> None:
     aspects = ("visual_quality",)
     network = RewardNetwork(RewardSpec(backbone=backbone, aspects=aspects, patch_aspects=aspects))
     clips = [{"prompt_id": "p0", "prompt": "a", "seed": 1}, {"prompt_id": "p1", "prompt": "b", "seed": 4}]
-    monitor = Monitor(tmp_path, network.eval(), clips, torch.randn(2, 3, 4), make_config({}))
+    conditioning = Conditioning({"prompt_embeds": torch.randn(2, 3, 4)})
+    monitor = Monitor(tmp_path, network.eval(), clips, conditioning, make_config({}))
     found = monitor.observe(FlatSampler(), 30)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p0-step000030.mp4", "p1-step000030.mp4"]
     assert {REWARD, PATCH_REWARD, LOWER, "critic: defect probability"} <= found.values.keys()
