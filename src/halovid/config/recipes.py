@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import ValidationError
 
 from halovid.config.plain_yaml import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
-from halovid.config.renamed import RENAMED_SETTINGS
+from halovid.config.renamed import REMOVED_SETTINGS, RENAMED_SETTINGS
 from halovid.config.run import RunConfig
 from halovid.config.sections import Section, section_fields
 from halovid.store.errors import InputError, shorten
@@ -172,10 +172,12 @@ def _explain(root: type[Section], problem: Any) -> str:
 
 
 def _explain_unknown(setting: str, loc: tuple[str | int, ...], known: list[str]) -> str:
-    """One sentence for a key that is not allowed: its new name, or the nearest known one."""
+    """One sentence for a key that is not allowed: its new name, why it is gone, or the nearest known one."""
     new = RENAMED_SETTINGS.get(setting)
     if new is not None:
         return f"{setting!r} is now called {new!r}: rename it; its meaning is the same"
+    if setting in REMOVED_SETTINGS:
+        return f"{setting!r} is a setting no more: {REMOVED_SETTINGS[setting]}; leave it out"
     name = str(loc[-1])
     if not _SECRETIVE.isdisjoint(loc) and not _SETTING_NAME.fullmatch(name):  # a key that stands where its name belongs
         setting = setting.removesuffix(name) + "(not shown)"

@@ -1,4 +1,4 @@
-"""Settings that have another name than in recipes of the past."""
+"""Settings of recipes of the past that have another name now, or are gone."""
 
 from __future__ import annotations
 
@@ -7,4 +7,9 @@ RENAMED_SETTINGS = {
     "align.accumulation": "align.micro_batches",
     "align.clip_norm": "align.max_grad_norm",
     "score.server.tries": "score.server.attempts",
+}
+
+# dotted name of a setting that is gone -> why it is not needed
+REMOVED_SETTINGS = {
+    "generator.family": "the pipeline that generator.model names tells it",
 }

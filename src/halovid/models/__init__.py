@@ -16,8 +16,16 @@ from halovid.store.errors import InputError
 from halovid.store.runtime import resolve_device, resolve_dtype
 
 __all__ = [
-    *("FAMILIES", "PARTS", "DiffusionModel", "Part", "Sampler"),
-    *("check_model", "load_model", "model_identity", "open_model"),
+    "FAMILIES",
+    "PARTS",
+    "DiffusionModel",
+    "Part",
+    "Sampler",
+    "check_model",
+    "load_family",
+    "load_model",
+    "model_identity",
+    "open_model",
 ]
 
 # pipeline class, as model_index.json names it -> the module whose FAMILY drives it

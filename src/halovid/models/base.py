@@ -14,7 +14,7 @@ from halovid.config.run import GeneratorConfig
 from halovid.config.sections import LoraOptions
 from halovid.maths.grid import LatentGeometry
 from halovid.models.family import Family
-from halovid.models.loading import components, empty_component, load_component, load_pipeline
+from halovid.models.loading import advice, components, empty_component, load_component, load_pipeline, readable
 from halovid.models.lora import LORA_FILE, add_lora, has_lora, load_lora, merge_lora, save_lora, without_lora
 from halovid.records import Conditioning
 from halovid.store.errors import InputError
@@ -222,15 +222,14 @@ def _part_of(component: str, family: Family) -> Part | None:
     return "autoencoder" if component in family.autoencoders else "text"
 
 
-def find_geometry(
-    family: Family, folder: Path, index: dict[str, Any], config: GeneratorConfig
-) -> LatentGeometry:
+def find_geometry(family: Family, folder: Path, index: dict[str, Any], config: GeneratorConfig) -> LatentGeometry:
     """How a pipeline's autoencoder divides clips, told by its settings alone.
 
     Raises:
         InputError: the pipeline can't be driven or read, or makes no clips of the configured size; tells the rule.
     """
-    problem = family.problem(folder)
+    with readable(f"the settings in {folder}", advice()):
+        problem = family.problem(folder)
     if problem:
         raise InputError(f"generator.model {config.model!r} {problem}")
     geometry = family.geometry(empty_component(folder, index, family.autoencoders[0]))
@@ -240,13 +239,13 @@ def find_geometry(
 
 def _check_size(config: GeneratorConfig, geometry: LatentGeometry, family: Family) -> None:
     """InputError for clips that the autoencoder or the network can't divide."""
-    frames, *_ = geometry.latent_shape(config.num_frames, config.height, config.width)
     side = geometry.spatial_stride * family.side_multiple
     if config.height % side or config.width % side:
         raise InputError(
             f"generator.height x width is {config.height} x {config.width}; both must be multiples of {side} for "
             f"{config.model!r}"
         )
+    frames, *_ = geometry.latent_shape(config.num_frames, config.height, config.width)
     lead = int(geometry.causal_first_frame)
     if (frames - lead) % family.frame_multiple:
         stride = geometry.temporal_stride * family.frame_multiple

@@ -71,7 +71,7 @@ def find_pipeline(config: GeneratorConfig) -> tuple[Path, dict[str, Any]]:
     Raises:
         InputError: there is no such pipeline, or its index is damaged.
     """
-    with _quiet(), readable(f"generator.model {config.model!r}", _advice()):
+    with _quiet(), readable(f"generator.model {config.model!r}", advice()):
         folder = _local_folder(config.model) or Path(
             diffusers.DiffusionPipeline.download(
                 config.model, revision=_cached_commit(config) or config.revision, use_safetensors=True
@@ -106,7 +106,7 @@ def load_pipeline(
             parts[name] = None
         elif (model := _model_class(library, kind)) is not None:
             parts[name] = load_component(folder / name, model, dtypes.get(name, torch.float32))
-    with _quiet(), readable(f"the pipeline {folder}", _advice()):
+    with _quiet(), readable(f"the pipeline {folder}", advice()):
         pipe = getattr(diffusers, index["_class_name"]).from_pretrained(folder, use_safetensors=True, **parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -118,7 +118,7 @@ def load_component(folder: Path, model: Any, dtype: torch.dtype) -> torch.nn.Mod
     Raises:
         InputError: a file can't be read, or holds other weights than the model has.
     """
-    with _quiet(), readable(f"the model {folder}", _advice()):
+    with _quiet(), readable(f"the model {folder}", advice()):
         loaded, report = model.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
     for problem, word in (("missing_keys", "lacks"), ("unexpected_keys", "has"), ("mismatched_keys", "has misshapen")):
         keys = sorted(str(key) for key in report[problem])
@@ -126,7 +126,7 @@ def load_component(folder: Path, model: Any, dtype: torch.dtype) -> torch.nn.Mod
             unknown = f" that no {model.__name__} of its config.json has" if problem == "unexpected_keys" else ""
             raise InputError(
                 f"the model {folder} {word} {len(keys)} weights{unknown} ({', '.join(keys[:3])}"
-                f"{', ...' if len(keys) > 3 else ''}): its files do not belong together; {_advice()}"
+                f"{', ...' if len(keys) > 3 else ''}): its files do not belong together; {advice()}"
             )
     frozen: torch.nn.Module = loaded.requires_grad_(False).eval()
     return frozen
@@ -135,7 +135,7 @@ def load_component(folder: Path, model: Any, dtype: torch.dtype) -> torch.nn.Mod
 def empty_component(folder: Path, index: dict[str, Any], name: str) -> Any:
     """A component without weights, for its settings: those that its file leaves out are their defaults."""
     library, kind = components(index)[name]
-    with _quiet(), readable(f"the settings in {folder / name}", _advice()), torch.device("meta"):
+    with _quiet(), readable(f"the settings in {folder / name}", advice()), torch.device("meta"):
         model = getattr(importlib.import_module(library), kind)
         return model.from_config(model.load_config(folder / name))
 
@@ -148,7 +148,8 @@ def _model_class(library: str, kind: str) -> Any:
     return found if isinstance(found, type) and issubclass(found, torch.nn.Module) else None
 
 
-def _advice() -> str:
+def advice() -> str:
+    """What to do about a model that can't be read."""
     return (
         f"give {', '.join(map(repr, PACKAGED))}, a folder that a diffusers pipeline's save_pretrained wrote, with its "
         f"weights as safetensors, or the id of one on the hub"
