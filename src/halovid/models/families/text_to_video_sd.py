@@ -1,6 +1,6 @@
 """Text-to-video models with a 3D UNet over the latents of single frames (ModelScope 1.7B, Zeroscope): epsilon.
 
-The UNet of diffusers 0.42 lacks `load_lora_adapter`, so `TextToVideoSDPipeline.load_lora_weights` fails with every file;
+The UNet of diffusers 0.42 lacks `load_lora_adapter`, so `TextToVideoSDPipeline.load_lora_weights` fails with any file;
 with `diffusers.loaders.PeftAdapterMixin` among its bases it reads ours. `halovid merge` needs neither.
 """
 
