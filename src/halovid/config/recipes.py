@@ -7,13 +7,14 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
+from halovid.config.renamed import renamed_within
 from halovid.config.run import RunConfig
-from halovid.config.sections import Section, section_fields
+from halovid.config.sections import Section, locate, section_fields
 from halovid.store.errors import InputError
 
 S = TypeVar("S", bound=Section)
@@ -102,12 +103,22 @@ def changed(config: RunConfig, *changes: dict[str, Any]) -> RunConfig:
 
 
 def _merge(raw: dict[str, Any], change: dict[str, Any]) -> None:
-    """Puts the values of `change` into `raw`, mappings into mappings."""
+    """Puts the values of `change` into `raw`, mappings into mappings; one of another `name` begins anew."""
     for key, value in change.items():
-        if isinstance(value, dict) and isinstance(raw.get(key), dict):
-            _merge(raw[key], value)
+        old = raw.get(key)
+        if (
+            isinstance(value, dict)
+            and isinstance(old, dict)
+            and value.get("name") in (None, old.get("name", value.get("name")))
+        ):
+            _merge(old, value)
         else:
             raw[key] = copy.deepcopy(value)
+
+
+def _is_renamed(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether two mappings choose different things by `name`, so that the settings of one mean nothing to the other."""
+    return "name" in old and "name" in new and old["name"] != new["name"]
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:
@@ -134,9 +145,14 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
 
 def _explain(root: type[Section], problem: Any) -> str:
     """One sentence for one pydantic problem."""
-    place = ".".join(str(part) for part in problem["loc"])
+    keys, _ = locate(root, problem["loc"])
+    place = ".".join(keys)
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = _known_keys(root, problem["loc"][:-1])
+        renamed = renamed_within(place, problem["input"])
+        if renamed:
+            return "; ".join(f"{old!r} is now called {new!r}" for old, new in renamed.items())
+        _, section = locate(root, problem["loc"][:-1])
+        known = list(section_fields(section))
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.0)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"unknown key {place!r}: {hint}allowed here: {', '.join(known)}"
@@ -148,11 +164,3 @@ def _shown(place: tuple[str | int, ...], value: Any) -> str:
     """A value as an error repeats it: not where a key may stand by mistake."""
     may_be_key = not _SECRETIVE.isdisjoint(place) and not isinstance(value, int | float)
     return "a value that is not shown" if may_be_key or _WITH_USER.search(repr(value)) else repr(value)
-
-
-def _known_keys(root: type[Section], path: tuple[str | int, ...]) -> list[str]:
-    """The keys allowed in the section at `path`."""
-    section: Any = root
-    for part in path:
-        section = get_args(section)[0] if isinstance(part, int) else section_fields(section)[part]
-    return list(section_fields(section))

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from halovid.config.objectives import GranDPOOptions, ObjectiveOptions
 from halovid.config.reward import ENCODERS, RewardConfig, ScoreConfig
 from halovid.config.sections import LoraOptions, Section
 from halovid.config.vlm import VlmConfig
 from halovid.maths.grid import PatchGrid
-from halovid.maths.losses import GranDPOOptions
 from halovid.maths.noise import SigmaSampling, WeightScheme
 
 Split = Literal["train", "heldout"]
@@ -134,12 +134,14 @@ class PairConfig(Section):
 
 
 class AlignConfig(Section):
-    """Gran-DPO training."""
+    """The training of the generator on pairs."""
 
     method: Literal["lora", "full"] = "lora"
     seed: int | None = Field(None, ge=0, description="seed of the training alone; the run's when left out")
     lora: LoraOptions = LoraOptions()
-    loss: GranDPOOptions = GranDPOOptions()
+    objective: ObjectiveOptions = Field(
+        GranDPOOptions(), discriminator="name", description="what training makes small: gran_dpo (left out), sft, nft"
+    )
     sigma: SigmaSampling = SigmaSampling()
     timestep_weight: WeightScheme = "constant"
     shared_noise: bool = Field(True, description="chosen and rejected clip of a pair get the same noise")
@@ -156,6 +158,14 @@ class AlignConfig(Section):
     sample_every: int = Field(200, ge=1)
     sample_prompts: int = Field(8, ge=0, description="prompts whose clips are sampled and measured along the way")
     gradient_checkpointing: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gran_dpo_when_no_objective_is_named(cls, raw: Any) -> Any:
+        objective = raw.get("objective") if isinstance(raw, dict) else None
+        if isinstance(objective, dict) and "name" not in objective:
+            return raw | {"objective": {"name": "gran_dpo"} | objective}
+        return raw
 
 
 class ExamineConfig(Section):

@@ -161,13 +161,14 @@ def _curves(run_dir: Path) -> list[report_page.Curve]:
     reward = [json.loads(line) for line in (run_dir / "reward" / "log.jsonl").read_text().splitlines()]
     align = [json.loads(line) for line in (run_dir / "align" / "log.jsonl").read_text().splitlines()]
     wanted = {
-        "Alignment loss": ("loss", ("loss/total", "loss/video", "loss/patch")),
+        "Alignment loss": ("loss", sorted({name for line in align for name in line if name.startswith("loss/")})),
         "Alignment accuracies": ("share", ("rewards/accuracies", "rewards/patch_accuracies")),
         "Error against the reference": ("squared error", ("errors/chosen", "errors/rejected")),
     }
     curves = [
-        report_page.Curve(title, "step", label, {name: _smooth(align, name) for name in names})
+        report_page.Curve(title, "step", label, series)
         for title, (label, names) in wanted.items()
+        if (series := {name: _smooth(align, name) for name in names if any(name in line for line in align)})
     ]
     names = sorted({name for line in reward for name in line} - {"step"})
     return [
