@@ -15,9 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import LORA, Kill, Outcome, Plan, manifest, results, run_here, start_apart
-from halovid.cli.main import STAGES
 from halovid.rewards import training
-from halovid.stages import judge
+from halovid.stages import STAGES, judge
 from halovid.training import loop
 
 pytestmark = pytest.mark.e2e

@@ -28,7 +28,7 @@ _FILES = (
     ("pair", "preferences"),
     ("score", "server", "question"),
 )
-_FOLDERS = (("judge", "vlm", "answers"), ("reward", "start"), ("good", "source"))
+_FOLDERS = (("judge", "vlm", "answers"), ("score", "server", "answers"), ("reward", "start"), ("good", "source"))
 _PACKAGED = "world"  # stands for something in the package where a file or folder could be named
 
 

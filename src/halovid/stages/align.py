@@ -18,6 +18,7 @@ from halovid.config.run import RunConfig
 from halovid.maths.seeds import clip_seed
 from halovid.models import model_identity, open_generator
 from halovid.rewards.network import load_reward
+from halovid.stages import STAGES
 from halovid.store.errors import InputError
 from halovid.store.folders import open_stage
 from halovid.store.runtime import resolve_device, set_threads
@@ -32,15 +33,14 @@ from halovid.training.policy import Policy
 def run(config: RunConfig, run_dir: Path) -> None:
     """Trains the generator on the pairs."""
     depends = config.part("seed", "dtype", "grid", "generator", "align") | {"model": model_identity(config.generator)}
-    reads = [*_clip_folders(config), "pair", *(["reward"] if config.align.sample_prompts else [])]
-    with open_stage(run_dir, "align", depends, reads) as stage:
+    with open_stage(run_dir, "align", depends, STAGES["align"].reads(config)) as stage:
         if stage is None:
             return
         set_threads(config.threads)
         device = resolve_device(config.device)
         generator = open_generator(config)
         objective = make_objective(config.align.objective)
-        folders = {name: ClipFolder(run_dir / name, config.clip_size) for name in _clip_folders(config)}
+        folders = {name: ClipFolder(run_dir / name, config.clip_size) for name in config.paired_folders}
         rows = read_table(run_dir / "pair" / "pairs.parquet", PAIRS).to_pylist()
         pairs = PairSource(rows, folders, config.margin_grid, device, with_rejected=objective.needs.rejected)
         pairs.encode_latents(generator, stage.path / "parts" / "latents")
@@ -55,19 +55,9 @@ def run(config: RunConfig, run_dir: Path) -> None:
             generator.save_weights(stage.path / "weights")
 
 
-def _clip_folders(config: RunConfig) -> list[str]:
-    """The stages whose clips the pairs name."""
-    stages, sources = {"generate"}, config.pair.sources
-    if "good" in sources:
-        stages.add("good")
-    if config.pair.remade and config.restore is not None:
-        stages |= {"restore", config.restore.originals}
-    return sorted(stages)
-
-
 def _make_monitor(clips: ClipFolder, config: RunConfig, run_dir: Path, folder: Path) -> Monitor | None:
-    """The monitor of the first `align.sample_prompts` prompts; None when there are to be none."""
-    if not config.align.sample_prompts:
+    """The monitor of the first `align.sample_prompts` prompts; None when there are to be none, or no reward model."""
+    if not (config.align.sample_prompts and config.trains_reward):
         return None
     prompts = [rows[0] for rows in clips.by_prompt.values()][: config.align.sample_prompts]
     rows = [row | {"seed": clip_seed(config.seed, row["prompt_id"], 0)} for row in prompts]

@@ -18,17 +18,24 @@ from halovid.config.run import RunConfig
 from halovid.measuring.measures import EVALUATION_SEED, measure_clips
 from halovid.models import model_identity, open_generator
 from halovid.records import Prompt
+from halovid.stages import STAGES
 from halovid.store.errors import InputError
 from halovid.store.folders import open_stage
 from halovid.store.runtime import set_threads
 from halovid.world.captions import parse_caption
 
 
-def run(config: RunConfig, run_dir: Path) -> None:
-    """Samples and measures."""
-    prompts, refused = load_prompts(config.evaluate.prompts)
+def check(config: RunConfig) -> None:
+    """Raises InputError when the held-out prompts can't be read, or not by the inspector that is to measure them."""
+    prompts, _ = load_prompts(config.evaluate.prompts)
     if config.evaluate.truth == "inspector":
         _require_captions(prompts)
+
+
+def run(config: RunConfig, run_dir: Path) -> None:
+    """Samples and measures."""
+    check(config)
+    prompts, refused = load_prompts(config.evaluate.prompts)
     depends = config.part("seed", "dtype", "grid", "generator") | {
         "prompts": [prompt.text for prompt in prompts],
         "samples": config.evaluate.samples,
@@ -36,7 +43,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         "judge": config.part("judge") if config.evaluate.judge else None,
         "model": model_identity(config.generator),
     }
-    with open_stage(run_dir, "baseline", depends, ["reward"] if config.evaluate.reward else []) as stage:
+    with open_stage(run_dir, "baseline", depends, STAGES["baseline"].reads(config)) as stage:
         if stage is None:
             return
         for item, reason in refused:

@@ -75,8 +75,8 @@ class PairSource:
     ) -> None:
         self._pairs, self._folders, self._grid, self._device = pairs, folders, grid, device
         self._sides = ("chosen", "rejected") if with_rejected else ("chosen",)
-        self._clips = {row["clip_id"]: (folder, row) for folder in folders.values() for row in folder.rows}
-        unknown = {pair[side] for pair in pairs for side in self._sides} - self._clips.keys()
+        self._clips = {(name, row["clip_id"]): row for name, folder in folders.items() for row in folder.rows}
+        unknown = self._used() - self._clips.keys()
         if unknown or not pairs:
             raise InputError(
                 f"the pairs name clips that no folder of clips holds: {sorted(unknown)[:5]}; run `halovid pair` again"
@@ -95,14 +95,16 @@ class PairSource:
 
     def encode_latents(self, generator: Generator, folder: Path) -> None:
         """Makes the latents of imported clips, which come without any, in `folder`."""
-        used = {pair[side] for pair in self._pairs for side in self._sides}
-        for clips in self._folders.values():
-            clips.encode_latents([row for row in clips.rows if row["clip_id"] in used], generator, folder)
+        used = self._used()
+        for name, clips in self._folders.items():
+            clips.encode_latents(
+                [row for row in clips.rows if (name, row["clip_id"]) in used], generator, folder / name
+            )
 
     def batch(self, indices: Sequence[int]) -> PairBatch:
         """The pairs at these places of the table, on the device."""
         pairs = [self._pairs[index] for index in indices]
-        latents = [torch.stack([self._latents(pair[side]) for side in self._sides]) for pair in pairs]
+        latents = [torch.stack([self._latents(pair, side) for side in self._sides]) for pair in pairs]
         prompts = [self._folders["generate"].prompt_embeds(pair["prompt_id"]) for pair in pairs]
         patches = torch.tensor([pair["patch_margins"] for pair in pairs]).unflatten(1, self._grid.shape)
         clip = torch.tensor([pair["clip_margin"] for pair in pairs])
@@ -113,7 +115,16 @@ class PairSource:
             torch.tensor([pair["weight"] for pair in pairs], device=self._device),
         )
 
-    def _latents(self, clip_id: str) -> Tensor:
+    def _latents(self, pair: Row, side: str) -> Tensor:
         """[C, T, h, w]."""
-        folder, row = self._clips[clip_id]
-        return folder.latents(row)
+        folder, clip_id = _clip_of(pair, side)
+        return self._folders[folder].latents(self._clips[folder, clip_id])
+
+    def _used(self) -> set[tuple[str, str]]:
+        """Folder and name of every clip that is read."""
+        return {_clip_of(pair, side) for pair in self._pairs for side in self._sides}
+
+
+def _clip_of(pair: Row, side: str) -> tuple[str, str]:
+    """The folder and the name of the chosen or the rejected clip of a pair."""
+    return pair[f"{side}_folder"], pair[side]

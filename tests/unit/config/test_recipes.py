@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from halovid.config.objectives import GranDPOOptions
+from halovid.config.objectives import GranDPOOptions, NftOptions
 from halovid.config.recipes import changed, load_config, make_config
 from halovid.config.run import RunConfig
 from halovid.maths.grid import PatchGrid
