@@ -21,7 +21,7 @@ from halovid.rewards.network import load_reward
 from halovid.stages import STAGES
 from halovid.store.errors import InputError
 from halovid.store.folders import open_stage
-from halovid.store.runtime import resolve_device, set_threads
+from halovid.store.runtime import resolve_device
 from halovid.store.tables import PAIRS, read_table
 from halovid.training.loop import Alignment, train
 from halovid.training.monitor import Monitor
@@ -36,7 +36,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     with open_stage(run_dir, "align", depends, STAGES["align"].reads(config)) as stage:
         if stage is None:
             return
-        set_threads(config.threads)
+        stage.use_threads(config.threads)
         device = resolve_device(config.device)
         generator = open_generator(config)
         objective = make_objective(config.align.objective)

@@ -21,7 +21,6 @@ from halovid.records import Prompt
 from halovid.stages import STAGES
 from halovid.store.errors import InputError
 from halovid.store.folders import open_stage
-from halovid.store.runtime import set_threads
 from halovid.world.captions import parse_caption
 
 
@@ -48,7 +47,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
             return
         for item, reason in refused:
             stage.skip(item, reason)
-        set_threads(config.threads)
+        stage.use_threads(config.threads)
         generator = open_generator(config)
         seed, samples = config.seed + EVALUATION_SEED, config.evaluate.samples
         sample_clips(stage, generator, config.generator, prompts, seed, samples, "sample base")
