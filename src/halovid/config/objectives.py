@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from halovid.config.sections import Section
-
-Weight = Annotated[float, Field(ge=0)]
+from halovid.config.sections import Section, Weight
 
 
 class GranDPOOptions(Section):
@@ -23,13 +21,13 @@ class GranDPOOptions(Section):
     lambda_patch: Weight = Field(1.0, description="weight of the preferences between patches")
     lambda_anchor: Weight = Field(4.0, description="weight of plain denoising on the patches that won")
     lambda_sft: Weight = Field(0.0, description="weight of plain denoising on the chosen clip")
-    beta_clip: float = Field(20.0, gt=0, description="how strongly the clip term pulls towards the reference")
-    beta_patch: float = Field(5.0, gt=0, description="the same of the patch term")
+    beta_clip: float = Field(20.0, gt=0, le=1e6, description="how strongly the clip term pulls towards the reference")
+    beta_patch: float = Field(5.0, gt=0, le=1e6, description="the same of the patch term")
     margin_power_clip: float = Field(
-        0.0, ge=0, description="a clip preference weighs |margin| ** power; 0: all count alike"
+        0.0, ge=0, le=100, description="a clip preference weighs |margin| ** power; 0: all count alike"
     )
-    margin_power_patch: float = Field(1.0, ge=0, description="the same of a patch's preference")
-    tie: float = Field(0.0, ge=0, description="patch margins up to this size express no preference")
+    margin_power_patch: float = Field(1.0, ge=0, le=100, description="the same of a patch's preference")
+    tie: float = Field(0.0, ge=0, le=1e6, description="patch margins up to this size express no preference")
 
     @model_validator(mode="after")
     def _has_a_term(self) -> GranDPOOptions:
@@ -49,10 +47,13 @@ class NftOptions(Section):
 
     name: Literal["nft"] = "nft"
     beta: float = Field(
-        0.1, gt=0, description="how far its two imagined models lie from the reference, as a share of the policy's way"
+        0.1,
+        gt=0,
+        le=1e6,
+        description="how far its two imagined models lie from the reference, as a share of the policy's way",
     )
     certain_margin: float = Field(
-        1.0, gt=0, description="patch margin from which on a patch counts as certainly better"
+        1.0, gt=0, le=1e6, description="patch margin from which on a patch counts as certainly better"
     )
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 # old dotted name -> new one. A recipe that has an old name is told the new one; nothing reads the old name any more.
 RENAMED_SETTINGS = {
+    "align.accumulation": "align.micro_batches",
+    "align.clip_norm": "align.max_grad_norm",
     "align.loss": "align.objective",
     "align.objective.lambda_video": "align.objective.lambda_clip",
     "align.objective.beta_video": "align.objective.beta_clip",
     "align.objective.margin_power_video": "align.objective.margin_power_clip",
-    "align.objective.lambda_nft": "align.objective.name (nft, an objective of its own)",
-    "align.objective.nft_step": "align.objective.beta (of the objective nft)",
-    "align.objective.nft_margin": "align.objective.certain_margin (of the objective nft)",
+    "align.objective.lambda_nft": "align.objective.name: nft",
+    "align.objective.nft_step": "align.objective.beta, beside name: nft",
+    "align.objective.nft_margin": "align.objective.certain_margin, beside name: nft",
+    "score.server.tries": "score.server.attempts",
 }
 
 

@@ -13,12 +13,23 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from halovid.maths.seeds import HIGHEST_SEED
+
 T = TypeVar("T")
 Aspect = Literal["visual_quality", "temporal_consistency", "dynamic_degree", "text_alignment", "factual_consistency"]
 ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
 
 _EXECUTION = object()
 Execution = Annotated[T, _EXECUTION]  # the type of a setting that says how, not what
+
+
+Seed = Annotated[int, Field(ge=0, le=HIGHEST_SEED)]
+Batch = Annotated[int, Field(ge=1, le=100_000)]  # items worked on at once
+Steps = Annotated[int, Field(ge=1, le=100_000_000)]  # of a training
+Rate = Annotated[float, Field(gt=0, le=1000)]  # of learning
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]  # of a term, or a margin
+HubName = Annotated[str, Field(min_length=1, max_length=4096)]  # a folder, or an id on the hub
 
 
 class Section(BaseModel):
@@ -40,9 +51,9 @@ class Section(BaseModel):
 class LoraOptions(Section):
     """A LoRA adapter; `targets` are the layers' last names, by default the family's attention and feed-forward ones."""
 
-    rank: int = Field(32, ge=1)
-    alpha: int = Field(32, ge=1)
-    targets: tuple[str, ...] | None = None
+    rank: int = Field(32, ge=1, le=65_536)
+    alpha: int = Field(32, ge=1, le=1_000_000)
+    targets: tuple[str, ...] | None = Field(None, max_length=1000)
 
 
 def result_settings(section: BaseModel) -> dict[str, Any]:
@@ -83,8 +94,17 @@ def locate(root: type[Section], location: Sequence[str | int]) -> tuple[list[str
             section = named[part]
             continue
         keys.append(str(part))
-        section = get_args(section)[0] if isinstance(part, int) else section_fields(section).get(part)
+        section = _child(section, part)
     return keys, section
+
+
+def _child(section: Any, part: str | int) -> Any:
+    """The type at a key of a section, or in a list or dict of sections; None for a key that it does not know."""
+    fields = section_fields(section)
+    if part in fields:
+        return fields[part]
+    inner = get_args(_alternatives(section)[0])
+    return inner[0 if isinstance(part, int) else -1] if inner else None
 
 
 def _alternatives(section: Any) -> list[Any]:

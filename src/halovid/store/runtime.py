@@ -61,7 +61,7 @@ def memory_trouble(error: BaseException) -> str | None:
     device = next((f" on the {name} device" for name in ("CUDA", "MPS", "XPU") if name in words), "")
     return (
         f"there is not enough memory{device}: lower the batch_size of the stage (to sample: generator.batch_size), or "
-        f"generator.num_frames, height and width; a training also needs less with align.accumulation higher and "
+        f"generator.num_frames, height and width; a training also needs less with align.micro_batches higher and "
         f"gradient_checkpointing: true. What is finished is kept: run the same command again"
     )
 

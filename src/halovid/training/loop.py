@@ -104,7 +104,7 @@ def train_step(alignment: Alignment, optimizer: Optimizer, step: int) -> dict[st
     for parameter in policy.parameters.values():
         if parameter.grad is not None:
             parameter.grad = parallel.mean(parameter.grad)
-    norm = torch.nn.utils.clip_grad_norm_(policy.parameters.values(), options.clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(policy.parameters.values(), options.max_grad_norm)
     rate = options.learning_rate * min((step + 1) / max(options.warmup, 1), 1.0)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -121,7 +121,7 @@ def _accumulate_gradients(alignment: Alignment, batch: PairBatch, noise: Tensor,
     """
     policy, objective, options = alignment.policy, alignment.objective, alignment.options
     collected: dict[str, list[Tensor]] = {}
-    for part in _split(len(batch), options.accumulation):
+    for part in _split(len(batch), options.micro_batches):
         pairs = batch.rows(part)
         errors = pair_errors(policy, pairs, noise[part], level[part], objective.needs.reference)
         weight = timestep_weight(level[part], options.timestep_weight)

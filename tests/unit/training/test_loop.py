@@ -37,7 +37,7 @@ def log_of(folder: Path) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("objective", [{"lambda_sft": 0.5}, {"name": "sft"}, {"name": "nft"}])
 def test_a_step_is_adamw_on_the_weighted_mean_loss_of_the_batch(objective: dict[str, Any], tmp_path: Path) -> None:
-    options = {"objective": objective, "clip_norm": 0.01, "weight_decay": 0.1}
+    options = {"objective": objective, "max_grad_norm": 0.01, "weight_decay": 0.1}
     alignment, plain = (make_alignment(tmp_path, **options) for _ in range(2))
     metrics = step_of(alignment, 3)
 
@@ -62,7 +62,7 @@ def test_a_step_is_adamw_on_the_weighted_mean_loss_of_the_batch(objective: dict[
 
 @pytest.mark.parametrize("parts", [2, 3, 4, 9])
 def test_accumulation_changes_only_the_rounding(parts: int, tmp_path: Path) -> None:
-    whole, cut = make_alignment(tmp_path), make_alignment(tmp_path, accumulation=parts)
+    whole, cut = make_alignment(tmp_path), make_alignment(tmp_path, micro_batches=parts)
     assert step_of(cut) == pytest.approx(step_of(whole), rel=1e-5)
     for name, value in weights_of(whole).items():
         torch.testing.assert_close(weights_of(cut)[name], value)
@@ -91,7 +91,7 @@ def test_sft_reads_no_rejected_clip_and_predicts_once_a_pair(tmp_path: Path) -> 
 
 def test_a_loss_that_is_not_finite_stops_before_anything_changes(tmp_path: Path) -> None:
     indices = batch_indices(10, 4, 0, 5)
-    alignment = make_alignment(tmp_path, TinyPairs(broken=indices[2:3]), accumulation=2)
+    alignment = make_alignment(tmp_path, TinyPairs(broken=indices[2:3]), micro_batches=2)
     before = weights_of(alignment)
     with pytest.raises(TrainingError, match=r"not finite at step 0.*bad_batch_0\.safetensors"):
         step_of(alignment)

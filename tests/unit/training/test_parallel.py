@@ -77,7 +77,7 @@ def run_apart(rank: int, folder: Path, task: str) -> None:
     if task == "conform":
         check_conformance(parallel)
     elif task == "train":
-        alignment = make_alignment(folder / f"process {rank}", pairs, parallel, accumulation=2, batch_size=5)
+        alignment = make_alignment(folder / f"process {rank}", pairs, parallel, micro_batches=2, batch_size=5)
         train(alignment)
         torch.save(alignment.policy.state_dict()["ema"], folder / f"ema {rank}")
     else:
@@ -105,7 +105,7 @@ def test_two_processes_conform(tmp_path: Path) -> None:
 
 def test_two_processes_train_what_one_would(tmp_path: Path) -> None:
     """With batches of an odd number of pairs, of which some tie."""
-    alone = make_alignment(tmp_path / "alone", TinyPairs(tied=[3]), accumulation=2, batch_size=5)
+    alone = make_alignment(tmp_path / "alone", TinyPairs(tied=[3]), micro_batches=2, batch_size=5)
     train(alone)
     spawn(tmp_path, "train")
     logs = [
