@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from halovid.config.objectives import GranDPOOptions, ObjectiveOptions
 from halovid.config.reward import ENCODERS, RewardConfig, ScoreConfig
 from halovid.config.sections import (
     Batch,
@@ -23,7 +24,6 @@ from halovid.config.sections import (
 )
 from halovid.config.vlm import VlmConfig
 from halovid.maths.grid import PatchGrid
-from halovid.maths.losses import GranDPOOptions
 from halovid.maths.noise import SigmaSampling, WeightScheme
 
 Split = Literal["train", "heldout"]
@@ -152,12 +152,14 @@ class PairConfig(Section):
 
 
 class AlignConfig(Section):
-    """Gran-DPO training."""
+    """The training of the generator on pairs."""
 
     method: Literal["lora", "full"] = "lora"
     seed: Seed | None = Field(None, description="seed of the training alone; the run's when left out")
     lora: LoraOptions = LoraOptions()
-    loss: GranDPOOptions = GranDPOOptions()
+    objective: ObjectiveOptions = Field(
+        GranDPOOptions(), discriminator="name", description="what training makes small: gran_dpo (left out), sft, nft"
+    )
     sigma: SigmaSampling = SigmaSampling()
     timestep_weight: WeightScheme = "constant"
     shared_noise: bool = Field(True, description="chosen and rejected clip of a pair get the same noise")
@@ -182,6 +184,14 @@ class AlignConfig(Section):
     gradient_checkpointing: Execution[bool] = Field(
         False, description="less memory, more time: activations are computed twice"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gran_dpo_when_no_objective_is_named(cls, raw: Any) -> Any:
+        objective = raw.get("objective") if isinstance(raw, dict) else None
+        if isinstance(objective, dict) and "name" not in objective:
+            return raw | {"objective": {"name": "gran_dpo"} | objective}
+        return raw
 
     @model_validator(mode="after")
     def _snapshots_are_reached(self) -> AlignConfig:

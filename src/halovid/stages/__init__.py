@@ -63,7 +63,7 @@ STAGES: dict[str, Stage] = {
     ),
     "score": Stage("Reward every clip and every patch by the reward model.", _reads_of_score),
     "pair": Stage("Build preference pairs with the margin of the clips and of every patch.", _reads_of_pair),
-    "align": Stage("Train the generator on the pairs with Gran-DPO.", _reads_of_align),
+    "align": Stage("Train the generator on the pairs, with Gran-DPO or another objective.", _reads_of_align),
     "baseline": Stage("Sample and measure the base generator on held-out prompts.", _reads_of_baseline),
     "examine": Stage(
         "Hold the reward model against the truth, where the truth is known.", lambda config: ["baseline", "reward"]

@@ -7,6 +7,7 @@ Reads all stages of the run; writes RUN/report/report.html.
 
 from __future__ import annotations
 
+import fnmatch
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -33,10 +34,10 @@ from halovid.store.folders import open_stage, read_manifest, versions
 from halovid.store.tables import AGREEMENT, MEASURES, METRICS, read_table
 
 HEADLINE = "defective sprite patches"
-_ALIGNMENT_CURVES = {  # title -> label of the axis, what is drawn
-    "Alignment loss": ("loss", ("loss/total", "loss/video", "loss/patch")),
-    "Alignment accuracies": ("share", ("rewards/accuracies", "rewards/patch_accuracies")),
-    "Error against the reference": ("squared error", ("errors/chosen", "errors/rejected")),
+_ALIGNMENT_CURVES = {  # title -> label of the axis, what is drawn of all that the objective logs
+    "Alignment loss": ("loss", "loss/*"),
+    "Alignment accuracies": ("share", "rewards/*accuracies"),
+    "Error against the reference": ("squared error", "errors/*"),
 }
 _SMOOTHING = 20  # training steps averaged for a point of a curve
 
@@ -174,10 +175,10 @@ def _curves(run_dir: Path, stages: Sequence[str]) -> list[report_page.Curve]:
         curves.append(report_page.Curve("Reward model", "step", "squared error", losses))
     if "align" in stages:
         log = _read_log(run_dir / "align")
-        curves += [
-            report_page.Curve(title, "step", label, {name: _smooth(log, name) for name in names})
-            for title, (label, names) in _ALIGNMENT_CURVES.items()
-        ]
+        logged = sorted({name for line in log for name in line})
+        for title, (label, pattern) in _ALIGNMENT_CURVES.items():
+            series = {name: _smooth(log, name) for name in fnmatch.filter(logged, pattern)}
+            curves += [report_page.Curve(title, "step", label, series)] if series else []
     return curves
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from halovid.clips.folder import Row
@@ -17,6 +18,7 @@ from halovid.models import Sampler
 from halovid.rewards.data import prompt_inputs
 from halovid.rewards.network import RewardNetwork
 from halovid.rewards.scoring import reward_clips
+from halovid.store.runtime import batches
 from halovid.store.video import write_video
 
 REWARD, PATCH_REWARD = "reward", "patch reward"
@@ -58,24 +60,34 @@ class Monitor:
     ) -> None:
         self._folder, self._network, self._config = folder, network, config
         self._clips, self._prompt_embeds = clips, prompt_embeds
-        embeds = {row["prompt_id"]: own for row, own in zip(clips, prompt_embeds, strict=True)}
+        embeds = {row["prompt_id"]: condition for row, condition in zip(clips, prompt_embeds, strict=True)}
         self._reward_prompts = prompt_inputs(network.backbone, clips, embeds.__getitem__)
-        self._seeds = [row["seed"] for row in clips]
         self._instruments: list[Instrument] = [measure_plain]
         if config.evaluate.critic == "world":
             self._instruments.append(measure_critic)
 
     def observe(self, sampler: Sampler, step: int) -> Reading:
-        """Samples and measures with the weights that `sampler` has now."""
-        video = sampler.decode_video(sampler.sample(self._prompt_embeds, self._seeds))
-        for row, clip in zip(self._clips, video, strict=True):
-            name = f"{row['prompt_id']}-step{step:06d}.mp4"
-            write_video(self._folder / name, clip, self._config.generator.fps)
-        clips, patches = reward_clips(self._network, video, self._reward_prompts.to(video.device), self._config.grid)
-        values = {REWARD: clips, PATCH_REWARD: patches.flatten(1).mean(1)}
+        """Samples and measures with the weights that `sampler` has now, generator.batch_size clips at once."""
+        readings = [
+            self._observe_some(sampler, step, torch.tensor(rows))
+            for rows in batches(range(len(self._clips)), self._config.generator.batch_size)
+        ]
+        return Reading(step, {name: np.concatenate([some[name] for some in readings]) for name in readings[0]})
+
+    def _observe_some(self, sampler: Sampler, step: int, rows: Tensor) -> dict[str, np.ndarray]:
+        """The same of the clips of some rows: measure -> values, [rows]."""
+        clips = [self._clips[row] for row in rows]
+        seeds = [clip["seed"] for clip in clips]
+        video = sampler.decode_video(sampler.sample(self._prompt_embeds[rows], seeds))
+        for clip, frames in zip(clips, video, strict=True):
+            name = f"{clip['prompt_id']}-step{step:06d}.mp4"
+            write_video(self._folder / name, frames, self._config.generator.fps)
+        prompts = self._reward_prompts[rows].to(video.device)
+        whole, patches = reward_clips(self._network, video, prompts, self._config.grid)
+        values = {REWARD: whole, PATCH_REWARD: patches.flatten(1).mean(1)}
         for instrument in self._instruments:
-            values |= instrument(video.cpu(), self._clips, self._config.grid)
-        return Reading(step, {name: value.cpu().double().numpy() for name, value in values.items()})
+            values |= instrument(video.cpu(), clips, self._config.grid)
+        return {name: value.cpu().double().numpy() for name, value in values.items()}
 
 
 def parting(base: Reading, now: Reading, seed: int = 0) -> list[str]:

@@ -23,7 +23,7 @@ from halovid.rewards.network import load_reward
 from halovid.rewards.released import UnscoredError
 from halovid.rewards.released.served import ServedReward
 from halovid.stages import reward, score
-from halovid.store import tables
+from halovid.store import resumable, tables
 from halovid.store.errors import InputError
 from halovid.store.files import write_json
 from halovid.store.folders import open_stage
@@ -143,7 +143,7 @@ def test_preferences_train_it_too_and_a_killed_training_continues(
     config = settings(reward=changes | {"gradient_checkpointing": True})
     whole = copy()
     reward.run(config, whole)
-    save, left = training.save_checkpoint, [3]
+    save, left = resumable.save_checkpoint, [3]
 
     def dying(path: Path, state: dict[str, Any]) -> None:
         save(path, state)
@@ -152,7 +152,7 @@ def test_preferences_train_it_too_and_a_killed_training_continues(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as killed:
-        killed.setattr(training, "save_checkpoint", dying)
+        killed.setattr(resumable, "save_checkpoint", dying)
         with pytest.raises(KeyboardInterrupt):
             reward.run(config, run_dir)
     reward.run(config, run_dir)
