@@ -28,6 +28,13 @@ _FILES = (
     ("score", "server", "question"),
 )
 _FOLDERS = (("judge", "vlm", "answers"), ("reward", "start"), ("good", "source"))
+# settings of past recipes that became something else -> what to write now
+_REPLACED = {
+    "evaluate.truth": "name 'inspector' in evaluate.instruments for the embedded world's truth, or leave it out",
+    "evaluate.critic": "name 'critic' in evaluate.instruments for the embedded world's critic, or leave it out",
+    "evaluate.judge": "name 'judge' in evaluate.instruments to have the judge rate the clips, or leave it out",
+    "evaluate.reward": "name 'reward' in evaluate.instruments to have the reward model rate them, or leave it out",
+}
 _PACKAGED = "world"  # stands for something in the package where a file or folder could be named
 
 
@@ -136,6 +143,8 @@ def _explain(root: type[Section], problem: Any) -> str:
     """One sentence for one pydantic problem."""
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        if place in _REPLACED:
+            return f"{place!r} is no setting any more: {_REPLACED[place]}"
         known = _known_keys(root, problem["loc"][:-1])
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.0)
         hint = f"did you mean {near[0]!r}? " if near else ""

@@ -165,6 +165,9 @@ class ExamineConfig(Section):
     crop_clips: int = Field(16, ge=0, description="clips on which crop scoring, a pass per patch, is measured")
 
 
+InstrumentName = Literal["inspector", "critic", "judge", "reward", "diversity", "plain"]
+
+
 class EvaluateConfig(Section):
     """Base against aligned generator, on prompts that no stage has seen."""
 
@@ -173,10 +176,12 @@ class EvaluateConfig(Section):
     step: int | None = Field(None, ge=1, description="one of align.snapshots instead of the last step")
     best_of: int = Field(1, ge=1, description="no training: the base, and the best of so many tries by the reward")
     best_by: Literal["clip", "patch"] = Field("clip", description="reward that best_of compares")
-    truth: Literal["inspector", "none"] = Field("inspector", description="who knows the truth; none for real models")
-    critic: Literal["world", "none"] = Field("world", description="independent reward model; none for real models")
-    judge: bool = Field(False, description="also have the judge of this recipe rate the clips")
-    reward: bool = Field(False, description="also have the reward model of this run rate the clips")
+    instruments: tuple[InstrumentName, ...] = Field(
+        ("inspector", "critic", "diversity", "plain"),
+        min_length=1,
+        description="what measures the clips: inspector (the truth) and critic (an independent reward model), both of "
+        "the embedded world alone; judge (of this recipe), reward (the reward model), diversity, plain (on pixels)",
+    )
     num_resamples: int = Field(10_000, ge=100)
 
 
@@ -230,6 +235,11 @@ class RunConfig(Section):
         return self.seed if self.reward.seed is None else self.reward.seed
 
     @property
+    def knows_truth(self) -> bool:
+        """Whether the evaluation knows the truth about every patch, as only an embedded world does."""
+        return "inspector" in self.evaluate.instruments
+
+    @property
     def margin_grid(self) -> PatchGrid:
         """The patches that pairs hold margins of."""
         return self.pair.grid or self.grid
@@ -258,6 +268,15 @@ class RunConfig(Section):
             raise ValueError(
                 f"evaluate.best_of compares clips by the generator's text conditions, which reward.backbone "
                 f"{self.reward.backbone!r} does not read: use one of {', '.join(ENCODERS)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _measurable_by_the_judge(self) -> RunConfig:
+        if "judge" in self.evaluate.instruments and self.judge.judge == "table":
+            raise ValueError(
+                "evaluate.instruments names 'judge', but judge.judge is 'table': its labels are of the candidates and "
+                "tell nothing of other clips; name 'reward' instead"
             )
         return self
 

@@ -22,6 +22,7 @@ from halovid.config.run import RunConfig
 from halovid.maths.losses import Margins, PairErrors, gran_dpo_loss, squared_error_map
 from halovid.maths.noise import sample_sigma, timestep_weight
 from halovid.maths.seeds import clip_seed
+from halovid.measuring.instruments import open_instruments
 from halovid.models import Generator, model_identity, open_generator
 from halovid.rewards.network import load_reward
 from halovid.store.checkpoint import load_checkpoint, save_checkpoint
@@ -30,7 +31,7 @@ from halovid.store.files import write_text
 from halovid.store.folders import StageFolder, open_stage
 from halovid.store.runtime import console, progress, resolve_device, set_threads
 from halovid.store.tables import PAIRS, read_table
-from halovid.training.monitor import Monitor, Reading, parting
+from halovid.training.monitor import Monitor, Reading, parting, watching_instruments
 from halovid.training.policy import Policy, snapshot_folder
 
 
@@ -257,4 +258,5 @@ def make_monitor(pairs: PairData, config: RunConfig, run_dir: Path, folder: Path
     rows = [row | {"seed": clip_seed(config.seed, row["prompt_id"], 0)} for row in prompts]
     device = resolve_device(config.device)
     network = load_reward(run_dir / "reward").to(device)
-    return Monitor(folder, network, rows, pairs.prompt_embeds(rows), config)
+    instruments = open_instruments(watching_instruments(config), config, run_dir)
+    return Monitor(folder, network, rows, pairs.prompt_embeds(rows), config, instruments)

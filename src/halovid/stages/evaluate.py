@@ -16,7 +16,8 @@ import pyarrow as pa
 from halovid.clips.folder import ClipFolder, sample_clips
 from halovid.config.run import RunConfig
 from halovid.measuring.best_of import BestOf
-from halovid.measuring.measures import EVALUATION_SEED, compare, measure_clips
+from halovid.measuring.evaluation import EVALUATION_SEED, compare, measure_clips
+from halovid.measuring.instruments import stages_read
 from halovid.models import Sampler, model_identity, open_generator
 from halovid.rewards.network import load_reward
 from halovid.store.errors import InputError
@@ -32,7 +33,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         "model": model_identity(config.generator)
     }
     reads = ["baseline", *(["align"] if config.evaluate.best_of == 1 else [])]
-    reads += ["reward"] if config.evaluate.best_of > 1 or config.evaluate.reward else []
+    reads += sorted({*stages_read(config), *(["reward"] if config.evaluate.best_of > 1 else [])})
     with open_stage(run_dir, "evaluate", depends, reads) as stage:
         if stage is None:
             return
@@ -42,8 +43,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
         sampler = _compared_model(config, run_dir)
         seed, samples = config.seed + EVALUATION_SEED, config.evaluate.samples
         sample_clips(stage, sampler, config.generator, prompts, seed, samples, "sample aligned")
-        own = measure_clips(stage, run_dir, "aligned", config)
-        measured = pa.concat_tables([read_table(run_dir / "baseline" / "measures.parquet", MEASURES), own])
+        aligned = measure_clips(stage, run_dir, "aligned", config)
+        measured = pa.concat_tables([read_table(run_dir / "baseline" / "measures.parquet", MEASURES), aligned])
         stage.write("measures.parquet", measured)
         comparison = compare(measured, config.evaluate.num_resamples, config.seed)
         stage.write("metrics.parquet", rows_to_table(comparison, METRICS))

@@ -19,8 +19,8 @@ import yaml
 from halovid.clips.folder import ClipFolder, Row
 from halovid.config.run import RunConfig
 from halovid.maths.grid import spread_to_frames
-from halovid.maths.statistics import paired_ratio
-from halovid.measuring.measures import KIND_PREFIX
+from halovid.measuring.headline import sample_size, verdict
+from halovid.measuring.instruments import MEASURES
 from halovid.pages import report_page
 from halovid.rewards.data import prompt_inputs
 from halovid.rewards.network import RewardNetwork, load_reward
@@ -29,9 +29,9 @@ from halovid.store.errors import InputError
 from halovid.store.files import write_text
 from halovid.store.folders import open_stage, read_manifest, versions
 from halovid.store.runtime import set_threads
-from halovid.store.tables import AGREEMENT, MEASURES, METRICS, read_table
+from halovid.store.tables import AGREEMENT, METRICS, read_table
+from halovid.store.tables import MEASURES as MEASURES_TABLE
 
-HEADLINE = "defective sprite patches"
 _READS = ("generate", "judge", "reward", "score", "pair", "align", "baseline", "examine", "evaluate")
 _SMOOTHING = 20  # training steps averaged for a point of a curve
 
@@ -47,10 +47,10 @@ def run(config: RunConfig, run_dir: Path) -> None:
         content = report_page.PageContent(
             title=config.report.title,
             subtitle=f"{config.generator.model}, {config.align.method}, {config.align.steps} steps",
-            verdict=verdict(metrics, evaluated),
-            metrics=[_metric_row(row) for row in metrics if not row["measure"].startswith(KIND_PREFIX)],
+            verdict=verdict(metrics, read_table(evaluated / "measures.parquet", MEASURES_TABLE)),
+            metrics=[_metric_row(row) for row in metrics if not MEASURES[row["measure"]].defect_kind],
             clips=_clip_pairs(config, run_dir, stage.skip),
-            kinds=[_kind_row(row) for row in metrics if row["measure"].startswith(KIND_PREFIX)],
+            kinds=[_kind_row(row) for row in metrics if MEASURES[row["measure"]].defect_kind],
             agreement=_agreement(run_dir),
             curves=_curves(run_dir),
             skipped=_skipped(run_dir, stage.skipped),
@@ -61,42 +61,15 @@ def run(config: RunConfig, run_dir: Path) -> None:
         write_text(stage.path / "report.html", report_page.render_page(content))
 
 
-def verdict(metrics: list[Row], evaluated: Path) -> str:
-    """One sentence: what happened to the defects, and whether it is beyond chance."""
-    row = next((row for row in metrics if row["measure"] == HEADLINE), None)
-    if row is None:
-        return "The truth was not compared (none asked for, or fewer than two prompts): see the measures below."
-    base, aligned = _by_prompt(evaluated)
-    if not base.any():
-        return "The base generator made no defects, so there was nothing to mend."
-    change = paired_ratio(base, aligned)
-    if not change.mean:
-        return f"The aligned generator makes as many defective sprite patches as the base: {row['base']:.1f}%."
-    direction = "fewer" if change.mean > 0 else "more"
-    clear = "clear of zero" if row["low"] * row["high"] > 0 else "not clear of zero"
-    return (
-        f"The aligned generator makes {abs(change.mean):.0%} {direction} defective sprite patches than the base: "
-        f"{row['aligned']:.1f}% instead of {row['base']:.1f}% (difference {row['difference']:+.1f} points, "
-        f"95% interval {row['low']:+.1f} to {row['high']:+.1f}, {clear})."
-    )
-
-
-def _by_prompt(evaluated: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The headline measure of each prompt, base and aligned."""
-    table = read_table(evaluated / "measures.parquet", MEASURES)
-    rows = table.group_by(["measure", "model", "prompt_id"]).aggregate([("value", "mean")]).to_pylist()
-    own = {(row["model"], row["prompt_id"]): row["value_mean"] for row in rows if row["measure"] == HEADLINE}
-    names = sorted({prompt for model, prompt in own if ("base", prompt) in own and ("aligned", prompt) in own})
-    base, aligned = (np.array([own[model, name] for name in names]) for model in ("base", "aligned"))
-    return base, aligned
-
-
 def _metric_row(row: Row) -> report_page.MetricRow:
-    return report_page.MetricRow(name=row["measure"], **{key: value for key, value in row.items() if key != "measure"})
+    shown = {
+        key: value for key, value in row.items() if key not in ("measure", "prompts", "base_clips", "aligned_clips")
+    }
+    return report_page.MetricRow(name=MEASURES[row["measure"]].title, sample_size=sample_size(row), **shown)
 
 
 def _kind_row(row: Row) -> report_page.KindRow:
-    kind = row["measure"].removeprefix(KIND_PREFIX)
+    kind = str(MEASURES[row["measure"]].defect_kind)
     return report_page.KindRow(kind=kind, base=row["base"] / 100, aligned=row["aligned"] / 100)
 
 
@@ -183,7 +156,9 @@ def _smooth(log: list[Row], name: str, width: int = _SMOOTHING) -> list[tuple[fl
     return [(group[-1]["step"], float(np.mean([line[name] for line in group]))) for group in groups]
 
 
-def _skipped(run_dir: Path, own: list[dict[str, str]]) -> list[str]:
-    """What every stage left out, and why; `own` is what this one did."""
-    found = {name: (read_manifest(run_dir / name) or {}).get("skipped", []) for name in _READS} | {"report": own}
-    return [f"{name}: {entry['item']}: {entry['reason']}" for name, entries in found.items() for entry in entries]
+def _skipped(run_dir: Path, by_report: list[dict[str, str]]) -> list[str]:
+    """What every stage left out, and why; `by_report` is what this one did."""
+    skipped = {name: (read_manifest(run_dir / name) or {}).get("skipped", []) for name in _READS} | {
+        "report": by_report
+    }
+    return [f"{name}: {entry['item']}: {entry['reason']}" for name, entries in skipped.items() for entry in entries]

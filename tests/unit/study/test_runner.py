@@ -49,7 +49,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Cell, bool]]:
         cells.append((cell, train))
         value = -abs(cell.config.align.learning_rate - 1e-3) - abs(cell.step - 5) - cell.config.align.loss.beta_video
         row = {"method": cell.method, "setting": cell.setting, "seed": cell.seed, "step": cell.step, "prompt_id": "p"}
-        row |= {"measure": "judge: rating"}
+        row |= {"measure": "judge_rating"}
         base, aligned = {"model": "base", "value": -100.0}, {"model": "aligned", "value": value}
         return rows_to_table([row | base, row | aligned], STUDY)
 

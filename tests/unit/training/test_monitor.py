@@ -11,12 +11,13 @@ from torch import Tensor
 
 from halovid.config.recipes import make_config
 from halovid.maths.grid import LatentGeometry
+from halovid.measuring.instruments import MEASURES, open_instruments
 from halovid.rewards.network import RewardNetwork, RewardSpec
-from halovid.training.monitor import PATCH_REWARD, REWARD, Monitor, Reading, parting
+from halovid.training.monitor import PATCH_REWARD, REWARD, Monitor, Reading, parting, watching_instruments
 from tiny_models import encoder_spec
 
 NUM_CLIPS = 12
-LOWER, HIGHER, SAME = "flow warp error", "SSIM of adjacent frames", "flow magnitude"
+LOWER, HIGHER, SAME = "flow_warp_error", "adjacent_frame_ssim", "flow_magnitude"
 
 
 def reading(step: int, **changes: float) -> Reading:
@@ -39,7 +40,9 @@ def test_a_reward_that_rises_with_all_else_is_no_reason_to_warn() -> None:
 )
 def test_a_measure_that_gets_worse_while_the_reward_rises_is_named(change: dict[str, float], name: str) -> None:
     [sentence] = parting(reading(0), reading(70, reward=0.5, **change))
-    assert sentence.startswith("step 70: the reward rose from ") and f"but {name} went from " in sentence
+    assert (
+        sentence.startswith("step 70: the reward rose from ") and f"but {MEASURES[name].title} went from " in sentence
+    )
 
 
 def test_without_a_higher_reward_nothing_is_said() -> None:
@@ -79,11 +82,13 @@ def test_the_monitor_keeps_the_clips_and_measures_each(tmp_path: Path) -> None:
     aspects = ("visual_quality",)
     network = RewardNetwork(RewardSpec(backbone=backbone, aspects=aspects, patch_aspects=aspects))
     clips = [{"prompt_id": "p0", "prompt": "a", "seed": 1}, {"prompt_id": "p1", "prompt": "b", "seed": 4}]
-    monitor = Monitor(tmp_path, network.eval(), clips, torch.randn(2, 3, 4), make_config({}))
+    config = make_config({})
+    instruments = open_instruments(watching_instruments(config), config, tmp_path)
+    monitor = Monitor(tmp_path, network.eval(), clips, torch.randn(2, 3, 4), config, instruments)
     found = monitor.observe(FlatSampler(), 30)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p0-step000030.mp4", "p1-step000030.mp4"]
-    assert {REWARD, PATCH_REWARD, LOWER, "critic: defect probability"} <= found.values.keys()
+    assert {REWARD, PATCH_REWARD, LOWER, "critic_defect_probability"} <= found.values.keys()
     assert not any("sprite" in name or "alignment" in name for name in found.values), "the truth is not for training"
     assert all(value.shape == (2,) for value in found.values.values())
-    assert found.values["SSIM of adjacent frames"] == pytest.approx([1, 1])
+    assert found.values[HIGHER] == pytest.approx([1, 1])
     assert found.means()["monitor/reward"] == pytest.approx(found.values[REWARD].mean())
