@@ -21,6 +21,7 @@ FLOORS = (
     "maths",  # tensors in, tensors out
     "records",  # what crosses floors, frozen and typed
     "config",  # recipes
+    "remote",  # models behind servers, as judges and rewards ask them
     "world",  # the embedded world
     "formats",  # data of others
     "pages",  # what people look at

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from halovid.config.vlm import VlmConfig
-from halovid.judges.vlm.answers import AnswerFolder
-from halovid.judges.vlm.client import Asker
-from halovid.judges.vlm.endpoint import Unanswered
+from halovid.judges.vlm.judge import how_asked
 from halovid.judges.vlm.questions import Question
 from halovid.judges.vlm.schema import PatchAnswer, PatchForm, strict_schema
+from halovid.remote.client import Asker
+from halovid.remote.failures import Unanswered
 from vlm_server import Server, running_server
 
 KEY = "sk-test-7f3a9b-neverShowThis"
@@ -39,15 +39,14 @@ class Asked:
 
     def __init__(self, server: Server, folder: Path, texts: tuple[str, ...] = ("rate these",), **settings: Any) -> None:
         defaults: dict[str, Any] = {"attempts": ATTEMPTS, "first_wait": 0.001, "timeout": 5.0}
-        config = VlmConfig(base_url=server.base_url, **(defaults | settings))
-        self.asker = Asker(config, AnswerFolder(folder))
-        self.results = asyncio.run(self._ask(texts))
+        config = VlmConfig(base_url=server.base_url, answers=folder, **(defaults | settings))
+        self.asker, self._models = Asker(how_asked(config)), config.models
+        self.results = self.asker.run(self._ask(texts))
 
     async def _ask(self, texts: tuple[str, ...]) -> list[Any]:
-        models = self.asker._config.models
         try:
             return await asyncio.gather(
-                *(self.asker.ask(question(text), model, 0) for text in texts for model in models),
+                *(self.asker.ask(question(text), model, 0) for text in texts for model in self._models),
                 return_exceptions=True,
             )
         finally:

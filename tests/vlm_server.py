@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Handler = BaseHTTPRequestHandler
+SCORES = "Clear frames.\nvisual quality: 4; text-to-video alignment: 2, physical/common-sense consistency: 5"
 Behaviour = Callable[[Handler, dict[str, Any]], None]  # answers one request, given its body
 
 
@@ -107,7 +110,8 @@ def good_answer(body: dict[str, Any], score: int = 4) -> dict[str, Any]:
 
 
 def answer_well(handler: Handler, body: dict[str, Any]) -> None:
-    send(handler, completion(json.dumps(good_answer(body))))
+    """Ratings by the schema of the request; scores in words, as reward models give them, when it has none."""
+    send(handler, completion(json.dumps(good_answer(body)) if "response_format" in body else SCORES))
 
 
 def answer(change: Callable[[dict[str, Any]], Any]) -> Behaviour:
@@ -126,3 +130,89 @@ def status(code: int, body: str = '{"error": {"message": "out of order", "code":
 
 def reply(body: bytes | str, **headers: str) -> Behaviour:
     return lambda handler, _: send(handler, body, **headers)
+
+
+def hang(handler: Handler, body: dict[str, Any]) -> None:
+    """Takes the request and says nothing."""
+    time.sleep(1.2)
+
+
+def promise_answer(handler: Handler, body: dict[str, Any]) -> bytes:
+    """Sends the headers of a good answer; the bytes that should follow."""
+    data = completion(json.dumps(good_answer(body)) if "response_format" in body else SCORES).encode()
+    handler.send_response(200)
+    handler.send_header("content-type", "application/json")
+    handler.send_header("content-length", str(len(data)))
+    handler.end_headers()
+    return data
+
+
+def drip(handler: Handler, body: dict[str, Any]) -> None:
+    """One byte after the other, each within any read time-out."""
+    data = promise_answer(handler, body)
+    for byte in data[:12]:
+        handler.wfile.write(bytes([byte]))
+        time.sleep(0.1)
+
+
+def cut(handler: Handler, body: dict[str, Any]) -> None:
+    """Promises more than it sends, and hangs up."""
+    data = promise_answer(handler, body)
+    handler.wfile.write(data[: len(data) // 2])
+    handler.wfile.flush()
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
+
+
+def hang_up(handler: Handler, body: dict[str, Any]) -> None:
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
+
+
+def garbage(handler: Handler, body: dict[str, Any]) -> None:
+    handler.wfile.write(b"\x00\xff not HTTP at all\r\n\r\n")
+    handler.close_connection = True
+
+
+def flood(handler: Handler, body: dict[str, Any]) -> None:
+    """A body that never ends."""
+    handler.send_response(200)
+    handler.send_header("content-type", "application/json")
+    handler.send_header("connection", "close")
+    handler.end_headers()
+    handler.close_connection = True
+    for _ in range(1000):
+        handler.wfile.write(b" " * 100_000)
+
+
+GZIP_BOMB = b"\x1f\x8b" + b"\x00" * 50
+
+# what a server does, whatever it is asked -> words of the failure
+SERVER_FAULTS: dict[str, tuple[Behaviour, str]] = {
+    "429": (status(429), "HTTP 429"),
+    "429 with Retry-After": (status(429, retry_after="0.01"), "HTTP 429"),
+    "429 with a senseless Retry-After": (status(429, retry_after="soon"), "HTTP 429"),
+    "429 with Retry-After nan": (status(429, retry_after="nan"), "HTTP 429"),
+    "500": (status(500), "HTTP 500: .*out of order"),
+    "503 as a page": (status(503, "<html>" + "x" * 5000, content_type="text/html"), "HTTP 503"),
+    "529": (status(529, ""), "HTTP 529"),
+    "408": (status(408), "HTTP 408"),
+    "hang": (hang, "no answer within 0.2 s"),
+    "drip": (drip, "no answer within 0.2 s"),
+    "cut": (cut, "the connection failed"),
+    "hang up": (hang_up, "the connection failed"),
+    "garbage": (garbage, "the connection failed"),
+    "flood": (flood, "larger than 8000000 bytes"),
+    "compressed": (reply(GZIP_BOMB, content_encoding="gzip"), "compressed"),
+    "page": (reply("<html>Welcome</html>", content_type="text/html"), "no chat completion"),
+    "empty body": (reply(""), "no chat completion"),
+    "no UTF-8": (reply(b'{"choices": "\xff\xfe"}'), "no chat completion"),
+    "null": (reply("null"), "no chat completion"),
+    "a list": (reply("[1, 2]"), "no chat completion"),
+    "an error with status 200": (reply('{"error": {"message": "overloaded"}}'), "no chat completion"),
+    "choices null": (reply('{"choices": null}'), "no chat completion"),
+    "no choice": (reply('{"choices": []}'), "no choice"),
+    "content of another type": (reply('{"choices": [{"message": {"content": 5}}]}'), "no chat completion"),
+    "an event stream": (reply("data: {}\n\n", content_type="text/event-stream"), "no chat completion"),
+    "204": (status(204, ""), "no chat completion"),
+}

@@ -131,14 +131,28 @@ def test_failed_clips_are_listed_and_a_later_run_asks_for_them_alone(
     assert "complete" in judge().stderr
 
 
+def test_a_server_that_is_down_leaves_nothing_complete(judge: Judge, server: Server, run_dir: Path) -> None:
+    server.always = status(503)
+    outcome = judge()
+    assert outcome.code == 2
+    assert f"judge: not one of {CLIPS} items could be done (HTTP 503: out of order (2 attempts))" in outcome.stderr
+    assert not (run_dir / "judge" / "manifest.json").exists()
+    server.always = None
+    assert judge().code == 0
+    assert len(labels(run_dir)) == CLIPS * 5
+
+
 def test_a_spent_budget_stops_cleanly_and_a_raised_one_goes_on(judge: Judge, server: Server, run_dir: Path) -> None:
     outcome = judge(budget={"calls": 7}, concurrency=2)
-    assert outcome.code == 0, outcome.stderr
+    assert outcome.code == 2 and "judge.vlm.budget.calls is 7" in outcome.stderr, "not one clip is whole"
     assert len(server.requests) == 7
+    outcome = judge(budget={"calls": 13}, concurrency=2)
+    assert outcome.code == 0, outcome.stderr
+    assert len(server.requests) == 20
     skipped = manifest(run_dir, "judge")["skipped"]
     assert len(skipped) + len(labels(run_dir)) // 5 == CLIPS
-    assert all("judge.vlm.budget.calls is 7" in entry["reason"] for entry in skipped)
-    outcome = judge(budget={"calls": CLIPS * PER_CLIP - 7})
+    assert all("judge.vlm.budget.calls is 13" in entry["reason"] for entry in skipped)
+    outcome = judge(budget={"calls": CLIPS * PER_CLIP - 20})
     assert outcome.code == 0
     assert len(server.requests) == CLIPS * PER_CLIP
     assert len(labels(run_dir)) == CLIPS * 5
@@ -218,7 +232,7 @@ def test_the_key_is_in_no_file_and_no_output(judge: Judge, server: Server, run_d
 def test_words_of_a_server_are_no_markup_of_the_terminal(judge: Judge, server: Server) -> None:
     server.always = status(400, '{"error": {"message": "[/red][bold]look[/nonsense]"}}')
     outcome = judge()
-    assert outcome.code == 0, outcome.stderr
+    assert outcome.code == 2, "not one clip is judged"
     assert "[/nonsense]" in outcome.stderr
 
 

@@ -32,7 +32,7 @@ from halovid.store.files import hash_file, hash_value, write_json
 from halovid.store.folders import StageFolder, is_current, open_stage
 from halovid.store.runtime import console, progress, set_threads
 from halovid.store.tables import CLIPS, LABELS, PAIRS, SOURCES, read_table, rows_to_table
-from halovid.store.video import probe_video, read_pictures, write_pictures
+from halovid.store.video import convert_video, probe_video, read_pictures, write_pictures
 
 Row = dict[str, Any]
 _BATCH = 8
@@ -146,7 +146,7 @@ def _take(clip: SourceClip, folder: Path, clip_id: str) -> Row:
         if clip.files[0].suffix.lower() == ".mp4":
             copy_file(clip.files[0], folder / name)
         else:
-            write_pictures(folder / name, read_pictures(clip.files[0]), fps)
+            convert_video(clip.files[0], folder / name, fps)
     return {"clip_id": clip_id, "prompt": clip.prompt, "seed": None, "video": name, "latents": None, "fps": fps}
 
 

@@ -27,7 +27,7 @@ _FILES = (
     ("pair", "preferences"),
     ("score", "server", "question"),
 )
-_FOLDERS = (("judge", "vlm", "answers"), ("reward", "start"), ("good", "source"))
+_FOLDERS = (("judge", "vlm", "answers"), ("score", "server", "answers"), ("reward", "start"), ("good", "source"))
 # settings of past recipes that became something else -> what to write now
 _REPLACED = {
     "evaluate.truth": "name 'inspector' in evaluate.instruments for the embedded world's truth, or leave it out",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
+from halovid.config.endpoints import BaseUrl, CallConfig, KeyVariable, ModelConfig
 from halovid.config.sections import ASPECTS, Aspect, LoraOptions, Section
 
 ENCODERS = ("conv", "videomae", "vjepa2")  # backbones that read the generator's text conditions
@@ -75,26 +75,22 @@ class RewardConfig(Section):
         return self
 
 
-class ServerConfig(Section):
+class ServerConfig(CallConfig):
     """A reward model that writes its scores, behind an OpenAI-compatible server such as vLLM."""
 
     family: Literal["videoscore2", "unifiedreward"]
-    model: str = Field(description="the name by which the server knows it")
-    base_url: str
-    key_variable: str = Field("OPENAI_API_KEY", description="environment variable with the key, if it needs one")
+    model: str = Field(min_length=1, description="the name by which the server knows it")
+    base_url: BaseUrl = Field(description="as http://127.0.0.1:8000/v1")
+    key_variable: KeyVariable | None = Field(None, description="environment variable of the key; null: no key")
     frames_per_second: float = Field(2.0, gt=0)
     question: Path | None = Field(None, description="text file with the authors' question, {prompt} in it")
-    tries: int = Field(3, ge=1, description="how often an answer without scores is asked again")
-    timeout: float = Field(120.0, gt=0, description="seconds")
+    max_output_tokens: int = Field(1024, ge=64)
+    attempts: int = Field(3, ge=1, description="calls for one answer, when it is missing or has no scores")
 
-    @model_validator(mode="after")
-    def _no_secret(self) -> ServerConfig:
-        address = urlsplit(self.base_url)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            raise ValueError("base_url must be an http or https address")
-        if address.username or address.query:
-            raise ValueError(f"base_url must hold no name, key or query; put the key into {self.key_variable}")
-        return self
+    @property
+    def endpoint(self) -> ModelConfig:
+        """The model as any other that is asked."""
+        return ModelConfig(model=self.model, base_url=self.base_url, key_variable=self.key_variable)
 
 
 class ScoreConfig(Section):

@@ -2,60 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from halovid.config.sections import ASPECTS, Aspect, Section
-
-
-class ModelConfig(Section):
-    """A vision-language model behind an OpenAI-compatible endpoint. Its key comes from the environment only."""
-
-    model: str = Field("gpt-4o", min_length=1)
-    base_url: str = Field("https://api.openai.com/v1", description="OpenAI, Azure (.../openai/v1), vLLM, ...")
-    key_variable: str | None = Field("OPENAI_API_KEY", description="environment variable of the key; null: no key")
-    votes: int = Field(1, ge=1, description="independent answers to each question")
-    input_price: float | None = Field(None, ge=0, description="money per million input tokens")
-    output_price: float | None = Field(None, ge=0, description="money per million output tokens")
-    image_patch: int | None = Field(
-        None, ge=1, description="pixels per side of an image token (Qwen2.5-VL: 28); null: OpenAI's 512-pixel tiles"
-    )
-
-    @field_validator("key_variable")
-    @classmethod
-    def _is_a_name(cls, name: str | None) -> str | None:
-        if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ValueError("key_variable must be the name of an environment variable, never the key itself")
-        return name
-
-    @field_validator("base_url")
-    @classmethod
-    def _holds_no_secret(cls, url: str) -> str:
-        try:
-            parts = urlsplit(url)
-            is_address = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:  # its words repeat what may be a key
-            is_address = False
-        if not is_address:
-            raise ValueError("base_url must look like https://host/v1")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("base_url must hold no user, password, query or fragment: keys come from the environment")
-        return url.rstrip("/")
+from halovid.config.endpoints import BudgetConfig, CallConfig, ModelConfig
+from halovid.config.sections import ASPECTS, Aspect
 
 
-class BudgetConfig(Section):
-    """What one run of the judge stage may use at most; answers on disk cost nothing."""
-
-    calls: int | None = Field(None, ge=0)
-    tokens: int | None = Field(None, ge=0, description="input and output tokens")
-    money: float | None = Field(None, ge=0, description="in the currency of the prices")
-
-
-class VlmConfig(ModelConfig):
+class VlmConfig(ModelConfig, CallConfig):
     """A vision-language model as the judge, alone or with a panel of others: what is asked and how."""
 
     panel: tuple[ModelConfig, ...] = Field((), description="further models that vote")
@@ -73,17 +28,8 @@ class VlmConfig(ModelConfig):
     patches_per_call: int = Field(24, ge=1)
     temperature: float | None = Field(0.0, ge=0, le=2, description="null: not sent, for models that refuse it")
     max_output_tokens: int = Field(4096, ge=64)
-    attempts: int = Field(4, ge=1, description="calls for one answer, when it is missing or wrong")
-    first_wait: float = Field(1.0, ge=0, description="seconds before the second attempt; doubles with each")
-    longest_wait: float = Field(60.0, ge=0, description="seconds; a server that asks for more is not asked again")
-    timeout: float = Field(120.0, gt=0, description="seconds for a call")
     concurrency: int = Field(8, ge=1, description="calls at the same time")
-    requests_per_minute: float | None = Field(None, gt=0, description="for each model")
-    tokens_per_minute: float | None = Field(None, gt=0, description="for each model")
     budget: BudgetConfig = BudgetConfig()
-    answers: Path | None = Field(
-        None, description="folder of all answers ever paid for; in the user's cache if left out"
-    )
 
     @property
     def models(self) -> tuple[ModelConfig, ...]:

@@ -189,8 +189,12 @@ def _add_troubles(app: FastAPI) -> None:
 
 async def _guard(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
     """Turns away what other sites' pages send, and what is too large; every answer gets the protecting headers."""
-    problem = _objection(request)
-    response = JSONResponse({"detail": problem[1]}, problem[0]) if problem else await proceed(request)
+    objection = _objection(request)
+    if objection is None:
+        response = await proceed(request)
+    else:
+        status, sentence = objection
+        response = JSONResponse({"detail": sentence}, status, {"Connection": "close"})  # what is still sent is not read
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
     return response
@@ -209,7 +213,7 @@ def _objection(request: Request) -> tuple[int, str] | None:
         if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return 415, "requests hold JSON"
         length = headers.get("content-length", "")
-        if not length.isdecimal():
+        if not length.isdecimal() or "transfer-encoding" in headers:  # of a body in chunks the length says nothing
             return 411, "requests tell their length"
         if int(length) > _MAX_BODY:
             return 413, f"requests hold at most {_MAX_BODY} bytes"

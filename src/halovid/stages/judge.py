@@ -52,6 +52,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         judged = stage.map_batches(
             "judge", clips.rows, _batch_size(config), lambda batch: _label(batch, clips, judge, rounds, stage), _JUDGED
         )
+        stage.check_outage()
         if isinstance(judge, TableJudge):
             for clip_id in sorted(judge.clip_ids - {row["clip_id"] for row in clips.rows}):
                 stage.skip(clip_id, f"{config.judge.labels} has labels of it and the run no such clip")

@@ -32,7 +32,7 @@ from halovid.rewards.network import load_reward
 from halovid.rewards.pretrained import model_identity
 from halovid.rewards.released import ReleasedReward, UnscoredError, load_released
 from halovid.rewards.released.patches import score_clip
-from halovid.rewards.released.served import ServedReward
+from halovid.rewards.released.served import ServedReward, served_identity
 from halovid.rewards.scoring import rate_clips
 from halovid.store.folders import StageFolder, open_stage
 from halovid.store.runtime import resolve_device, resolve_dtype, set_threads
@@ -46,6 +46,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
     """Rewards every candidate and its patches; clips that can't be read or give no finite reward are skipped."""
     released = bool(config.score.released or config.score.server)
     depends = config.part("grid", "score") | {"model": model_identity(config.score.released)}
+    if config.score.server:
+        depends["score"]["server"] = served_identity(config.score.server)
     sources = {"": "generate"} | ({"good_": "good"} if config.good else {})
     sources |= {"restored_": "restore"} if "twins" in config.pair.sources else {}
     with open_stage(run_dir, "score", depends, [*sources.values(), *([] if released else ["reward"])]) as stage:
@@ -66,6 +68,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
                 ratings = pa.Table.from_struct_array(table["ratings"].combine_chunks().flatten())
                 stage.write(f"{prefix}ratings.parquet", ratings.cast(LABELS))
             stage.write(f"{prefix}rewards.parquet", table.select(REWARDS.names).cast(REWARDS))
+        stage.check_outage()
 
 
 class _Rater(NamedTuple):
@@ -120,7 +123,7 @@ def _released_rater(stage: StageFolder, config: RunConfig) -> _Rater:
             try:
                 scored.append(score_clip(reward, clip, row, config.grid, geometry))
             except UnscoredError as error:
-                stage.skip(row["clip_id"], str(error))
+                stage.skip(row["clip_id"], str(error), error.again)
         return scored
 
     return _Rater(rate, 1, RELEASED)

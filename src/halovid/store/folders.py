@@ -45,6 +45,7 @@ class StageFolder:
         self.path = path
         self.fingerprint = fingerprint
         self.skipped: list[dict[str, Any]] = []
+        self._made = 0  # rows of all batches
 
     def skip(self, item: str, reason: str, again: bool = False) -> None:
         """Notes an item that could not be done; it is listed in the manifest and at the end.
@@ -86,8 +87,22 @@ class StageFolder:
                     advance(len(group))
                 table = _read_part(path)
                 self.skipped += _part_skipped(table)
+                self._made += len(table)
                 tables.append(table.replace_schema_metadata(schema.metadata))
         return pa.concat_tables(tables) if tables else schema.empty_table()
+
+    def check_outage(self) -> None:
+        """Refuses to call the stage complete when nothing came of any item and another time something may.
+
+        Raises:
+            InputError: says why, by the first item; the next run tries all of them again.
+        """
+        outages = [entry["reason"] for entry in self.skipped if "again" in entry]
+        if outages and not self._made:
+            raise InputError(
+                f"{self.path.name}: not one of {len(self.skipped)} items could be done ({outages[0]}); when that is "
+                f"mended, run the same command again: nothing that was answered is asked twice"
+            )
 
     def write(self, name: str, table: pa.Table) -> None:
         """Writes a table of this stage."""

@@ -52,6 +52,17 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Lets torch work on one CPU thread: for what must come out alike, to the bit, on any machine and setting."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class _RateColumn(ProgressColumn):
     """Items per second."""
 

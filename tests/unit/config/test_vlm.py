@@ -132,7 +132,7 @@ def test_the_name_tells_what_was_asked_and_not_how_long_it_may_take() -> None:
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in [module for module in sys.modules if module.startswith("halovid.judges.vlm")]:
+    for module in [module for module in sys.modules if module.startswith(("halovid.judges.vlm", "halovid.remote"))]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(InputError, match=r"needs the package 'openai': pip install 'halovid\[vlm\]'"):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
 import signal
+import socket
 import threading
 import urllib.error
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +133,28 @@ def test_bodies_of_every_other_kind_give_one_sentence(client: TestClient, body: 
 def test_bodies_that_are_too_large_or_of_unknown_length_are_refused(client: TestClient) -> None:
     assert client.post("/api/join", content=b" " * (2**20 + 1), headers=JSON).status_code == 413
     assert client.post("/api/join", content=iter([b"{}"]), headers=JSON).status_code == 411
+
+
+def test_a_length_that_is_told_beside_chunks_bounds_nothing_and_is_refused(tmp_path: Path) -> None:
+    head = "POST /api/join HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    head += "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"%x\r\n%s\r\n" % (2**16, b" " * 2**16)
+    with serving(make_run(tmp_path / "run")) as server, socket.create_connection(("127.0.0.1", server.port)) as peer:
+        peer.settimeout(30)
+        peer.sendall(head.encode())
+        taken = 0
+        with suppress(ConnectionError):
+            while taken < 2**26:
+                peer.sendall(chunk)
+                taken += len(chunk)
+                if select.select([peer], [], [], 0)[0]:
+                    break  # it has answered
+        assert peer.recv(2**16).startswith(b"HTTP/1.1 411 ")
+        assert taken < 2**24  # what buffers on the way hold
+        with suppress(ConnectionError):
+            while peer.recv(2**16):
+                pass  # until the server closes: it does not wait for the rest
+        assert server.ask("/api/join", name="Ann")["name"] == "Ann"
 
 
 def test_a_save_that_is_sent_twice_counts_once_and_a_stale_one_is_told(client: TestClient) -> None:

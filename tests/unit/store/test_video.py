@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import struct
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
+from typing import NoReturn
 
 import av
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from halovid.store.errors import InputError
 from halovid.store.video import (
     VideoInfo,
+    convert_video,
     even_frames,
+    frames_shown_at,
     probe_video,
     read_facts,
     read_pictures,
@@ -260,3 +269,147 @@ def test_files_without_facts_are_input_errors(tmp_path: Path) -> None:
     for name in ("missing", "text", "playlist", "stream"):
         with pytest.raises(InputError, match=r"not a readable video"):
             read_facts(tmp_path / f"{name}.mp4")
+
+
+@pytest.mark.parametrize(
+    ("degrees", "hflip", "vflip", "shown"),
+    [
+        (0, False, False, lambda picture: picture),
+        (90, False, False, lambda picture: np.rot90(picture, 1)),  # counter-clockwise
+        (-90, False, False, lambda picture: np.rot90(picture, -1)),
+        (180, False, False, lambda picture: np.rot90(picture, 2)),
+        (0, True, False, np.fliplr),
+        (0, False, True, np.flipud),
+        (90, True, False, lambda picture: np.fliplr(np.rot90(picture, 1))),
+        (90, False, True, lambda picture: np.flipud(np.rot90(picture, 1))),
+    ],
+)
+def test_turned_clips_are_read_as_players_show_them(
+    degrees: float, hflip: bool, vflip: bool, shown: Callable[[np.ndarray], np.ndarray], tmp_path: Path
+) -> None:
+    stored = smooth_clip(3, 256, 288)
+    write_video(tmp_path / "plain.mp4", stored, fps=8)
+    with av.open(str(tmp_path / "plain.mp4")) as source, av.open(str(tmp_path / "turned.mp4"), "w") as target:
+        stream = target.add_stream("libx264", rate=8)
+        stream.height, stream.width, stream.pix_fmt, stream.options = 256, 288, "yuv420p", {"qp": "0"}
+        stream.set_display_rotation(degrees, hflip=hflip, vflip=vflip)
+        for frame in source.decode(video=0):
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode(None))
+    expected = np.stack([shown(picture) for picture in read_pictures(tmp_path / "plain.mp4")])
+    height, width = expected.shape[1:3]
+    turned = tmp_path / "turned.mp4"
+    assert np.array_equal(np.stack(list(read_pictures(turned))), expected)
+    video = torch.from_numpy(expected).permute(3, 0, 1, 2) / 127.5 - 1
+    assert torch.equal(read_video(turned), video)
+    torch.testing.assert_close(read_video(turned, (height // 2, width // 2)), F.avg_pool3d(video, (1, 2, 2)))
+    assert read_facts(turned) == probe_video(turned) == VideoInfo(3, height, width, 8.0)
+
+
+def write_grey_levels(path: Path, seconds: list[float], codec: str = "libx264") -> None:
+    """A file in which frame i is evenly grey, 10 i, and comes at seconds[i]."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height = stream.width = 64
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, second in enumerate(seconds):
+            picture = np.full((64, 64, 3), 10 * number, dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = round(1000 * second), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def grey_levels(video: Tensor) -> list[int]:
+    """Which frame of `write_grey_levels` each frame is."""
+    return ((video.mean((0, 2, 3)) + 1) * 12.75).round().int().tolist()
+
+
+FAST_THEN_SLOW = [*(0.1 * number for number in range(10)), *(1.0 + number for number in range(5))]
+
+
+def test_frames_of_a_varying_rate_are_taken_by_time(tmp_path: Path) -> None:
+    write_grey_levels(tmp_path / "a.mp4", FAST_THEN_SLOW)
+    assert grey_levels(read_video(tmp_path / "a.mp4")) == list(range(15))
+    assert grey_levels(read_video(tmp_path / "a.mp4", num_frames=6)) == [0, 10, 11, 12, 13, 14]
+    # moments 0, 1/2, 1, ... seconds
+    assert grey_levels(read_video(tmp_path / "a.mp4", num_frames=11)) == [0, 5, 10, 10, 11, 11, 12, 12, 13, 13, 14]
+
+
+@pytest.mark.parametrize("kind", ["mkv", "webm", "mov", "avi"])
+def test_clips_of_another_kind_keep_the_times_of_their_frames(kind: str, tmp_path: Path) -> None:
+    source, target = tmp_path / f"a.{kind}", tmp_path / "a.mp4"
+    steady = kind == "avi"  # which holds no times
+    write_grey_levels(
+        source,
+        [0.1 * number for number in range(15)] if steady else FAST_THEN_SLOW,
+        {"webm": "libvpx-vp9", "avi": "mpeg4"}.get(kind, "libx264"),
+    )
+    convert_video(source, target, 10.0)
+    for wanted in (None, 6, 11):
+        assert grey_levels(read_video(target, num_frames=wanted)) == grey_levels(read_video(source, num_frames=wanted))
+
+
+@given(
+    st.lists(st.integers(1, 1000), min_size=0, max_size=30),
+    st.integers(1, 40),
+    st.integers(-(2**40), 2**40),
+    st.integers(1, 1000),
+)
+def test_frames_are_shown_in_order_from_first_to_last(gaps: list[int], wanted: int, start: int, scale: int) -> None:
+    times = [start + scale * sum(gaps[:number]) for number in range(len(gaps) + 1)]
+    taken = frames_shown_at(times, wanted)
+    assert len(taken) == wanted and taken == sorted(taken)
+    assert taken[0] == 0 and (wanted == 1 or taken[-1] == len(gaps))
+
+
+@given(st.integers(1, 100), st.integers(1, 100), st.integers(1, 5000), st.integers(0, 2**32))
+def test_a_steady_rate_is_taken_by_index_also_where_times_are_rounded(
+    count: int, wanted: int, gap: int, seed: int
+) -> None:
+    times = np.arange(count) * gap * 2
+    assert frames_shown_at(times.tolist(), wanted) == even_frames(count, wanted)
+    jittered = np.floor(np.arange(count) * (gap + 0.37)).astype(int)
+    assert frames_shown_at(jittered.tolist(), wanted) == even_frames(count, wanted)
+
+
+def test_frames_that_an_edit_list_hides_are_not_taken(tmp_path: Path) -> None:
+    write_grey_levels(tmp_path / "a.mp4", [0.1 * number for number in range(24)])
+    cut = remuxed(tmp_path / "a.mp4", tmp_path / "b.mp4", earlier=1.0)
+    shown = grey_levels(read_video(cut))
+    assert grey_levels(read_video(cut, num_frames=5)) == [shown[index] for index in even_frames(len(shown), 5)]
+
+
+def test_pictures_of_a_few_bytes_that_take_gigabytes_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+    content = b"GIF89a" + struct.pack("<HHBBB", 16000, 16000, 0x80, 0, 0) + b"\x00\x00\x00\xff\xff\xff"
+    content += b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00\x3b"
+    (tmp_path / "a.gif").write_bytes(content)
+    for read in (read_video, read_facts, probe_video, lambda path: list(read_pictures(path))):
+        with pytest.raises(InputError, match="above 7680 x 4320 pixels, the most that is read"):
+            read(tmp_path / "a.gif")
+
+
+def test_files_tell_the_colours_that_they_are_made_with(tmp_path: Path) -> None:
+    """Untold, browsers take another matrix for large clips; told a wrong one, every reader gets other colours."""
+    clip = smooth_clip(3, 256, 272)
+    write_video(tmp_path / "a.mp4", clip, fps=8)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        frame = next(container.decode(video=0))
+        assert (frame.color_primaries, frame.color_trc, frame.colorspace) == (1, 1, 6)
+        assert frame.color_range == 1  # 16 to 235, as television has it
+        untold = av.VideoFrame.from_ndarray(frame.to_ndarray(), format="yuv420p").to_ndarray(format="rgb24")
+    assert np.array_equal(next(read_pictures(tmp_path / "a.mp4")), untold)
+
+
+def test_what_goes_wrong_with_the_target_is_not_told_of_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_grey_levels(tmp_path / "a.mkv", [0.0, 0.1])
+
+    def full(_: Path) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("halovid.store.video.atomic_path", full)
+    with pytest.raises(OSError, match="No space left"):
+        convert_video(tmp_path / "a.mkv", tmp_path / "a.mp4", 10.0)

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import Awaitable, Iterable, Sequence
 from statistics import fmean
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from halovid.config.endpoints import ModelConfig
 from halovid.config.run import JudgeConfig
-from halovid.config.vlm import ModelConfig, VlmConfig
+from halovid.config.vlm import VlmConfig
 from halovid.judges.base import asked_rounds
-from halovid.judges.vlm.answers import AnswerFolder, default_folder
 from halovid.judges.vlm.boxes import covered_patches, touched_times
-from halovid.judges.vlm.client import Asker
-from halovid.judges.vlm.endpoint import Unanswered
 from halovid.judges.vlm.questions import ClipQuestions
 from halovid.judges.vlm.rubric import rubric_version
 from halovid.judges.vlm.schema import FAULTLESS, ClipAnswer, Defect, Rating
 from halovid.maths.grid import LatentGeometry, PatchGrid
 from halovid.records import Judgement, Refusal, Request, Rounds, Vote
+from halovid.remote.client import Asker, Asking
+from halovid.remote.failures import Unanswered
 from halovid.store.errors import InputError
 from halovid.store.files import hash_value
 
 T = TypeVar("T")
+SECTION = "judge.vlm"  # of the recipe, for messages
 PatchRatings = dict[tuple[int, str], Rating]  # (place in [t, h, w], flattened; aspect) -> rating
 # what decides how a question sounds and who answers it; all else (prices, limits, waits) leaves labels as they are
 _ASKED = (
@@ -40,12 +40,9 @@ class VlmJudge:
 
     def __init__(self, config: VlmConfig, grid: PatchGrid) -> None:
         self.name = _name(config)
-        self.asker = Asker(config, open_answers(config))
+        self.asker = Asker(how_asked(config))
         self._config, self._grid = config, grid
         self._voters = [(model, vote) for model in config.models for vote in range(model.votes)]
-        loop = asyncio.new_event_loop()  # one for all batches: rate limits outlast a batch
-        self._runner = asyncio.Runner(loop_factory=lambda: loop)
-        weakref.finalize(self, loop.close)
 
     def judge(self, requests: Sequence[Request], geometry: LatentGeometry) -> list[Judgement | Refusal]:
         """The ratings of each clip; a clip with an unanswered question gives a refusal, to be tried again.
@@ -53,7 +50,7 @@ class VlmJudge:
         Raises:
             InputError: no question can be answered until a setting is mended, as with a wrong key.
         """
-        return self._runner.run(self._judge(requests, geometry))
+        return self.asker.run(self._judge(requests, geometry))
 
     async def _judge(self, requests: Sequence[Request], geometry: LatentGeometry) -> list[Judgement | Refusal]:
         try:
@@ -134,9 +131,12 @@ class VlmJudge:
         ]
 
 
-def open_answers(config: VlmConfig) -> AnswerFolder:
-    """The answers on disk that a config names."""
-    return AnswerFolder(config.answers or default_folder())
+def how_asked(config: VlmConfig) -> Asking:
+    """How a configuration has its questions asked."""
+    options: dict[str, Any] = {"max_completion_tokens": config.max_output_tokens}
+    if config.temperature is not None:
+        options["temperature"] = config.temperature
+    return Asking(SECTION, config, config.models, options, config.max_output_tokens, config.concurrency, config.budget)
 
 
 def _name(config: VlmConfig) -> str:

@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from rich.markup import escape
 from rich.table import Table
 
-from halovid.config.vlm import ModelConfig, VlmConfig
+from halovid.config.endpoints import ModelConfig
+from halovid.config.vlm import VlmConfig
 from halovid.judges.base import asked_rounds
-from halovid.judges.vlm.answers import AnswerFolder, question_key
-from halovid.judges.vlm.budget import price_call
-from halovid.judges.vlm.client import known_answer, request_body
-from halovid.judges.vlm.judge import open_answers
-from halovid.judges.vlm.questions import BYTES_PER_TOKEN, TOKENS_PER_RATING, ClipQuestions, Question
+from halovid.judges.vlm.judge import SECTION, how_asked
+from halovid.judges.vlm.questions import TOKENS_PER_RATING, ClipQuestions, Question
 from halovid.maths.grid import LatentGeometry, PatchGrid
 from halovid.records import Request
+from halovid.remote.answers import AnswerFolder, answer_folder
+from halovid.remote.budget import price_call
+from halovid.remote.client import Asking, known_answer
+from halovid.remote.failures import NotKept
+from halovid.remote.tokens import BYTES_PER_TOKEN
+from halovid.store.errors import InputError
 
 
 @dataclass
@@ -56,8 +60,11 @@ def plan_calls(
     """The calls to each model, if all first attempts succeed.
 
     From coarse to fine it is the most that can be asked: every time of every clip looked at closely.
+
+    Raises:
+        InputError: an answer on disk can't be read.
     """
-    answers = open_answers(config)
+    asking, answers = how_asked(config), answer_folder(config, SECTION)
     plans = [ModelPlan(model) for model in config.models]
     for request in requests:
         questions = ClipQuestions(config, grid, geometry, request.video, request.prompt)
@@ -66,16 +73,19 @@ def plan_calls(
             by_time = [questions.about_patches(time, asked_rounds(request, grid)) for time in range(grid.t)]
             asked += [question for own in by_time for _, question in own]
         for plan in plans:
-            _count(plan, asked, config, answers)
+            _count(plan, asked, asking, answers)
     return plans
 
 
-def _count(plan: ModelPlan, asked: list[Question[object]], config: VlmConfig, answers: AnswerFolder) -> None:
+def _count(plan: ModelPlan, asked: list[Question[object]], asking: Asking, answers: AnswerFolder) -> None:
     for question in asked:
-        body = request_body(question, plan.model, config)
         for vote in range(plan.model.votes):
-            key = question_key(plan.model.base_url, body, vote)
-            plan.add(question, known_answer(question, answers, key) is not None)
+            key = asking.question_key(question, plan.model, vote)
+            try:
+                answered = known_answer(question, answers, key) is not None
+            except NotKept as error:
+                raise InputError(str(error)) from None
+            plan.add(question, answered)
 
 
 def plan_table(plans: list[ModelPlan], config: VlmConfig) -> Table:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
@@ -11,19 +10,18 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from halovid.config.vlm import ModelConfig, VlmConfig
+from halovid.config.endpoints import ModelConfig
+from halovid.config.vlm import VlmConfig
 from halovid.judges.vlm.rubric import render_question, render_rubric
 from halovid.judges.vlm.schema import ClipAnswer, ClipForm, PatchAnswer, PatchForm, strict_schema
 from halovid.judges.vlm.show import Picture, numbered_frames, spread_evenly, tubes, whole_frames
 from halovid.maths.grid import LatentGeometry, PatchGrid, time_membership
 from halovid.records import Rounds
+from halovid.remote.tokens import count_picture_tokens, count_text_tokens
 from halovid.store.runtime import batches
 
 T_co = TypeVar("T_co", covariant=True)
-BYTES_PER_TOKEN = 4  # of English text and of JSON; an estimate
 TOKENS_PER_RATING = 30  # of a reason, a kind and a score; an estimate
-_TILE, _TILE_TOKENS, _BASE_TOKENS = 512, 170, 85  # how OpenAI counts pictures of high detail for its 4o models
-_LARGEST, _SHORTEST = 2048, 768  # the sides to which it reduces them before
 
 
 @dataclass(frozen=True)
@@ -55,9 +53,10 @@ class Question(Generic[T_co]):
             content.append({"type": "image_url", "image_url": {"url": picture.url, "detail": "high"}})
         return [{"role": "system", "content": self.rules}, {"role": "user", "content": content}, *self.feedback]
 
-    def response_format(self) -> dict[str, Any]:
-        """The strict schema of the answer."""
-        return {"type": "json_schema", "json_schema": {"name": "ratings", "strict": True, "schema": self.schema}}
+    def form(self) -> dict[str, Any]:
+        """The strict schema of the answer, as a request names it."""
+        schema = {"name": "ratings", "strict": True, "schema": self.schema}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
     def text_bytes(self) -> int:
         """UTF-8 bytes of all text, the schema included."""
@@ -67,7 +66,7 @@ class Question(Generic[T_co]):
 
     def text_tokens(self) -> int:
         """Estimated tokens of all text."""
-        return math.ceil(self.text_bytes() / BYTES_PER_TOKEN)
+        return count_text_tokens(self.text_bytes())
 
     def picture_tokens(self, model: ModelConfig) -> int:
         """Estimated tokens of all pictures, in the way of this model."""
@@ -76,18 +75,6 @@ class Question(Generic[T_co]):
     def answer_tokens(self) -> int:
         """Estimated tokens of the answer."""
         return self.ratings * TOKENS_PER_RATING
-
-
-def count_picture_tokens(width: int, height: int, patch: int | None) -> int:
-    """Tokens of a picture: one for each square of `patch` pixels, or by OpenAI's rule of tiles when that is None.
-
-    Source: https://platform.openai.com/docs/guides/images-vision (calculating costs, 4o family).
-    """
-    if patch is not None:
-        return math.ceil(width / patch) * math.ceil(height / patch)
-    scale = min(1.0, _LARGEST / max(width, height))
-    scale = min(scale, _SHORTEST / min(width, height))
-    return _BASE_TOKENS + _TILE_TOKENS * math.ceil(width * scale / _TILE) * math.ceil(height * scale / _TILE)
 
 
 class ClipQuestions:

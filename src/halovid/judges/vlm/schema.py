@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, create_model
 
 from halovid.judges.vlm.boxes import Box
+from halovid.remote.redaction import keepable
 
 KINDS = {
     "none": "no defect",
@@ -26,11 +27,6 @@ MAX_REASON = 300  # characters kept of a reason
 PER_MILLE = 1000  # places in a frame are told in thousandths of its width and height
 
 _Kind = Literal["none", "shape", "texture", "flicker", "identity", "motion", "content", "other"]
-
-
-def keepable(text: str, longest: int | None = None) -> str:
-    """A text, or the beginning of it, as any file can hold it: without half characters."""
-    return text[:longest].encode("utf-8", "replace").decode("utf-8")
 
 
 _Reason = Annotated[str, AfterValidator(lambda text: keepable(text, MAX_REASON))]

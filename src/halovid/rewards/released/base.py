@@ -63,7 +63,14 @@ class ReleasedScore:
 
 
 class UnscoredError(ValueError):
-    """A clip that a reward model gave no score for, and why; other clips may go on."""
+    """A clip that a reward model gave no score for, and why; other clips may go on.
+
+    again: another time it may get one, as after a server's outage.
+    """
+
+    def __init__(self, reason: str, again: bool = False) -> None:
+        super().__init__(reason)
+        self.again = again
 
 
 class ReleasedReward(ABC):

@@ -10,6 +10,7 @@ from halovid.clips.folder import Row
 from halovid.maths.grid import LatentGeometry, PatchGrid
 from halovid.rewards.released.base import ReleasedReward
 from halovid.rewards.scoring import crop_patches
+from halovid.store.runtime import one_thread
 
 
 def score_clip(
@@ -20,7 +21,8 @@ def score_clip(
     Rewards are the model's overall scores, of the clip and of each of its patches.
     """
     whole = reward.score(video, row["fps"], row["prompt"])
-    crops = crop_patches(video, grid, geometry)
+    with one_thread():  # several enlarge by other sums: not the pictures that a server has answered about already
+        crops = crop_patches(video, grid, geometry)
     return {
         "clip_id": row["clip_id"],
         "prompt_id": row["prompt_id"],

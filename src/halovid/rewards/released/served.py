@@ -1,14 +1,13 @@
 """Reward models that write their scores, behind an OpenAI-compatible server: VideoScore2 and UnifiedReward.
 
-The frames go with the question as pictures; the answer's scores are read from its text. Answers are greedy, since
-VideoScore2's scores vary much at its default temperature.
+The frames go with the question as pictures; the answer's scores are read from its text. Calls, attempts and answers on
+disk are those of `halovid.remote`.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halovid.config.endpoints import ModelConfig
 from halovid.config.reward import ServerConfig
+from halovid.remote.failures import Stopped, Unanswered
+from halovid.remote.tokens import count_picture_tokens, count_text_tokens
 from halovid.rewards.readers.text import fill
 from halovid.rewards.released.base import ReleasedReward, UnscoredError
 from halovid.rewards.released.qwen_frames import choose_by_rate
 from halovid.store.errors import InputError
 from halovid.store.files import hash_value
 
+SECTION = "score.server"  # of the recipe, for messages
 LOWEST, HIGHEST = 1, 5
+_ANSWER_TOKENS = 300  # of an answer of VideoScore2, which thinks first; an estimate
 _NUMBER = r"\W{0,4}(\d+(?:\.\d+)?)(?!\s*(?:-|to)\s*\d)"  # of "4", "**4**", "[4]", but not of the scale "1-5"
 
 
@@ -69,23 +73,73 @@ Text Caption: [{prompt}]
 }
 
 
+@dataclass(frozen=True)
+class ScoreQuestion:
+    """A question about frames, [n, 3, H, W] of bytes, in the words of a family's training: never a conversation."""
+
+    family: Family
+    text: str
+    frames: Tensor
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The pictures, then the words."""
+        pictures = [{"type": "image_url", "image_url": {"url": _data_url(frame)}} for frame in self.frames]
+        return [{"role": "user", "content": [*pictures, {"type": "text", "text": self.text}]}]
+
+    def form(self) -> dict[str, Any]:
+        """Nothing: the answer is a text."""
+        return {}
+
+    def read(self, text: str) -> list[float]:
+        """The scores in an answer.
+
+        Raises:
+            ValueError: it does not have all of them.
+        """
+        scores = read_scores(text, self.family)
+        if scores is None:
+            raise ValueError(f"the answer does not have {len(self.family.names)} scores, it ends: {text[-200:]!r}")
+        return scores
+
+    def sent_back(self, answer: str, problem: str) -> ScoreQuestion:
+        """The same question: the models know no other."""
+        return self
+
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of the words."""
+        return len(self.text.encode("utf-8", "surrogatepass"))
+
+    def text_tokens(self) -> int:
+        """Estimated tokens of the words."""
+        return count_text_tokens(self.text_bytes())
+
+    def picture_tokens(self, model: ModelConfig) -> int:
+        """Estimated tokens of the pictures."""
+        height, width = self.frames.shape[-2:]
+        return len(self.frames) * count_picture_tokens(width, height, model.image_patch)
+
+    def answer_tokens(self) -> int:
+        """Estimated tokens of the answer, which thinks first."""
+        return _ANSWER_TOKENS
+
+
 class ServedReward(ReleasedReward):
-    """A reward model of a server.
+    """A reward model of a server. What it answered is kept on disk, so that nothing is asked twice.
 
     Raises:
-        InputError: the package openai is missing, or the question's file can't be read or lacks `{prompt}`.
+        InputError: a package of the extra `vlm` is missing, or the question's file can't be read or lacks `{prompt}`.
     """
 
     def __init__(self, config: ServerConfig) -> None:
         try:
-            import openai
+            from halovid.remote.client import Asker, Asking
         except ImportError as error:
-            raise InputError("score.server needs the package openai: pip install 'halovid[vlm]'") from error
-        self._family, self._config = FAMILIES[config.family], config
-        self._question = _read_question(config) or self._family.question
-        self._client = openai.OpenAI(
-            base_url=config.base_url, api_key=os.environ.get(config.key_variable) or "none", timeout=config.timeout
-        )
+            raise InputError(f"{SECTION} needs the package {error.name!r}: pip install 'halovid[vlm]'") from error
+        self._family, self._endpoint = FAMILIES[config.family], config.endpoint
+        self._question, self._rate = read_question(config), config.frames_per_second
+        # greedy, since VideoScore2's scores vary much at its default temperature
+        options = {"max_tokens": config.max_output_tokens, "temperature": 0}
+        self._asker = Asker(Asking(SECTION, config, (self._endpoint,), options, config.max_output_tokens))
         self.names = self._family.names
         self.model_name = f"{config.family}({config.model})"
         mark = f"question {hash_value(self._question)[:12]}"
@@ -93,46 +147,38 @@ class ServedReward(ReleasedReward):
 
     def choose_frames(self, count: int, fps: float) -> list[int]:
         """So many frames a second."""
-        return choose_by_rate(count, fps, self._config.frames_per_second)
+        return choose_by_rate(count, fps, self._rate)
 
     def rate(self, frames: Tensor, prompt: str) -> Tensor:
         """The scores in the model's answer, 1 to 5.
 
         Raises:
-            InputError: the server refuses the key or does not know the model.
-            UnscoredError: no answer had all scores, or the server gave none.
+            InputError: a setting must be mended before anything is answered: the key, the model, the address.
+            UnscoredError: no answer had all scores, or, to be tried `again`, the server gave none.
         """
-        import openai
-
-        messages: Any = [{"role": "user", "content": self._content(frames, prompt)}]
-        last = "no answer"
-        for _ in range(self._config.tries):
-            try:
-                answer = self._client.chat.completions.create(
-                    model=self._config.model, messages=messages, temperature=0, max_tokens=1024
-                )
-            except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-                raise InputError(
-                    f"score.server answers {error.status_code} for model {self._config.model!r}; check model, "
-                    f"base_url and the key in {self._config.key_variable}"
-                ) from error
-            except (openai.APIError, ValueError) as error:  # the client has tried again what can pass
-                raise UnscoredError(f"the server gave no answer ({type(error).__name__})") from error
-            text = (answer.choices[0].message.content if answer.choices else None) or ""
-            scores = read_scores(text, self._family)
-            if scores is not None:
-                return torch.tensor(scores)
-            last = text[-200:]
-        raise UnscoredError(f"{self._config.tries} answers without {len(self.names)} scores, the last: {last!r}")
+        question = ScoreQuestion(self._family, fill(self._question, prompt=prompt), frames)
+        try:
+            return torch.tensor(self._asker.run(self._asker.ask(question, self._endpoint, 0)))
+        except Stopped as stop:
+            if stop.fatal:
+                raise InputError(str(stop)) from None
+            raise UnscoredError(str(stop), again=True) from None
+        except Unanswered as error:
+            raise UnscoredError(str(error), again=not error.final) from None
 
     def overall(self, scores: Tensor) -> float:
         """The mean, from 1 to 5."""
         return scores.mean().item()
 
-    def _content(self, frames: Tensor, prompt: str) -> list[dict[str, Any]]:
-        """Frames and question of one message."""
-        pictures = [{"type": "image_url", "image_url": {"url": _data_url(frame)}} for frame in frames]
-        return [*pictures, {"type": "text", "text": fill(self._question, prompt=prompt)}]
+
+def served_identity(config: ServerConfig) -> dict[str, Any]:
+    """What the scores of a server depend on: not how often, how patiently and with which key it is asked.
+
+    Raises:
+        InputError: the question's file can't be read or lacks `{prompt}`.
+    """
+    asked = config.model_dump(mode="json", include={"family", "model", "base_url", "frames_per_second"})
+    return asked | {"max_output_tokens": config.max_output_tokens, "question": hash_value(read_question(config))}
 
 
 def read_scores(answer: str, family: Family) -> list[float] | None:
@@ -146,10 +192,14 @@ def read_scores(answer: str, family: Family) -> list[float] | None:
     return scores
 
 
-def _read_question(config: ServerConfig) -> str | None:
-    """The authors' question from its file."""
+def read_question(config: ServerConfig) -> str:
+    """The words of the question, `{prompt}` once in them: the authors' from its file, or our own.
+
+    Raises:
+        InputError: the file can't be read or lacks `{prompt}`.
+    """
     if config.question is None:
-        return None
+        return FAMILIES[config.family].question
     try:
         text = config.question.read_text(encoding="utf-8").replace("{text_prompt}", "{prompt}")
     except (OSError, UnicodeDecodeError) as error:

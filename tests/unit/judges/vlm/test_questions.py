@@ -15,11 +15,12 @@ from torch import Tensor
 
 from halovid.config.sections import ASPECTS
 from halovid.config.vlm import VlmConfig
-from halovid.judges.vlm.questions import ClipQuestions, count_picture_tokens
+from halovid.judges.vlm.questions import ClipQuestions
 from halovid.judges.vlm.rubric import quote, render_rubric, rubric_version
 from halovid.judges.vlm.schema import KINDS, ClipForm, PatchForm, Rating
 from halovid.judges.vlm.show import Picture, numbered_frames, spread_evenly, tubes, whole_frames
 from halovid.maths.grid import LatentGeometry, PatchGrid, time_membership
+from halovid.remote.tokens import count_picture_tokens
 
 GEOMETRY = LatentGeometry(4, 8, causal_first_frame=True)
 GRID = PatchGrid(4, 3, 5)

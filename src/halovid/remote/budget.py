@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from halovid.config.vlm import BudgetConfig, ModelConfig
+from halovid.config.endpoints import BudgetConfig, ModelConfig
 
 _MILLION = 1_000_000
 
@@ -44,12 +44,16 @@ def price_call(model: ModelConfig, input_tokens: int, output_tokens: int) -> Cos
 
 
 class Budget:
-    """Counts what is spent. A call reserves the most it may cost and settles for what it did."""
+    """Counts what is spent. A call reserves the most it may cost and settles for what it did.
 
-    def __init__(self, limits: BudgetConfig) -> None:
+    Args:
+        section: of the recipe that the limits stand in, for messages.
+    """
+
+    def __init__(self, limits: BudgetConfig, section: str) -> None:
         self.spent = Cost()
-        self._limits, self._reserved = limits, Cost()
-        self._changed = asyncio.Condition()
+        self._limits, self._section, self._reserved = limits, section, Cost()
+        self._settled = asyncio.Event()
 
     async def reserve(self, most: Cost) -> None:
         """Sets aside the most that a call may cost; waits for calls under way when it fits only after they settle.
@@ -57,22 +61,24 @@ class Budget:
         Raises:
             BudgetSpent: it does not fit.
         """
-        async with self._changed:
-            while self._passed(self.spent + self._reserved + most):
-                limit = self._passed(self.spent + most)
-                if limit:
-                    raise BudgetSpent(f"the budget is spent: judge.vlm.budget.{limit}")
-                await self._changed.wait()
-            self._reserved += most
+        while self._passed(self.spent + self._reserved + most):
+            limit = self._passed(self.spent + most)
+            if limit:
+                raise BudgetSpent(f"the budget is spent: {self._section}.budget.{limit}")
+            self._settled.clear()
+            await self._settled.wait()
+        self._reserved += most
 
-    async def settle(self, most: Cost, actual: Cost) -> None:
-        """Turns a reservation into what the call did cost."""
-        async with self._changed:
-            self._reserved += Cost(-most.calls, -most.input_tokens, -most.output_tokens, -most.money)
-            if not self._reserved.calls:
-                self._reserved = Cost()  # sums of fractions leave a rest, for which nobody would ever settle
-            self.spent += actual
-            self._changed.notify_all()
+    def settle(self, most: Cost, actual: Cost) -> None:
+        """Turns a reservation into what the call did cost.
+
+        It does not wait: between an answer's arrival and its place on the disk nothing else has its turn.
+        """
+        self._reserved += Cost(-most.calls, -most.input_tokens, -most.output_tokens, -most.money)
+        if not self._reserved.calls:
+            self._reserved = Cost()  # sums of fractions leave a rest, for which nobody would ever settle
+        self.spent += actual
+        self._settled.set()
 
     def _passed(self, total: Cost) -> str | None:
         """The first limit that a cost passes, with its value."""

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from halovid.judges.vlm.client import HOPELESS
-from halovid.judges.vlm.endpoint import Stopped, Unanswered
+from halovid.remote.client import HOPELESS
+from halovid.remote.failures import Stopped, Unanswered
 from halovid.store.errors import InputError
 from vlm_fixtures import ATTEMPTS, KEY, Asked, change_first, question
 from vlm_server import (
+    SERVER_FAULTS,
     Behaviour,
     Handler,
     Server,
@@ -35,89 +36,9 @@ def rate_first(**values: Any) -> Callable[[dict[str, Any]], Any]:
     return lambda good: change_first(visual_quality={"reason": "r", "kind": "other", "score": 3} | values)(good)
 
 
-def hang(handler: Handler, body: dict[str, Any]) -> None:
-    """Takes the request and says nothing."""
-    time.sleep(1.2)
-
-
-def promise_answer(handler: Handler, body: dict[str, Any]) -> bytes:
-    """Sends the headers of a good answer; the bytes that should follow."""
-    data = completion(json.dumps(good_answer(body))).encode()
-    handler.send_response(200)
-    handler.send_header("content-type", "application/json")
-    handler.send_header("content-length", str(len(data)))
-    handler.end_headers()
-    return data
-
-
-def drip(handler: Handler, body: dict[str, Any]) -> None:
-    """One byte after the other, each within any read time-out."""
-    data = promise_answer(handler, body)
-    for byte in data[:12]:
-        handler.wfile.write(bytes([byte]))
-        time.sleep(0.1)
-
-
-def cut(handler: Handler, body: dict[str, Any]) -> None:
-    """Promises more than it sends, and hangs up."""
-    data = promise_answer(handler, body)
-    handler.wfile.write(data[: len(data) // 2])
-    handler.wfile.flush()
-    handler.connection.shutdown(socket.SHUT_RDWR)
-    handler.close_connection = True
-
-
-def hang_up(handler: Handler, body: dict[str, Any]) -> None:
-    handler.connection.shutdown(socket.SHUT_RDWR)
-    handler.close_connection = True
-
-
-def garbage(handler: Handler, body: dict[str, Any]) -> None:
-    handler.wfile.write(b"\x00\xff not HTTP at all\r\n\r\n")
-    handler.close_connection = True
-
-
-def flood(handler: Handler, body: dict[str, Any]) -> None:
-    """A body that never ends."""
-    handler.send_response(200)
-    handler.send_header("content-type", "application/json")
-    handler.send_header("connection", "close")
-    handler.end_headers()
-    handler.close_connection = True
-    for _ in range(1000):
-        handler.wfile.write(b" " * 100_000)
-
-
-GZIP_BOMB = b"\x1f\x8b" + b"\x00" * 50
-
 # what happens -> words of the failure
 FAULTS: dict[str, tuple[Behaviour, str]] = {
-    "429": (status(429), "HTTP 429"),
-    "429 with Retry-After": (status(429, retry_after="0.01"), "HTTP 429"),
-    "429 with a senseless Retry-After": (status(429, retry_after="soon"), "HTTP 429"),
-    "429 with Retry-After nan": (status(429, retry_after="nan"), "HTTP 429"),
-    "500": (status(500), "HTTP 500: .*out of order"),
-    "503 as a page": (status(503, "<html>" + "x" * 5000, content_type="text/html"), "HTTP 503"),
-    "529": (status(529, ""), "HTTP 529"),
-    "408": (status(408), "HTTP 408"),
-    "hang": (hang, "no answer within 0.2 s"),
-    "drip": (drip, "no answer within 0.2 s"),
-    "cut": (cut, "the connection failed"),
-    "hang up": (hang_up, "the connection failed"),
-    "garbage": (garbage, "the connection failed"),
-    "flood": (flood, "larger than 8000000 bytes"),
-    "compressed": (reply(GZIP_BOMB, content_encoding="gzip"), "compressed"),
-    "page": (reply("<html>Welcome</html>", content_type="text/html"), "no chat completion"),
-    "empty body": (reply(""), "no chat completion"),
-    "no UTF-8": (reply(b'{"choices": "\xff\xfe"}'), "no chat completion"),
-    "null": (reply("null"), "no chat completion"),
-    "a list": (reply("[1, 2]"), "no chat completion"),
-    "an error with status 200": (reply('{"error": {"message": "overloaded"}}'), "no chat completion"),
-    "choices null": (reply('{"choices": null}'), "no chat completion"),
-    "no choice": (reply('{"choices": []}'), "no choice"),
-    "content of another type": (reply('{"choices": [{"message": {"content": 5}}]}'), "no chat completion"),
-    "an event stream": (reply("data: {}\n\n", content_type="text/event-stream"), "no chat completion"),
-    "204": (status(204, ""), "no chat completion"),
+    **SERVER_FAULTS,
     "refusal": (reply(completion(None, refusal="I can't help with that")), "the model refused: I can't help"),
     "empty answer": (reply(completion("")), "the answer was empty"),
     "no answer": (reply(completion(None)), "the answer was empty"),
@@ -320,7 +241,7 @@ def test_half_a_character_can_be_kept(server: Server, tmp_path: Path) -> None:
 
 
 def good_answer_text() -> dict[str, Any]:
-    return good_answer({"response_format": question().response_format()})
+    return good_answer(question().form())
 
 
 def test_patches_may_be_answered_in_any_order(server: Server, tmp_path: Path) -> None:

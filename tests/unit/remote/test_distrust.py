@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import multiprocessing
@@ -13,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from halovid.judges.vlm.client import HOPELESS
-from halovid.judges.vlm.endpoint import Stopped
 from halovid.judges.vlm.schema import MAX_REASON, ClipForm
+from halovid.remote import answers
+from halovid.remote.client import HOPELESS
+from halovid.remote.failures import Stopped, Unanswered
 from halovid.store.errors import InputError
 from vlm_fixtures import ATTEMPTS, KEY, Asked, change_first, question
 from vlm_server import (
@@ -156,16 +158,35 @@ def test_a_disk_that_refuses_answers_stops_the_asking(server: Server, tmp_path: 
     assert not server.requests
 
 
-def test_an_answer_that_cannot_be_kept_is_used_and_the_last(server: Server, tmp_path: Path) -> None:
-    assert Asked(server, tmp_path, ("a",)).answer
-    (path,) = tmp_path.rglob("*.json")
-    path.unlink()
-    path.mkdir()
+def test_an_answer_that_cannot_be_kept_is_used_and_the_last(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, record: dict[str, Any]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(answers, "write_json", full)
     first, *others = Asked(server, tmp_path, tuple("abcdef"), concurrency=1).results
     assert isinstance(first, dict)
-    assert all(
-        isinstance(other, Stopped) and f"can't be kept at {path}: Is a directory" in str(other) for other in others
-    )
+    for other in others:
+        assert isinstance(other, Stopped)
+        assert re.fullmatch(r"answers can't be kept at \S+\.json: No space left on device", str(other))
+    assert len(server.requests) == 1
+
+
+def test_an_answer_that_the_disk_does_not_give_out_is_not_paid_for_again(server: Server, tmp_path: Path) -> None:
+    """A lack of file handles, a mistaken mode or a bad sector must not cost every answer that was ever paid for."""
+    assert Asked(server, tmp_path, ("a",)).answer
+    (path,) = tmp_path.rglob("*.json")
+    record = path.read_text()
+    path.unlink()
+    path.mkdir()
+    kept, other = Asked(server, tmp_path, tuple("ab"), concurrency=1).results
+    assert isinstance(kept, Unanswered) and str(kept) == f"the answer at {path} can't be read: Is a directory"
+    assert isinstance(other, dict)
+    assert len(server.requests) == 2
+    path.rmdir()
+    path.write_text(record)
+    assert Asked(server, tmp_path, ("a",)).answer
     assert len(server.requests) == 2
 
 

@@ -7,22 +7,23 @@ answer is sent back with what is wrong about it.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import asdict
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from halovid.config.vlm import ModelConfig, VlmConfig
-from halovid.judges.vlm.answers import AnswerFolder, NotKept, question_key, readable_messages
-from halovid.judges.vlm.budget import Budget, BudgetSpent, Cost, price_call
-from halovid.judges.vlm.endpoint import Endpoint, Reply, Stopped, Trouble, Unanswered
-from halovid.judges.vlm.questions import Question
-from halovid.judges.vlm.schema import keepable
+from halovid.config.endpoints import BudgetConfig, CallConfig, ModelConfig
+from halovid.remote.answers import AnswerFolder, answer_folder, question_key, readable_messages
+from halovid.remote.budget import Budget, BudgetSpent, Cost, price_call
+from halovid.remote.endpoint import Endpoint, Reply
+from halovid.remote.failures import NotKept, Stopped, Trouble, Unanswered, WrongAnswer
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 HOPELESS = 20  # questions in a row that failed at a model: the others would too, and take hours or money
 _MAX_QUOTED = 2000  # characters of a wrong answer that are kept and sent back
 _MAX_PROBLEM = 500  # characters of what is said to be wrong about it
@@ -30,20 +31,77 @@ _MAX_TOKEN = 16  # characters of a token, on average: what has more is no answer
 _LOOK_AGAIN = 0.2  # seconds, while another process asks the same question
 
 
-class WrongAnswer(Trouble):
-    """The model answered, but not what was asked for."""
+class Question(Protocol[T_co]):
+    """A question that one call answers."""
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The conversation that asks it."""
+
+    def form(self) -> dict[str, Any]:
+        """What else of a request belongs to this question, as the schema of its answer."""
+
+    def read(self, text: str, /) -> T_co:
+        """The value of an answer; ValueError says what is wrong with it."""
+
+    def sent_back(self, answer: str, problem: str) -> Question[T_co]:
+        """The question once more, after an answer that could not be used, and what is wrong about it."""
+
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of all text."""
+
+    def text_tokens(self) -> int:
+        """Estimated tokens of all text."""
+
+    def picture_tokens(self, model: ModelConfig) -> int:
+        """Estimated tokens of all pictures, in the way of this model."""
+
+    def answer_tokens(self) -> int:
+        """Estimated tokens of the answer."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How the questions of one section of the recipe are asked.
+
+    section: its name, for messages.  options: what is sent with every question.  concurrency: calls at the same time.
+    """
+
+    section: str
+    calls: CallConfig
+    models: tuple[ModelConfig, ...]
+    options: dict[str, Any]
+    max_output_tokens: int
+    concurrency: int = 1
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+
+    def request_body(self, question: Question[Any], model: ModelConfig) -> dict[str, Any]:
+        """What is sent: with the endpoint and the vote, the identity of a question."""
+        return {"model": model.model, "messages": question.messages()} | question.form() | self.options
+
+    def question_key(self, question: Question[Any], model: ModelConfig, vote: int) -> str:
+        """The name of the answer on disk."""
+        return question_key(model.base_url, self.request_body(question, model), vote)
 
 
 class Asker:
-    """Asks models. One event loop for all its life."""
+    """Asks models. One event loop for all its life, that of `run`: rate limits and connections outlast a call."""
 
-    def __init__(self, config: VlmConfig, answers: AnswerFolder) -> None:
-        self.budget = Budget(config.budget)
+    def __init__(self, asking: Asking) -> None:
+        self.budget = Budget(asking.budget, asking.section)
         self.stopped: Stopped | None = None
-        self._config, self._answers = config, answers
-        self._endpoints = {model: Endpoint(config, model) for model in config.models}
-        self._slots = asyncio.Semaphore(config.concurrency)
+        self._asking, self._answers = asking, answer_folder(asking.calls, asking.section)
+        self._endpoints = {model: Endpoint(asking.calls, model, asking.section) for model in asking.models}
+        self._slots = asyncio.Semaphore(asking.concurrency)
         self._failed_in_row: Counter[ModelConfig] = Counter()
+        self._runner: asyncio.Runner | None = None
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """What comes of some asking, done on this asker's own event loop."""
+        if self._runner is None:
+            loop = asyncio.new_event_loop()
+            self._runner = asyncio.Runner(loop_factory=lambda: loop)
+            weakref.finalize(self, loop.close)
+        return self._runner.run(work)
 
     async def ask(self, question: Question[T], model: ModelConfig, vote: int) -> T:
         """The value of an answer; `vote` tells several answers of a model to the same question apart.
@@ -52,16 +110,15 @@ class Asker:
             Unanswered: there is none in this run.
             InputError: the folder of answers can't be written, or a key or a connection of the environment is none.
         """
-        body = request_body(question, model, self._config)
-        key = question_key(model.base_url, body, vote)
+        key = self._asking.question_key(question, model, vote)
         async with self._answers.asking[key]:
-            known = known_answer(question, self._answers, key)
+            known = self._known(question, key)
             if known is not None:
                 return known
             self._answers.open()
             try:
                 async with self._slots, self._alone(key):  # also between attempts: a server in trouble is asked less
-                    known = known_answer(question, self._answers, key)  # another process may have asked it meanwhile
+                    known = self._known(question, key)  # another process may have asked it meanwhile
                     return known if known is not None else await self._attempt(question, model, key, vote)
             except Stopped as stop:
                 self.stopped = self.stopped or stop
@@ -70,13 +127,21 @@ class Asker:
                 self._note_failure(model, error)
                 if isinstance(error, Unanswered):
                     raise
-                raise Unanswered(f"{error} ({self._config.attempts} attempts)") from None
+                reason, wrong = f"{error} ({self._asking.calls.attempts} attempts)", isinstance(error, WrongAnswer)
+                raise Unanswered(reason, error.refused, wrong) from None
 
     async def close(self) -> None:
         """Closes all connections, and gives back all questions."""
         for endpoint in self._endpoints.values():
             await endpoint.close()
         self._answers.close()
+
+    def _known(self, question: Question[T], key: str) -> T | None:
+        """The value of the answer on disk, or None when there is none; Unanswered: it can't be read."""
+        try:
+            return known_answer(question, self._answers, key)
+        except NotKept as error:  # it may be paid for already: not asked again
+            raise Unanswered(str(error)) from None
 
     @asynccontextmanager
     async def _alone(self, key: str) -> AsyncIterator[None]:
@@ -105,7 +170,7 @@ class Asker:
         cost = Cost()
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(Trouble),
-            stop=stop_after_attempt(self._config.attempts),
+            stop=stop_after_attempt(self._asking.calls.attempts),
             wait=self._wait,
             reraise=True,
         ):
@@ -115,7 +180,7 @@ class Asker:
                 try:
                     value = self._value(question, reply)
                 except ValueError as error:
-                    said, problem = reply.text[:_MAX_QUOTED], keepable(str(error), _MAX_PROBLEM)
+                    said, problem = reply.text[:_MAX_QUOTED], self._endpoints[model].quote(str(error), _MAX_PROBLEM)
                     record["rejected"].append({"text": said, "problem": problem})
                     self._keep(key, record | {"cost": asdict(cost)})
                     question = question.sent_back(said, problem)
@@ -129,7 +194,7 @@ class Asker:
         """One call and what it cost."""
         endpoint, pictures = self._endpoints[model], question.picture_tokens(model)
         # a token has at least a byte
-        most = price_call(model, question.text_bytes() + pictures, self._config.max_output_tokens)
+        most = price_call(model, question.text_bytes() + pictures, self._asking.max_output_tokens)
         estimate = (question.text_tokens() + pictures, question.answer_tokens())
         self._check_stopped()
         try:
@@ -143,21 +208,21 @@ class Asker:
                 await endpoint.ready(sum(estimate))
                 self._check_stopped()
             cost = Cost(calls=1)
-            reply = await endpoint.call(request_body(question, model, self._config))
+            reply = await endpoint.call(self._asking.request_body(question, model))
             cost = price_call(model, *(reply.usage or estimate))
             return reply, cost
         except Trouble as error:
             cost = most if error.paid else cost
             raise
         finally:
-            await self.budget.settle(most, cost)
+            self.budget.settle(most, cost)
 
     def _value(self, question: Question[T], reply: Reply) -> T:
         """The value of a reply; ValueError says what is wrong with it."""
         if reply.problem is not None:
             raise ValueError(reply.problem)
-        if len(reply.text) > self._config.max_output_tokens * _MAX_TOKEN:
-            raise ValueError("the answer is longer than judge.vlm.max_output_tokens can be")
+        if len(reply.text) > self._asking.max_output_tokens * _MAX_TOKEN:
+            raise ValueError(f"the answer is longer than {self._asking.section}.max_output_tokens can be")
         return question.read(reply.text)
 
     def _keep(self, key: str, record: dict[str, Any]) -> None:
@@ -177,10 +242,10 @@ class Asker:
         error = state.outcome.exception() if state.outcome else None
         if self.stopped or isinstance(error, WrongAnswer):  # after a stop the next attempt only says so
             return 0.0
-        longest = self._config.longest_wait
+        longest = self._asking.calls.longest_wait
         if isinstance(error, Trouble) and error.wait is not None:
             return min(error.wait, longest)
-        return wait_random_exponential(multiplier=self._config.first_wait, max=longest)(state)
+        return wait_random_exponential(multiplier=self._asking.calls.first_wait, max=longest)(state)
 
     def _note_failure(self, model: ModelConfig, error: Trouble | Unanswered) -> None:
         """Stops when a model seems to be down, or unable to answer."""
@@ -192,19 +257,12 @@ class Asker:
             self.stopped = self.stopped or Stopped(reason)
 
 
-def request_body(question: Question[Any], model: ModelConfig, config: VlmConfig) -> dict[str, Any]:
-    """What is sent: with the endpoint and the vote, the identity of a question."""
-    body: dict[str, Any] = {
-        "model": model.model,
-        "messages": question.messages(),
-        "response_format": question.response_format(),
-        "max_completion_tokens": config.max_output_tokens,
-    }
-    return body if config.temperature is None else body | {"temperature": config.temperature}
-
-
 def known_answer(question: Question[T], answers: AnswerFolder, key: str) -> T | None:
-    """The value of the answer on disk, or None when there is none that can be used."""
+    """The value of the answer on disk, or None when there is none that can be used.
+
+    Raises:
+        NotKept: it can't be read.
+    """
     text = answers.load(key)
     try:
         return None if text is None else question.read(text)

@@ -17,6 +17,8 @@ from typing import Any
 
 import platformdirs
 
+from halovid.config.endpoints import CallConfig
+from halovid.remote.failures import NotKept
 from halovid.store.errors import InputError
 from halovid.store.files import hash_value, write_json
 
@@ -26,15 +28,20 @@ def default_folder() -> Path:
     return Path(platformdirs.user_cache_dir("halovid", appauthor=False)) / "answers"
 
 
-class NotKept(Exception):
-    """Answers can't be kept; the message names the file and says why."""
+def answer_folder(config: CallConfig, section: str) -> AnswerFolder:
+    """The folder of answers that a section of the recipe names, or the default one."""
+    return AnswerFolder(config.answers or default_folder(), f"{section}.answers")
 
 
 class AnswerFolder:
-    """Keeps answers. Keys of endpoints are no part of a question and never come here."""
+    """Keeps answers. Keys of endpoints are no part of a question and never come here.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Args:
+        setting: of the recipe that names the folder, for messages.
+    """
+
+    def __init__(self, folder: Path, setting: str) -> None:
+        self._folder, self._setting = folder, setting
         self._locks: int | None = None
         # one at a time for each question: two equal clips must not be paid for twice
         self.asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -51,10 +58,10 @@ class AnswerFolder:
                 self._locks = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise InputError(
-                f"can't write the folder judge.vlm.answers {self._folder}: {error.strerror}; choose another one"
+                f"can't write the folder {self._setting} {self._folder}: {error.strerror}; choose another one"
             ) from error
         if not os.access(self._folder, os.W_OK | os.X_OK):
-            raise InputError(f"can't write the folder judge.vlm.answers {self._folder}; choose another one")
+            raise InputError(f"can't write the folder {self._setting} {self._folder}; choose another one")
 
     def close(self) -> None:
         """Gives back all questions; `open` gets ready once more."""
@@ -83,10 +90,19 @@ class AnswerFolder:
         self._lock(key, fcntl.LOCK_UN)
 
     def load(self, key: str) -> str | None:
-        """The text of an answer, or None when there is none that can be read."""
+        """The text of an answer, or None when there is none, or what is there is damaged.
+
+        Raises:
+            NotKept: the disk does not give it out: what may be paid for already must not be asked again.
+        """
+        path = self._path(key)
         try:
-            answer = json.loads(self._path(key).read_text(encoding="utf-8"))["answer"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            answer = json.loads(path.read_text(encoding="utf-8"))["answer"]
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise NotKept(f"the answer at {path} can't be read: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
         return answer if isinstance(answer, str) else None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from halovid.judges.vlm.endpoint import Stopped
+from halovid.remote.failures import Stopped
 from halovid.store.errors import InputError
 from vlm_fixtures import Asked, question
 from vlm_server import Handler, Server, answer_well, completion, good_answer, reply, send

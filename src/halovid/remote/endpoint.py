@@ -10,11 +10,9 @@ import asyncio
 import contextlib
 import email.utils
 import os
-import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any
 
 import httpx2
@@ -22,15 +20,14 @@ import openai
 from aiolimiter import AsyncLimiter
 from pydantic import BaseModel, ValidationError
 
-from halovid.config.vlm import ModelConfig, VlmConfig
-from halovid.judges.vlm.schema import keepable
+from halovid.config.endpoints import CallConfig, ModelConfig
+from halovid.remote.failures import Stopped, Trouble, Unanswered
+from halovid.remote.redaction import find_key, quoted, without_key
 from halovid.store.errors import InputError
 
 _MAX_BODY = 8_000_000  # bytes of a reply; an answer has a few thousand
-_MAX_MESSAGE = 200  # characters of a server's own words that are repeated
 _MAX_TOKENS = 100_000_000  # of a call; who counts more does not count
 _MAX_WAIT = 366 * 86_400  # seconds; who asks for more means something else
-_PIECE = 6  # characters of the key that are cut out of a message: servers repeat its beginning
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")  # hosts that no proxy knows
 _ENVIRONMENT = (  # what a connection heeds beside the key
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"),
@@ -38,33 +35,6 @@ _ENVIRONMENT = (  # what a connection heeds beside the key
 )
 _FILTERED = ("content_filter", "content_policy_violation")  # what OpenAI and Azure say of a question that they stop
 _PASSING = (408, 409, 425, 429)  # and all from 500: another attempt may succeed
-
-
-class Trouble(Exception):
-    """The call failed, another may not.
-
-    wait: seconds the server asks for.  paid: it may have cost something.  refused: for what the question holds.
-    """
-
-    def __init__(self, reason: str, wait: float | None = None, paid: bool = False, refused: bool = False) -> None:
-        super().__init__(reason)
-        self.wait, self.paid, self.refused = wait, paid, refused
-
-
-class Unanswered(Exception):
-    """A question stays without an answer in this run; the message says why. `refused`: for what it holds."""
-
-    def __init__(self, reason: str, refused: bool = False) -> None:
-        super().__init__(reason)
-        self.refused = refused
-
-
-class Stopped(Unanswered):
-    """Nothing more can be asked in this run. `fatal`: a setting must be mended first."""
-
-    def __init__(self, reason: str, fatal: bool = False) -> None:
-        super().__init__(reason)
-        self.fatal = fatal
 
 
 @dataclass(frozen=True)
@@ -81,11 +51,15 @@ class Reply:
 
 
 class Endpoint:
-    """Calls one model, within its rate limits; `turn` is held by the one call that waits for them."""
+    """Calls one model, within its rate limits; `turn` is held by the one call that waits for them.
 
-    def __init__(self, config: VlmConfig, model: ModelConfig) -> None:
+    Args:
+        section: of the recipe that names the model, for messages.
+    """
+
+    def __init__(self, config: CallConfig, model: ModelConfig, section: str) -> None:
         self.model, self.turn = model, asyncio.Lock()
-        self._config, self._key = config, ""
+        self._config, self._section, self._key = config, section, ""
         self._client: openai.AsyncOpenAI | None = None
         self._resume_at = 0.0
         per_minute = config.requests_per_minute
@@ -125,8 +99,12 @@ class Endpoint:
             raise self._explain(error) from None
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
-            reason = f"the connection failed ({type(cause).__name__}: {self._shown(str(cause))})"
+            reason = f"the connection failed ({type(cause).__name__}: {quoted(str(cause), self._key)})"
             raise Trouble(reason, paid=not isinstance(cause, httpx2.ConnectError)) from None
+
+    def quote(self, text: str, longest: int) -> str:
+        """The beginning of a text that may repeat what the server said, on one line, without the key."""
+        return quoted(text, self._key, longest)
 
     async def close(self) -> None:
         """Closes the connections; the next call opens new ones."""
@@ -136,7 +114,7 @@ class Endpoint:
 
     def _open(self) -> openai.AsyncOpenAI:
         if self._client is None:
-            self._key = _find_key(self.model)
+            self._key = find_key(self.model, self._section)
             try:
                 self._client = _connect(self.model, self._key, self._config.timeout)
             except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:
@@ -156,14 +134,14 @@ class Endpoint:
         choice = body.choices[0] if body.choices else None
         if choice is None:
             raise Trouble("the reply holds no choice", paid=True)
-        text = self._clean(choice.message.content or "")
+        text = without_key(choice.message.content or "", self._key)
         problem = None
         if choice.message.refusal:
-            problem = f"the model refused: {self._shown(choice.message.refusal)}"
+            problem = f"the model refused: {quoted(choice.message.refusal, self._key)}"
         elif choice.finish_reason == "content_filter":
             problem = "the answer was stopped by a content filter"
         elif choice.finish_reason == "length":
-            problem = "the answer was cut off: it is longer than judge.vlm.max_output_tokens; use shorter reasons"
+            problem = f"the answer was cut off: it is longer than {self._section}.max_output_tokens; make it shorter"
         elif not text.strip():
             problem = "the answer was empty"
         refused = bool(choice.message.refusal) or choice.finish_reason == "content_filter"
@@ -177,29 +155,22 @@ class Endpoint:
             key = f"the key in {model.key_variable}" if model.key_variable else "calls without a key"
             return Stopped(f"{where} refuses {key} for model {model.model!r}; check the key and its rights", fatal=True)
         if code == 404:
-            return Stopped(f"{where} has no model {model.model!r}; check judge.vlm.model and base_url", fatal=True)
+            return Stopped(
+                f"{where} has no model {model.model!r}; check {self._section}.model and base_url", fatal=True
+            )
         if 300 <= code < 400:
             return Stopped(f"{where} redirects, which is not followed; set base_url to the final address", fatal=True)
         if error.code == "insufficient_quota":
             return Stopped(f"{where} says that the quota of the account is spent")
-        reason = f"HTTP {code}: {self._shown(_words(error))}"
+        reason = f"HTTP {code}: {quoted(_words(error), self._key)}"
         if code not in _PASSING and code < 500:
             return Unanswered(reason, refused=error.code in _FILTERED)
         wait = _retry_after(error.response.headers)
         if wait is not None and wait > self._config.longest_wait:
-            return Stopped(f"{reason}; the server asks to wait {wait:.0f} s, longer than judge.vlm.longest_wait")
+            return Stopped(f"{reason}; the server asks to wait {wait:.0f} s, longer than {self._section}.longest_wait")
         if code == 429 and wait is not None:
             self._resume_at = max(self._resume_at, asyncio.get_running_loop().time() + wait)
         return Trouble(reason, wait)
-
-    def _clean(self, text: str) -> str:
-        """A server's text without the key, and without lone surrogates, which no file can hold."""
-        text = keepable(text)
-        return _spellings(self._key).sub("[key]", text) if self._key else text
-
-    def _shown(self, text: str) -> str:
-        """The beginning of a server's text, on one line, also without pieces of the key."""
-        return _cut_pieces(" ".join(self._clean(text).split())[:_MAX_MESSAGE], self._key)
 
 
 class _Message(BaseModel):
@@ -274,37 +245,6 @@ def _connect(model: ModelConfig, key: str, timeout: float) -> openai.AsyncOpenAI
     headers = {name: text for name, text in client.default_headers.items() if isinstance(text, str)}
     httpx2.Headers(headers)  # fails here, not in every call, when some of OPENAI_* can't be sent
     return client
-
-
-def _find_key(model: ModelConfig) -> str:
-    """The key of an endpoint, "" when it takes none.
-
-    Raises:
-        InputError: the variable is not set, or holds something that can't be a key.
-    """
-    if model.key_variable is None:
-        return ""
-    key = os.environ.get(model.key_variable, "").strip()
-    if not key:
-        raise InputError(
-            f"the environment variable {model.key_variable} is not set: it must hold the key for {model.base_url}; "
-            f"set judge.vlm.key_variable to null for an endpoint without a key"
-        )
-    if not (key.isascii() and key.isprintable() and " " not in key):
-        raise InputError(f"the environment variable {model.key_variable} holds characters that no key has")
-    return key
-
-
-@cache
-def _spellings(key: str) -> re.Pattern[str]:
-    """Finds a key in a text, also where JSON has escaped any of its characters."""
-    return re.compile("".join(rf"(?:\\?{re.escape(char)}|\\u(?i:{ord(char):04x}))" for char in key))
-
-
-def _cut_pieces(text: str, key: str) -> str:
-    """A text of one line without what it shares with a key, from `_PIECE` characters on."""
-    starts = "|".join(re.escape(key[i : i + _PIECE]) for i in range(len(key) - _PIECE + 1))
-    return re.sub(rf"(?:(?={starts}).)+.{{{_PIECE - 1}}}", "[key]", text) if starts else text
 
 
 def _usage(raw: Any) -> tuple[int, int] | None:
