@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from halovid.config.run import PairConfig, RunConfig
-from halovid.stages.pair import make_pairs
+from halovid.stages.pair import make_pairs, with_folder
 from halovid.store.folders import StageFolder
 from halovid.store.tables import PAIRS, REWARDS, patch_lists, read_table, write_table
 
@@ -32,7 +32,7 @@ def main() -> None:
         folder = Path(name)
         write_table(folder / "rewards.parquet", random_rewards(options.clips, options.candidates, options.patches))
         started = time.perf_counter()
-        rewards = read_table(folder / "rewards.parquet", REWARDS)
+        rewards = with_folder(read_table(folder / "rewards.parquet", REWARDS), "generate")
         config = RunConfig(pair=PairConfig(strategy=options.strategy))
         pairs = make_pairs(rewards, config, StageFolder(folder, "benchmark"))
         write_table(folder / "pairs.parquet", pairs)

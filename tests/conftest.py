@@ -35,6 +35,7 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, Wa
 from transformers import UMT5Config, UMT5EncoderModel
 
 from halovid.cli import main as cli
+from halovid.stages import STAGES
 from halovid.store.files import hash_file
 from halovid.store.video import write_video
 from halovid.world_training.text import build_tokenizer
@@ -67,7 +68,7 @@ RECIPE: dict[str, Any] = {
     "score": {"batch_size": 4},
     "good": {"source": "world", "per_prompt": 1, "batch_size": 3},
     "restore": {"per_prompt": 2, "most_regions": 2, "steps": 2, "batch_size": 3},
-    "pair": {"pairs_per_prompt": 1},
+    "pair": {"pairs_per_prompt": 1, "sources": ["candidates", "good", "restored"]},
     "align": {
         "lora": {"rank": 4, "alpha": 4},
         "steps": 6,
@@ -170,7 +171,7 @@ def finished_run(first_run: tuple[Path, Outcome], tmp_path: Path) -> Callable[..
     def copy(before: str | None = None) -> Path:
         run_dir = tmp_path / "run"
         shutil.copytree(first_run[0], run_dir)
-        for name in cli.STAGES[cli.STAGES.index(before) :] if before else ():
+        for name in list(STAGES)[list(STAGES).index(before) :] if before else ():
             shutil.rmtree(run_dir / name)
         return run_dir
 
@@ -204,7 +205,7 @@ def run_apart(*argv: object, env: Mapping[str, str] | None = None) -> Outcome:
 def start_apart(plan: Plan) -> multiprocessing.process.BaseProcess:
     """Starts a command in a process of its own, forked from a server that has the imports done."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["halovid.cli.summary", *(f"halovid.stages.{name}" for name in cli.STAGES)])
+    context.set_forkserver_preload(["halovid.cli.summary", *(f"halovid.stages.{name}" for name in STAGES)])
     process = context.Process(target=_run_plan, args=(plan,), daemon=True)
     process.start()
     return process

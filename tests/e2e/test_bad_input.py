@@ -18,10 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from conftest import Outcome, manifest, results, run_apart, run_here, snapshot
-from halovid.cli.main import STAGES
 from halovid.clips import folder
 from halovid.clips.folder import ClipFolder
-from halovid.stages import judge
+from halovid.stages import STAGES, judge
 from halovid.store.tables import REWARDS, patch_lists, patch_matrix
 from halovid.world_training.vae import LAYOUT
 
@@ -258,7 +257,7 @@ def test_a_reward_model_to_start_from_that_is_not_there_or_of_another_shape(
         ("pair", "score"),
         ("align", "generate"),
         ("evaluate", "baseline"),
-        ("report", "generate"),
+        ("report", "evaluate"),
     ],
 )
 def test_a_stage_before_those_that_it_reads(stage: str, missing: str, tiny_recipe: Path, tmp_path: Path) -> None:
@@ -271,12 +270,12 @@ def test_a_truncated_table_is_refused_and_can_be_made_again(
     finished_run: Copy, first_run: tuple[Path, Outcome], tiny_recipe: Path
 ) -> None:
     run_dir = finished_run(before="pair")
-    path = run_dir / "score" / "rewards.parquet"
+    path = run_dir / "score" / "generate" / "rewards.parquet"
     cut(path)
     words = (str(path), "is not a readable Parquet file", "run the stage that writes it again")
     refuse(run_dir, "pair", tiny_recipe, run_dir, words=words)
     outcome = run_here("score", tiny_recipe, run_dir)
-    assert "score: rewards.parquet missing or damaged, made again" in outcome.stderr
+    assert "score: generate/rewards.parquet missing or damaged, made again" in outcome.stderr
     assert run_here("pair", tiny_recipe, run_dir).code == 0
     for stage in ("score", "pair"):
         assert results(run_dir, stage) == results(first_run[0], stage)
@@ -306,7 +305,7 @@ def test_a_table_of_another_kind_or_version(
     key: bytes, value: bytes | None, words: tuple[str, ...], finished_run: Copy, tiny_recipe: Path
 ) -> None:
     run_dir = finished_run(before="pair")
-    path = run_dir / "score" / "rewards.parquet"
+    path = run_dir / "score" / "generate" / "rewards.parquet"
     table = pq.read_table(path)
     metadata = {k: v for k, v in (table.schema.metadata | {key: value}).items() if v is not None}
     pq.write_table(table.replace_schema_metadata(metadata), path)
@@ -355,7 +354,7 @@ def test_clips_that_cannot_be_read_are_skipped_counted_and_shown(
             assert [entry["item"] for entry in skipped] == ["p00001-01", "p00003-00"]
             assert all("is not a readable video" in entry["reason"] for entry in skipped)
             assert f"{stage}: 2 skipped (p00001-01: " in outcome.stderr
-    rewards = pq.read_table(run_dir / "score" / "rewards.parquet")
+    rewards = pq.read_table(run_dir / "score" / "generate" / "rewards.parquet")
     assert sorted(set(rewards["clip_id"].to_pylist()) ^ {f"p{p:05d}-{i:02d}" for p in range(4) for i in range(3)}) == [
         "p00001-01",
         "p00003-00",
@@ -384,13 +383,13 @@ def test_no_clip_that_can_be_read(finished_run: Copy, tiny_recipe: Path) -> None
 
 def edit_rewards(run_dir: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     """Changes the table of rewards by hand, as a user might."""
-    path = run_dir / "score" / "rewards.parquet"
+    path = run_dir / "score" / "generate" / "rewards.parquet"
     pq.write_table(change(pq.read_table(path)).replace_schema_metadata(REWARDS.metadata), path)
 
 
 def test_rewards_that_are_not_finite(finished_run: Copy, tiny_recipe: Path) -> None:
     run_dir = finished_run(before="pair")
-    path = run_dir / "score" / "rewards.parquet"
+    path = run_dir / "score" / "generate" / "rewards.parquet"
     good = path.read_bytes()
 
     def nan_clip(table: pa.Table) -> pa.Table:
@@ -523,7 +522,9 @@ def test_a_disk_that_is_full_at_the_last_write(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", FullDisk(room=1 + 3 + 2).fsync)  # fingerprint, three parts, two tables
         assert_refused(run_here("score", tiny_recipe, run_dir), *FULL)
-    assert (run_dir / "score" / "rewards.parquet").exists() and not (run_dir / "score" / "manifest.json").exists()
+    assert (run_dir / "score" / "generate" / "rewards.parquet").exists() and not (
+        run_dir / "score" / "manifest.json"
+    ).exists()
     outcome = run_here("score", tiny_recipe, run_dir)
     assert outcome.code == 0
     assert "score: " not in outcome.stderr, "finished batches were scored again"

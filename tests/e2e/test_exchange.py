@@ -227,7 +227,7 @@ def test_scores_of_a_folder_are_those_of_the_stage(first_run: tuple[Path, object
     (tmp_path / "clips/prompts.csv").write_text("\n".join(lines))
     outcome = run_here("score", "--clips", tmp_path / "clips", "--reward", run, "--output", tmp_path / "a.parquet")
     assert outcome.code == 0, outcome.stderr
-    stage = {row["clip_id"]: row for row in pq.read_table(run / "score/rewards.parquet").to_pylist()}
+    stage = {row["clip_id"]: row for row in pq.read_table(run / "score/generate/rewards.parquet").to_pylist()}
     for row in pq.read_table(tmp_path / "a.parquet").to_pylist():
         expected = stage[row["clip"].removesuffix(".mp4")]
         assert row["reward"] == pytest.approx(expected["reward"], abs=1e-4)

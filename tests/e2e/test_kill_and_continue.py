@@ -15,9 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import LORA, Kill, Outcome, Plan, manifest, results, run_here, start_apart
-from halovid.cli.main import STAGES
 from halovid.rewards import training
-from halovid.stages import align, judge
+from halovid.stages import STAGES, align, judge
 
 pytestmark = pytest.mark.e2e
 

@@ -19,8 +19,8 @@ from diffusers import WanPipeline
 from safetensors.torch import load_file
 
 from conftest import LORA, RECIPE, SECRETS, Outcome, manifest, results, run_here, snapshot
-from halovid.cli.main import STAGES
 from halovid.config.run import GeneratorConfig
+from halovid.stages import STAGES
 from halovid.store import tables
 from halovid.store.video import read_video
 from halovid.world_training.vae import LAYOUT
@@ -31,13 +31,13 @@ TABLES = {
     "generate/clips.parquet": (tables.CLIPS, 12),
     "judge/labels.parquet": (tables.LABELS, 12 * 5),
     "reward/agreement.parquet": (tables.AGREEMENT, 5 + 2 + 1),
-    "score/rewards.parquet": (tables.REWARDS, 12),
-    "score/good_rewards.parquet": (tables.REWARDS, 4),
-    "score/ratings.parquet": (tables.LABELS, None),
+    "score/generate/rewards.parquet": (tables.REWARDS, 12),
+    "score/good/rewards.parquet": (tables.REWARDS, 4),
+    "score/generate/ratings.parquet": (tables.LABELS, None),
     "good/clips.parquet": (tables.CLIPS, 4),
     "restore/clips.parquet": (tables.CLIPS, 8),
     "restore/pairs.parquet": (tables.PAIRS, 8),
-    "pair/pairs.parquet": (tables.PAIRS, 4),
+    "pair/pairs.parquet": (tables.PAIRS, 4 + 12 + 8),
     "baseline/clips.parquet": (tables.CLIPS, 6),
     "baseline/measures.parquet": (tables.MEASURES, None),
     "evaluate/clips.parquet": (tables.CLIPS, 6),
@@ -52,12 +52,12 @@ INPUTS = {
     "good": {"generate"},
     "score": {"generate", "good", "reward"},
     "restore": {"generate", "good"},
-    "pair": {"score"},
-    "align": {"generate", "reward", "pair"},
+    "pair": {"score", "restore"},
+    "align": {"generate", "good", "restore", "reward", "pair"},
     "baseline": set(),
     "examine": {"baseline", "reward"},
     "evaluate": {"baseline", "align"},
-    "report": set(STAGES) - {"good", "restore", "report"},
+    "report": {"evaluate", "examine", "reward"},
 }
 
 
@@ -113,9 +113,15 @@ def test_base_and_aligned_share_prompts_and_seeds_that_training_never_had(run_di
 
 
 def test_pairs_prefer_the_clip_with_the_higher_reward(run_dir: Path) -> None:
-    rewards = {row["clip_id"]: row for row in rows(run_dir, "score/rewards.parquet")}
-    for pair in rows(run_dir, "pair/pairs.parquet"):
-        chosen, rejected = rewards[pair["chosen"]], rewards[pair["rejected"]]
+    rewards = {
+        (folder, row["clip_id"]): row
+        for folder in ("generate", "good")
+        for row in rows(run_dir, f"score/{folder}/rewards.parquet")
+    }
+    rewarded = [pair for pair in rows(run_dir, "pair/pairs.parquet") if pair["rejected_folder"] != "restore"]
+    assert len(rewarded) == 4 + 12
+    for pair in rewarded:
+        chosen, rejected = (rewards[pair[f"{side}_folder"], pair[side]] for side in ("chosen", "rejected"))
         assert chosen["prompt_id"] == rejected["prompt_id"] == pair["prompt_id"]
         assert pair["clip_margin"] == pytest.approx(chosen["reward"] - rejected["reward"], abs=1e-6)
         assert pair["clip_margin"] > 0
@@ -166,13 +172,15 @@ def test_the_policy_learns_from_good_clips_and_from_what_the_base_makes_of_them(
     for stage in ("score", "pair", "align"):
         outcome = run_here(stage, tiny_recipe, folder, "--set", f"pair.sources=[{source}]")
         assert outcome.code == 0, outcome.stderr
-    pairs, names = rows(folder, "pair/pairs.parquet"), {"good": "rewards", "twins": "restored_rewards"}
+    pairs, others = rows(folder, "pair/pairs.parquet"), {"good": "generate", "twins": "restore"}
     assert pairs and len((folder / "align" / "log.jsonl").read_text().splitlines()) == RECIPE["align"]["steps"]
     if source == "restored":
         assert pairs == rows(folder, "restore/pairs.parquet")
         return
     rewards = {
-        row["clip_id"]: row for name in (names[source], "good_rewards") for row in rows(folder, f"score/{name}.parquet")
+        row["clip_id"]: row
+        for name in (others[source], "good")
+        for row in rows(folder, f"score/{name}/rewards.parquet")
     }
     remade = {pair["rejected"]: pair["patch_margins"] for pair in rows(folder, "restore/pairs.parquet")}
     for pair in pairs:
@@ -236,7 +244,7 @@ def test_the_same_seed_gives_the_same_run_in_another_folder(run_dir: Path, other
 
 @pytest.mark.parametrize(
     "name",
-    STAGES[:-1],
+    list(STAGES)[:-1],
 )
 def test_the_same_seed_gives_the_same_manifest(run_dir: Path, other_run: Path, name: str) -> None:
     assert manifest(other_run, name) == manifest(run_dir, name)
@@ -359,9 +367,9 @@ def test_the_reward_model_may_rate_both_models_too(finished_run: Callable[..., P
 
 def test_rewards_are_the_means_of_the_ratings_by_aspect(run_dir: Path) -> None:
     by_clip: dict[str, list[dict[str, Any]]] = {}
-    for row in rows(run_dir, "score/ratings.parquet"):
+    for row in rows(run_dir, "score/generate/ratings.parquet"):
         by_clip.setdefault(row["clip_id"], []).append(row)
-    rewards = rows(run_dir, "score/rewards.parquet")
+    rewards = rows(run_dir, "score/generate/rewards.parquet")
     assert by_clip.keys() == {row["clip_id"] for row in rewards}
     for row in rewards:
         own = by_clip[row["clip_id"]]

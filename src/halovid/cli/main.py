@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from halovid.cli.people import agreement, label_app
 from halovid.config.recipes import load_config
 from halovid.config.run import RunConfig
-from halovid.stages import STAGES, run_stage
+from halovid.stages import STAGES, check_stages, required_stages, run_stage
 from halovid.store.errors import InputError, TrainingError
 from halovid.store.folders import is_imported
 from halovid.store.runtime import console
@@ -52,28 +52,31 @@ def interruptible() -> Iterator[None]:
 
 @app.command()
 def run(recipe: Recipe, run_dir: RunDir, overrides: Overrides = None) -> None:
-    """Run all stages in order: generate, judge, reward, score, pair, align, baseline, evaluate, report.
+    """Run all stages that the recipe needs, in order.
 
     Stages that are complete are skipped, an interrupted one continues where it stopped; imported ones are kept.
     """
     config = load_config(recipe, tuple(overrides or ()))
     with interruptible():
-        for name in STAGES:
-            if is_imported(run_dir, name):
+        imported = [name for name in STAGES if is_imported(run_dir, name)]
+        required = required_stages(config, given=imported)
+        check_stages([name for name in required if name not in imported], config)
+        for name in required:
+            if name in imported:
                 console.print(f"{name}: imported, kept", style="dim")
-                continue
-            run_stage(name, config, run_dir)
+            else:
+                run_stage(name, config, run_dir)
     importlib.import_module("halovid.cli.summary").print_summary(run_dir)
 
 
 def _add_stage_command(name: str) -> None:
-    """Adds the command of one stage; its help is the module's own docstring, read without importing it."""
+    """Adds the command of one stage."""
 
     def command(recipe: Recipe, run_dir: RunDir, overrides: Overrides = None) -> None:
         with interruptible():
             run_stage(name, load_config(recipe, tuple(overrides or ())), run_dir)
 
-    app.command(name, help=STAGE_HELP[name])(command)
+    app.command(name, help=STAGES[name].help)(command)
 
 
 def _judge(
@@ -154,22 +157,9 @@ def _optional_config(recipe: Path | None, overrides: list[str] | None) -> RunCon
     return None if recipe is None else load_config(recipe, tuple(overrides or ()))
 
 
-STAGE_HELP = {
-    "generate": "Sample candidate clips of every prompt.",
-    "judge": "Have a judge label the clips and their patches.",
-    "reward": "Train the reward model: on clip labels, then on patch labels.",
-    "good": "Encode good clips of the prompts, which no model made.",
-    "restore": "Let the base model make clips anew: the same layout with its own defects.",
-    "pair": "Build preference pairs with the margin of the clips and of every patch.",
-    "align": "Train the generator on the pairs with Gran-DPO.",
-    "baseline": "Sample and measure the base generator on held-out prompts.",
-    "examine": "Hold the reward model against the truth, where the truth is known.",
-    "evaluate": "Sample and measure the aligned generator, and compare it with the base.",
-    "report": "Write the HTML report.",
-}
 for _name in STAGES:
     if _name == "judge":
-        app.command(_name, help=STAGE_HELP[_name])(_judge)
+        app.command(_name, help=STAGES[_name].help)(_judge)
     elif _name != "score":  # which can do without a run
         _add_stage_command(_name)
 

@@ -182,7 +182,9 @@ def _import_pairs(
         {
             "prompt_id": prompt_ids[ids[own.chosen]],
             "chosen": ids[own.chosen],
+            "chosen_folder": "generate",
             "rejected": ids[own.rejected],
+            "rejected_folder": "generate",
             "clip_margin": own.margin,
             "patch_margins": [0.0] * grid.num_patches,
             "weight": 1.0,

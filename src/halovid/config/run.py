@@ -240,6 +240,29 @@ class RunConfig(Section):
         return "inspector" in self.evaluate.instruments
 
     @property
+    def scored_folders(self) -> list[str]:
+        """The clip folders (stages) whose clips need rewards, since pairs are made of these."""
+        folders = {"candidates": ["generate"], "good": ["generate", "good"], "twins": ["restore"]}
+        needed = {folder for source in self.pair.sources for folder in folders.get(source, [])}
+        if "twins" in self.pair.sources and self.restore is not None:
+            needed.add(self.restore.originals)
+        return [folder for folder in ("generate", "good", "restore") if folder in needed]
+
+    @property
+    def paired_folders(self) -> list[str]:
+        """The clip folders (stages) that a training on the pairs reads: those of the clips, and of the prompts."""
+        needed = {"generate", *self.scored_folders}
+        if self.pair.remade and self.restore is not None:
+            needed |= {"restore", self.restore.originals}
+        return [folder for folder in ("generate", "good", "restore") if folder in needed]
+
+    @property
+    def trains_reward(self) -> bool:
+        """Whether a run trains a reward model of its own: rewards are asked for, and no released model gives them."""
+        asked = bool(self.scored_folders) or self.evaluate.best_of > 1 or "reward" in self.evaluate.instruments
+        return asked and not (self.score.released or self.score.server)
+
+    @property
     def margin_grid(self) -> PatchGrid:
         """The patches that pairs hold margins of."""
         return self.pair.grid or self.grid

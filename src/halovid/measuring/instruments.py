@@ -36,12 +36,11 @@ class InstrumentEntry:
     """How an instrument is found, and what it needs.
 
     instrument: the name of its class, whose `open(config, run_dir)` gives it ready to measure.
-    stages: the stages of the run that it reads.  sections: those of the recipe that its values depend on, besides the
-    generator and the grid.  prompt_problem: the name of a function that tells why it can't measure clips of a prompt.
+    sections: those of the recipe that its values depend on, besides the generator and the grid.
+    prompt_problem: the name of a function that tells why it can't measure clips of a prompt.
     """
 
     instrument: str
-    stages: tuple[str, ...] = ()
     sections: tuple[str, ...] = ()
     prompt_problem: str | None = None
 
@@ -53,7 +52,7 @@ INSTRUMENTS = {
     ),
     "critic": InstrumentEntry("halovid.world.instruments:CriticInstrument"),
     "judge": InstrumentEntry("halovid.measuring.judge_rating:JudgeInstrument", sections=("judge",)),
-    "reward": InstrumentEntry("halovid.measuring.model_reward:RewardInstrument", stages=("reward",)),
+    "reward": InstrumentEntry("halovid.measuring.model_reward:RewardInstrument"),
     "diversity": InstrumentEntry("halovid.measuring.plain:DiversityInstrument"),
     "plain": InstrumentEntry("halovid.measuring.plain:PlainInstrument"),
 }
@@ -75,11 +74,6 @@ def open_instruments(names: Iterable[str], config: RunConfig, run_dir: Path) -> 
         InputError: one of them can't be opened, such as the reward model of a run that has none.
     """
     return [load_named(INSTRUMENTS[name].instrument).open(config, run_dir) for name in names]
-
-
-def stages_read(config: RunConfig) -> list[str]:
-    """The stages of the run that the instruments of the recipe read."""
-    return sorted({stage for name in config.evaluate.instruments for stage in INSTRUMENTS[name].stages})
 
 
 def settings_read(config: RunConfig) -> dict[str, object]:

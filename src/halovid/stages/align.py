@@ -25,6 +25,7 @@ from halovid.maths.seeds import clip_seed
 from halovid.measuring.instruments import open_instruments
 from halovid.models import Generator, model_identity, open_generator
 from halovid.rewards.network import load_reward
+from halovid.stages import STAGES
 from halovid.store.checkpoint import load_checkpoint, save_checkpoint
 from halovid.store.errors import InputError, TrainingError
 from halovid.store.files import write_text
@@ -34,12 +35,13 @@ from halovid.store.tables import PAIRS, read_table
 from halovid.training.monitor import Monitor, Reading, parting, watching_instruments
 from halovid.training.policy import Policy, snapshot_folder
 
+_SIDES = ("chosen", "rejected")
+
 
 def run(config: RunConfig, run_dir: Path) -> None:
     """Trains the generator on the pairs."""
     depends = config.part("seed", "dtype", "grid", "generator", "align") | {"model": model_identity(config.generator)}
-    reads = [*_clip_folders(config), "pair", *(["reward"] if config.align.sample_prompts else [])]
-    with open_stage(run_dir, "align", depends, reads) as stage:
+    with open_stage(run_dir, "align", depends, STAGES["align"].reads(config)) as stage:
         if stage is None:
             return
         set_threads(config.threads)
@@ -58,26 +60,16 @@ def run(config: RunConfig, run_dir: Path) -> None:
             generator.save_weights(stage.path / "weights")
 
 
-def _clip_folders(config: RunConfig) -> list[str]:
-    """The stages whose clips the pairs name."""
-    stages, sources = {"generate"}, config.pair.sources
-    if "good" in sources:
-        stages.add("good")
-    if config.pair.remade and config.restore is not None:
-        stages |= {"restore", config.restore.originals}
-    return sorted(stages)
-
-
 class PairData:
     """Preference pairs with the latents and prompts of their clips, read when they are needed."""
 
     def __init__(self, run_dir: Path, config: RunConfig, device: torch.device) -> None:
-        folders = {name: ClipFolder(run_dir / name, config.clip_size) for name in _clip_folders(config)}
+        folders = {name: ClipFolder(run_dir / name, config.clip_size) for name in config.paired_folders}
         self._clips = folders["generate"]
-        self._by_id = {row["clip_id"]: (folder, row) for folder in folders.values() for row in folder.rows}
+        self._by_name = {(name, row["clip_id"]): (clips, row) for name, clips in folders.items() for row in clips.rows}
         self._pairs: list[Row] = read_table(run_dir / "pair" / "pairs.parquet", PAIRS).to_pylist()
         self._grid, self._device = config.margin_grid, device
-        unknown = {pair[side] for pair in self._pairs for side in ("chosen", "rejected")} - self._by_id.keys()
+        unknown = {_clip_of(pair, side) for pair in self._pairs for side in _SIDES} - self._by_name.keys()
         if unknown or not self._pairs:
             raise InputError(f"{run_dir}/pair names clips that no folder of clips holds: {sorted(unknown)[:5]}")
         sizes = {len(pair["patch_margins"]) for pair in self._pairs}
@@ -92,8 +84,9 @@ class PairData:
 
     def encode_latents(self, generator: Generator, folder: Path) -> None:
         """Makes the latents of imported clips, which come without any, in `folder`."""
-        used = {pair[side] for pair in self._pairs for side in ("chosen", "rejected")}
-        self._clips.encode_latents([row for row in self._clips.rows if row["clip_id"] in used], generator, folder)
+        used = {_clip_of(pair, side) for pair in self._pairs for side in _SIDES}
+        imported = [row for row in self._clips.rows if ("generate", row["clip_id"]) in used]
+        self._clips.encode_latents(imported, generator, folder)
 
     @property
     def prompts(self) -> list[Row]:
@@ -104,15 +97,15 @@ class PairData:
         """[len(rows), L, D]."""
         return torch.stack([self._clips.prompt_embeds(row["prompt_id"]) for row in rows]).to(self._device)
 
-    def _latents(self, clip_id: str) -> Tensor:
+    def _latents(self, pair: Row, side: str) -> Tensor:
         """[C, T, h, w]."""
-        folder, row = self._by_id[clip_id]
-        return folder.latents(row)
+        clips, row = self._by_name[_clip_of(pair, side)]
+        return clips.latents(row)
 
     def batch(self, indices: list[int]) -> dict[str, Tensor]:
         """Latents of chosen and rejected [B, C, T, h, w], prompt_embeds, clip_margin, patch_margins and weight."""
         pairs = [self._pairs[index] for index in indices]
-        sides = {side: torch.stack([self._latents(pair[side]) for pair in pairs]) for side in ("chosen", "rejected")}
+        sides = {side: torch.stack([self._latents(pair, side) for pair in pairs]) for side in _SIDES}
         margins = torch.tensor([pair["patch_margins"] for pair in pairs]).unflatten(1, self._grid.shape)
         batch = sides | {
             "prompt_embeds": self.prompt_embeds(pairs),
@@ -121,6 +114,11 @@ class PairData:
             "weight": torch.tensor([pair["weight"] for pair in pairs]),
         }
         return {name: value.to(self._device) for name, value in batch.items()}
+
+
+def _clip_of(pair: Row, side: str) -> tuple[str, str]:
+    """The folder and the name of the chosen or the rejected clip of a pair."""
+    return pair[f"{side}_folder"], pair[side]
 
 
 def pair_errors(policy: Policy, batch: dict[str, Tensor], noise: Tensor, sigma: Tensor) -> PairErrors:
@@ -251,8 +249,8 @@ def batch_indices(count: int, size: int, step: int, seed: int) -> list[int]:
 
 
 def make_monitor(pairs: PairData, config: RunConfig, run_dir: Path, folder: Path) -> Monitor | None:
-    """The monitor of the first `align.sample_prompts` prompts; None when there are to be none."""
-    if not config.align.sample_prompts:
+    """The monitor of the first `align.sample_prompts` prompts; None when there are to be none, or no reward model."""
+    if not (config.align.sample_prompts and config.trains_reward):
         return None
     prompts = pairs.prompts[: config.align.sample_prompts]
     rows = [row | {"seed": clip_seed(config.seed, row["prompt_id"], 0)} for row in prompts]

@@ -15,10 +15,17 @@ from halovid.clips.folder import sample_clips
 from halovid.clips.prompts import load_prompts
 from halovid.config.run import RunConfig
 from halovid.measuring.evaluation import EVALUATION_SEED, measure_clips
-from halovid.measuring.instruments import require_measurable, settings_read, stages_read
+from halovid.measuring.instruments import require_measurable, settings_read
 from halovid.models import model_identity, open_generator
+from halovid.stages import STAGES
 from halovid.store.folders import open_stage
 from halovid.store.runtime import set_threads
+
+
+def check(config: RunConfig) -> None:
+    """Raises InputError when the held-out prompts can't be read, or an instrument can't measure clips of them."""
+    prompts, _ = load_prompts(config.evaluate.prompts)
+    require_measurable(prompts, config)
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
@@ -32,7 +39,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         "settings of instruments": settings_read(config),
         "model": model_identity(config.generator),
     }
-    with open_stage(run_dir, "baseline", depends, stages_read(config)) as stage:
+    with open_stage(run_dir, "baseline", depends, STAGES["baseline"].reads(config)) as stage:
         if stage is None:
             return
         for item, reason in refused:

@@ -17,9 +17,9 @@ from halovid.clips.folder import ClipFolder, sample_clips
 from halovid.config.run import RunConfig
 from halovid.measuring.best_of import BestOf
 from halovid.measuring.evaluation import EVALUATION_SEED, compare, measure_clips
-from halovid.measuring.instruments import stages_read
 from halovid.models import Sampler, model_identity, open_generator
 from halovid.rewards.network import load_reward
+from halovid.stages import STAGES
 from halovid.store.errors import InputError
 from halovid.store.folders import open_stage
 from halovid.store.runtime import resolve_device, set_threads
@@ -32,9 +32,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     depends = config.part("seed", "dtype", "grid", "generator", "evaluate") | {
         "model": model_identity(config.generator)
     }
-    reads = ["baseline", *(["align"] if config.evaluate.best_of == 1 else [])]
-    reads += sorted({*stages_read(config), *(["reward"] if config.evaluate.best_of > 1 else [])})
-    with open_stage(run_dir, "evaluate", depends, reads) as stage:
+    with open_stage(run_dir, "evaluate", depends, STAGES["evaluate"].reads(config)) as stage:
         if stage is None:
             return
         set_threads(config.threads)

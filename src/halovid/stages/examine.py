@@ -22,6 +22,7 @@ from halovid.records import DEFECT_RATING, Judgement
 from halovid.rewards.agreement import agreement_rows
 from halovid.rewards.data import load_labelled
 from halovid.rewards.network import load_reward
+from halovid.stages import STAGES
 from halovid.store.folders import open_stage
 from halovid.store.runtime import batches, set_threads
 from halovid.store.tables import AGREEMENT, LABELS, rows_to_table
@@ -33,7 +34,7 @@ _CROP_BATCH = 4
 def run(config: RunConfig, run_dir: Path) -> None:
     """Rates the base's clips with both, and compares."""
     depends = config.part("grid", "examine") | {"truth": config.knows_truth}
-    with open_stage(run_dir, "examine", depends, ["baseline", "reward"]) as stage:
+    with open_stage(run_dir, "examine", depends, STAGES["examine"].reads(config)) as stage:
         if stage is None:
             return
         set_threads(config.threads)

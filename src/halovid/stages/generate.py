@@ -13,8 +13,14 @@ from halovid.clips.folder import sample_clips
 from halovid.clips.prompts import load_prompts
 from halovid.config.run import RunConfig
 from halovid.models import model_identity, open_generator
+from halovid.stages import STAGES
 from halovid.store.folders import open_stage
 from halovid.store.runtime import set_threads
+
+
+def check(config: RunConfig) -> None:
+    """Raises InputError when the prompts can't be read."""
+    load_prompts(config.generate.prompts)
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
@@ -24,7 +30,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         "model": model_identity(config.generator),
         "texts": [prompt.text for prompt in prompts],
     }
-    with open_stage(run_dir, "generate", depends) as stage:
+    with open_stage(run_dir, "generate", depends, STAGES["generate"].reads(config)) as stage:
         if stage is None:
             return
         for item, reason in refused:

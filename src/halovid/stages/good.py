@@ -17,6 +17,7 @@ from halovid.clips.folder import ClipFolder, Row, save_conditions, write_clips
 from halovid.clips.good_clips import GoodClip, find_good_clips, source_identity
 from halovid.config.run import RunConfig
 from halovid.models import open_generator
+from halovid.stages import STAGES
 from halovid.store.folders import open_stage
 from halovid.store.runtime import console, resolve_device, set_threads
 from halovid.store.tables import CLIPS
@@ -29,7 +30,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         console.print("good: not in the recipe, nothing to do", style="dim")
         return
     depends = config.part("seed", "dtype", "good") | {"source": source_identity(settings)}
-    with open_stage(run_dir, "good", depends, ["generate"]) as stage:
+    with open_stage(run_dir, "good", depends, STAGES["good"].reads(config)) as stage:
         if stage is None:
             return
         set_threads(config.threads)

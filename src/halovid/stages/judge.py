@@ -23,6 +23,7 @@ from halovid.judges.base import Judge, label_rows, make_requests, only_asked, vo
 from halovid.judges.rounds import planned_rounds, write_rounds
 from halovid.judges.table import TableJudge
 from halovid.records import Refusal, Request, Rounds
+from halovid.stages import STAGES
 from halovid.store.errors import InputError
 from halovid.store.files import file_identity
 from halovid.store.folders import StageFolder, open_stage
@@ -35,6 +36,11 @@ _MEMORY = 2**31  # bytes of pixels held at once: large clips come in smaller bat
 _JUDGED = LABELS.append(pa.field("votes", pa.list_(pa.struct(list(VOTES)))))
 
 
+def check(config: RunConfig) -> None:
+    """Raises InputError when the judge lacks something: a file of labels, a key, a package."""
+    make_judge(config.judge, config.grid, config.seed)
+
+
 def run(config: RunConfig, run_dir: Path) -> None:
     """Has every candidate judged; clips that can't be read or judged are listed as skipped."""
     judge = make_judge(config.judge, config.grid, config.seed)
@@ -43,7 +49,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         "share": config.judge.share,
         "questions": file_identity(config.judge.questions),
     }
-    with open_stage(run_dir, "judge", depends, ["generate"]) as stage:
+    with open_stage(run_dir, "judge", depends, STAGES["judge"].reads(config)) as stage:
         if stage is None:
             return
         set_threads(config.threads)

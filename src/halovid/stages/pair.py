@@ -2,8 +2,8 @@
 
     halovid pair RECIPE.yaml RUN
 
-Reads RUN/score, RUN/restore or a file of preferences, as `pair.sources` says; writes RUN/pair/pairs.parquet, with the
-margin of the clips and of every patch.
+Reads RUN/score, RUN/restore or a file of preferences, as `pair.sources` says; writes RUN/pair/pairs.parquet: folders
+and names of the two clips, the margin of the clips and of every patch.
 """
 
 from __future__ import annotations
@@ -19,23 +19,26 @@ from halovid.config.run import PairConfig, PairSource, RunConfig
 from halovid.maths import pairing
 from halovid.maths.grid import pool_cells
 from halovid.measuring.raters import Rater, mean_rater, read_raters
+from halovid.stages import STAGES
 from halovid.store.errors import InputError
 from halovid.store.files import file_identity
 from halovid.store.folders import StageFolder, open_stage
 from halovid.store.tables import CLIPS, PAIRS, REWARDS, patch_lists, patch_matrix, read_table, rows_to_table
 
 
+def check(config: RunConfig) -> None:
+    """Raises InputError when the file of preferences can't be read."""
+    if config.pair.preferences is not None:
+        read_raters(config.pair.preferences, {})
+
+
 def run(config: RunConfig, run_dir: Path) -> None:
     """Pairs clips of the same prompt."""
-    sources = config.pair.sources
-    reads = ["score"] if {"candidates", "good", "twins"} & set(sources) else []
-    reads += ["restore"] if config.pair.remade else []
-    reads += ["generate"] if "preferences" in sources else []
     depends = config.part("seed", "grid", "pair") | {"preferences": file_identity(config.pair.preferences)}
-    with open_stage(run_dir, "pair", depends, reads) as stage:
+    with open_stage(run_dir, "pair", depends, STAGES["pair"].reads(config)) as stage:
         if stage is None:
             return
-        table = pa.concat_tables([_pairs_of(source, config, run_dir, stage) for source in sources])
+        table = pa.concat_tables([_pairs_of(source, config, run_dir, stage) for source in config.pair.sources])
         stage.write("pairs.parquet", table.take(kept_pairs(len(table), config)))
 
 
@@ -47,16 +50,24 @@ def _pairs_of(source: PairSource, config: RunConfig, run_dir: Path, stage: Stage
         everybody = mean_rater(read_raters(config.pair.preferences, {}), "everybody")
         return make_preferred_pairs(everybody, read_table(run_dir / "generate" / "clips.parquet", CLIPS), config, stage)
 
-    def rewards(prefix: str) -> pa.Table:
-        return read_table(run_dir / "score" / f"{prefix}rewards.parquet", REWARDS)
-
     if source == "candidates":
-        return make_pairs(rewards(""), config, stage)
+        return make_pairs(read_rewards(run_dir, "generate"), config, stage)
     if source == "good":
-        return make_good_pairs(rewards("good_"), rewards(""), config, stage)
+        return make_good_pairs(read_rewards(run_dir, "good"), read_rewards(run_dir, "generate"), config, stage)
+    assert config.restore is not None  # the configuration has checked it
     remade = read_table(run_dir / "restore" / "pairs.parquet", PAIRS)
-    originals = "good_" if config.restore is not None and config.restore.originals == "good" else ""
-    return make_twin_pairs(remade, pa.concat_tables([rewards(originals), rewards("restored_")]), config, stage)
+    rewards = pa.concat_tables([read_rewards(run_dir, name) for name in (config.restore.originals, "restore")])
+    return make_twin_pairs(remade, rewards, config, stage)
+
+
+def read_rewards(run_dir: Path, folder: str) -> pa.Table:
+    """The rewards of the clips in a folder of the run, as `with_folder` gives them."""
+    return with_folder(read_table(run_dir / "score" / folder / "rewards.parquet", REWARDS), folder)
+
+
+def with_folder(rewards: pa.Table, folder: str) -> pa.Table:
+    """Rows of tables.REWARDS with a further column `folder`: where in the run their clips lie."""
+    return rewards.append_column("folder", pa.array([folder] * len(rewards), pa.string()))
 
 
 def make_pairs(rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.Table:
@@ -88,7 +99,7 @@ def make_twin_pairs(remade: pa.Table, rewards: pa.Table, config: RunConfig, stag
 
     Args:
         remade: the pairs of RUN/restore. Those with a clip that has no reward are left out.
-        rewards: of the originals and of the new clips.
+        rewards: of the originals and of the new clips, each with its folder.
 
     Raises:
         InputError: there is no pair at all.
@@ -118,7 +129,8 @@ def make_preferred_pairs(preferred: Rater, clips: pa.Table, config: RunConfig, s
         else:
             chosen, rejected = pair if preference > 0 else pair[::-1]
             row = {"prompt_id": owners[0], "chosen": chosen, "rejected": rejected}
-            rows.append(row | {"clip_margin": abs(preference), "weight": 1.0})
+            folders = {"chosen_folder": "generate", "rejected_folder": "generate"}
+            rows.append(row | folders | {"clip_margin": abs(preference), "weight": 1.0})
             patches = preferred.patch_preferences.get(pair, np.zeros(config.grid.num_patches))
             margins.append(np.sign(preference) * patches)
     if not rows:
@@ -158,6 +170,8 @@ def _pair_table(
         "prompt_id": rewards["prompt_id"].combine_chunks().take(chosen),
         "chosen": rewards["clip_id"].combine_chunks().take(chosen),
         "rejected": rewards["clip_id"].combine_chunks().take(rejected),
+        "chosen_folder": rewards["folder"].combine_chunks().take(chosen),
+        "rejected_folder": rewards["folder"].combine_chunks().take(rejected),
         "clip_margin": margin[kept].astype(np.float32),
         "patch_margins": patch_lists(patch_margins),
         "weight": weight.astype(np.float32),

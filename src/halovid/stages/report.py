@@ -2,13 +2,13 @@
 
     halovid report RECIPE.yaml RUN
 
-Reads all stages; writes RUN/report/report.html.
+Reads all stages of the run; writes RUN/report/report.html.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from halovid.pages import report_page
 from halovid.rewards.data import prompt_inputs
 from halovid.rewards.network import RewardNetwork, load_reward
 from halovid.rewards.scoring import reward_clips
+from halovid.stages import STAGES, required_stages
 from halovid.store.errors import InputError
 from halovid.store.files import write_text
 from halovid.store.folders import open_stage, read_manifest, versions
@@ -32,17 +33,21 @@ from halovid.store.runtime import set_threads
 from halovid.store.tables import AGREEMENT, METRICS, read_table
 from halovid.store.tables import MEASURES as MEASURES_TABLE
 
-_READS = ("generate", "judge", "reward", "score", "pair", "align", "baseline", "examine", "evaluate")
+_ALIGNMENT_CURVES = {  # title -> label of the axis, what is drawn
+    "Alignment loss": ("loss", ("loss/total", "loss/video", "loss/patch")),
+    "Alignment accuracies": ("share", ("rewards/accuracies", "rewards/patch_accuracies")),
+    "Error against the reference": ("squared error", ("errors/chosen", "errors/rejected")),
+}
 _SMOOTHING = 20  # training steps averaged for a point of a curve
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
     """Writes the report."""
-    with open_stage(run_dir, "report", config.model_dump(mode="json"), _READS) as stage:
+    with open_stage(run_dir, "report", config.model_dump(mode="json"), STAGES["report"].reads(config)) as stage:
         if stage is None:
             return
         set_threads(config.threads)
-        evaluated = run_dir / "evaluate"
+        evaluated, stages = run_dir / "evaluate", required_stages(config)
         metrics = read_table(evaluated / "metrics.parquet", METRICS).to_pylist()
         content = report_page.PageContent(
             title=config.report.title,
@@ -51,9 +56,9 @@ def run(config: RunConfig, run_dir: Path) -> None:
             metrics=[_metric_row(row) for row in metrics if not MEASURES[row["measure"]].defect_kind],
             clips=_clip_pairs(config, run_dir, stage.skip),
             kinds=[_kind_row(row) for row in metrics if MEASURES[row["measure"]].defect_kind],
-            agreement=_agreement(run_dir),
-            curves=_curves(run_dir),
-            skipped=_skipped(run_dir, stage.skipped),
+            agreement=_agreement(run_dir) if "examine" in stages else [],
+            curves=_curves(run_dir, stages),
+            skipped=_skipped(config, run_dir, stage.skipped),
             config_yaml=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
             versions=versions(),
             created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -93,7 +98,7 @@ def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str], Non
     base, aligned = (ClipFolder(run_dir / stage, size) for stage in ("baseline", "evaluate"))
     other = {row["clip_id"]: row for row in aligned.rows}
     first = [rows[0] for rows in base.by_prompt.values()][: config.report.clips]
-    network = load_reward(run_dir / "reward")
+    network = load_reward(run_dir / "reward") if config.trains_reward else None
     order = torch.arange(float(config.grid.t))[:, None, None]
     frame_to_patch = (
         spread_to_frames(order, config.generator.num_frames, base.geometry).round().long().flatten().tolist()
@@ -122,31 +127,36 @@ def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str], Non
     return pairs
 
 
-def _patch_rewards(network: RewardNetwork, clips: ClipFolder, row: Row, config: RunConfig) -> report_page.PatchRewards:
-    """[t][h][w] rewards of a clip's patches; InputError when the clip can't be read."""
+def _patch_rewards(
+    network: RewardNetwork | None, clips: ClipFolder, row: Row, config: RunConfig
+) -> report_page.PatchRewards:
+    """[t][h][w] rewards of a clip's patches, NaN without a reward model; InputError when the clip can't be read."""
+    if network is None:
+        return torch.full(config.grid.shape, torch.nan).tolist()
     prompts = prompt_inputs(network.backbone, [row], clips.prompt_embeds)
     _, patches = reward_clips(network, clips.video(row)[None], prompts, config.grid)
     return patches[0].tolist()
 
 
-def _curves(run_dir: Path) -> list[report_page.Curve]:
-    """Training curves of the reward model and of the alignment."""
-    reward = [json.loads(line) for line in (run_dir / "reward" / "log.jsonl").read_text().splitlines()]
-    align = [json.loads(line) for line in (run_dir / "align" / "log.jsonl").read_text().splitlines()]
-    wanted = {
-        "Alignment loss": ("loss", ("loss/total", "loss/video", "loss/patch")),
-        "Alignment accuracies": ("share", ("rewards/accuracies", "rewards/patch_accuracies")),
-        "Error against the reference": ("squared error", ("errors/chosen", "errors/rejected")),
-    }
-    curves = [
-        report_page.Curve(title, "step", label, {name: _smooth(align, name) for name in names})
-        for title, (label, names) in wanted.items()
-    ]
-    names = sorted({name for line in reward for name in line} - {"step"})
-    return [
-        report_page.Curve("Reward model", "step", "squared error", {n: _smooth(reward, n, 1) for n in names}),
-        *curves,
-    ]
+def _curves(run_dir: Path, stages: Sequence[str]) -> list[report_page.Curve]:
+    """Training curves of the reward model and of the alignment, as far as the run has these stages."""
+    curves = []
+    if "reward" in stages:
+        log = _read_log(run_dir / "reward")
+        losses = {name: _smooth(log, name, 1) for name in sorted({name for line in log for name in line} - {"step"})}
+        curves.append(report_page.Curve("Reward model", "step", "squared error", losses))
+    if "align" in stages:
+        log = _read_log(run_dir / "align")
+        curves += [
+            report_page.Curve(title, "step", label, {name: _smooth(log, name) for name in names})
+            for title, (label, names) in _ALIGNMENT_CURVES.items()
+        ]
+    return curves
+
+
+def _read_log(folder: Path) -> list[Row]:
+    """What a training logged, step by step."""
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def _smooth(log: list[Row], name: str, width: int = _SMOOTHING) -> list[tuple[float, float]]:
@@ -156,9 +166,9 @@ def _smooth(log: list[Row], name: str, width: int = _SMOOTHING) -> list[tuple[fl
     return [(group[-1]["step"], float(np.mean([line[name] for line in group]))) for group in groups]
 
 
-def _skipped(run_dir: Path, by_report: list[dict[str, str]]) -> list[str]:
-    """What every stage left out, and why; `by_report` is what this one did."""
-    skipped = {name: (read_manifest(run_dir / name) or {}).get("skipped", []) for name in _READS} | {
-        "report": by_report
-    }
+def _skipped(config: RunConfig, run_dir: Path, by_report: list[dict[str, str]]) -> list[str]:
+    """What every stage of the run left out, and why; `by_report` is what this one did."""
+    earlier = [name for name in required_stages(config) if name != "report"]
+    skipped = {name: (read_manifest(run_dir / name) or {}).get("skipped", []) for name in earlier}
+    skipped["report"] = by_report
     return [f"{name}: {entry['item']}: {entry['reason']}" for name, entries in skipped.items() for entry in entries]

@@ -25,6 +25,7 @@ from halovid.maths.seeds import clip_seed
 from halovid.models import Generator, open_generator
 from halovid.models.restoring import Guidance, random_regions, restore
 from halovid.records import Prompt
+from halovid.stages import STAGES
 from halovid.store.folders import open_stage
 from halovid.store.runtime import console, resolve_device, set_threads
 from halovid.store.tables import CLIPS, PAIRS, rows_to_table
@@ -60,7 +61,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         "margin_grid": config.margin_grid.shape,
         "guidance": [sampling.guidance_scale, sampling.negative_prompt],
     }
-    with open_stage(run_dir, "restore", depends, sorted({"generate", settings.originals})) as stage:
+    with open_stage(run_dir, "restore", depends, STAGES["restore"].reads(config)) as stage:
         if stage is None:
             return
         set_threads(config.threads)
@@ -115,11 +116,14 @@ def region(job: Job, shape: Sequence[int], config: RunConfig) -> Tensor:
 
 def _pair(job: Job, remade: Tensor, config: RunConfig) -> Row:
     """A row of tables.PAIRS: each patch prefers the clip as it was as far as it was made anew."""
+    assert config.restore is not None
     margins = pool_cells(remade, config.margin_grid)
     return {
         "prompt_id": job.prompt.prompt_id,
         "chosen": job.original["clip_id"],
+        "chosen_folder": config.restore.originals,
         "rejected": job.name,
+        "rejected_folder": "restore",
         "clip_margin": margins.mean().item(),
         "patch_margins": margins.flatten().tolist(),
         "weight": 1.0,

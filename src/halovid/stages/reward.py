@@ -23,6 +23,7 @@ from halovid.rewards.data import load_labelled
 from halovid.rewards.network import RewardNetwork, RewardSpec, continue_reward, save_reward
 from halovid.rewards.pretrained import model_identity
 from halovid.rewards.training import train_reward
+from halovid.stages import STAGES
 from halovid.store.errors import InputError
 from halovid.store.files import hash_folder
 from halovid.store.folders import open_stage
@@ -30,16 +31,22 @@ from halovid.store.runtime import resolve_device, resolve_dtype, set_threads
 from halovid.store.tables import AGREEMENT, LABELS, read_table, rows_to_table
 
 
-def run(config: RunConfig, run_dir: Path) -> None:
-    """Trains the reward model and measures it on held-out prompts."""
+def check(config: RunConfig) -> None:
+    """Raises InputError when there is no reward model to start from where the recipe names one."""
     start = config.reward.start
     if start and not start.is_dir():
         raise InputError(f"reward.start is {str(start)!r}: give a folder that `halovid reward` wrote")
+
+
+def run(config: RunConfig, run_dir: Path) -> None:
+    """Trains the reward model and measures it on held-out prompts."""
+    check(config)
+    start = config.reward.start
     depends = config.part("seed", "dtype", "grid", "reward") | {
         "model": model_identity(config.reward.model),
         "start": hash_folder(start) if start else None,
     }
-    with open_stage(run_dir, "reward", depends, ["generate", "judge"]) as stage:
+    with open_stage(run_dir, "reward", depends, STAGES["reward"].reads(config)) as stage:
         if stage is None:
             return
         set_threads(config.threads)

@@ -2,11 +2,11 @@
 
     halovid score RECIPE.yaml RUN
 
-Reads RUN/generate, RUN/reward, if the recipe has good clips RUN/good, and for twins RUN/restore; writes
-RUN/score/rewards.parquet and, aspect by aspect like a judge's labels, ratings.parquet; good_rewards.parquet,
-restored_rewards.parquet and so on likewise. A reward is the mean rating over the aspects.
+Reads RUN/reward and the clip folders that pairs are made of: RUN/generate, RUN/good, RUN/restore. For each of these
+writes RUN/score/FOLDER/rewards.parquet and, aspect by aspect like a judge's labels, ratings.parquet. A reward is the
+mean rating over the aspects.
 With `score.released` or `score.server` a released reward model takes the place of RUN/reward: every patch is scored as
-a crop, and RUN/score/released.parquet (good_released.parquet) tells all its scores and what it was shown.
+a crop, and RUN/score/FOLDER/released.parquet tells all its scores and what it was shown.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from halovid.rewards.released import ReleasedReward, UnscoredError, load_release
 from halovid.rewards.released.patches import score_clip
 from halovid.rewards.released.served import ServedReward, served_identity
 from halovid.rewards.scoring import rate_clips
+from halovid.stages import STAGES
 from halovid.store.folders import StageFolder, open_stage
 from halovid.store.runtime import resolve_device, resolve_dtype, set_threads
 from halovid.store.tables import LABELS, RELEASED, REWARDS
@@ -48,26 +49,23 @@ def run(config: RunConfig, run_dir: Path) -> None:
     depends = config.part("grid", "score") | {"model": model_identity(config.score.released)}
     if config.score.server:
         depends["score"]["server"] = served_identity(config.score.server)
-    sources = {"": "generate"} | ({"good_": "good"} if config.good else {})
-    sources |= {"restored_": "restore"} if "twins" in config.pair.sources else {}
-    with open_stage(run_dir, "score", depends, [*sources.values(), *([] if released else ["reward"])]) as stage:
+    with open_stage(run_dir, "score", depends, STAGES["score"].reads(config)) as stage:
         if stage is None:
             return
         set_threads(config.threads)
         size = config.clip_size if released else config.reward_size
-        folders = {prefix: ClipFolder(run_dir / source, size) for prefix, source in sources.items()}
-        conditions = folders[""].prompt_embeds
+        folders = {name: ClipFolder(run_dir / name, size) for name in config.scored_folders}
+        conditions = ClipFolder(run_dir / "generate", size).prompt_embeds
         rater = _released_rater(stage, config) if released else _rater(config, run_dir / "reward", conditions)
-        for prefix, clips in folders.items():
+        for name, clips in folders.items():
             score = partial(_score, rater, clips, stage)
-            name = f"score {prefix[:-1]} clips" if prefix else "score"
-            table = stage.map_batches(name, clips.rows, rater.batch_size, score, rater.schema)
+            table = stage.map_batches(f"score {name}", clips.rows, rater.batch_size, score, rater.schema)
             if released:
-                stage.write(f"{prefix}released.parquet", table)
+                stage.write(f"{name}/released.parquet", table)
             else:
                 ratings = pa.Table.from_struct_array(table["ratings"].combine_chunks().flatten())
-                stage.write(f"{prefix}ratings.parquet", ratings.cast(LABELS))
-            stage.write(f"{prefix}rewards.parquet", table.select(REWARDS.names).cast(REWARDS))
+                stage.write(f"{name}/ratings.parquet", ratings.cast(LABELS))
+            stage.write(f"{name}/rewards.parquet", table.select(REWARDS.names).cast(REWARDS))
         stage.check_outage()
 
 

@@ -32,7 +32,7 @@ T = TypeVar("T")
 _PACKAGES = ("halovid", "torch", "diffusers", "transformers", "peft", "safetensors", "pyarrow", "av")
 # what a stage wrote: tables, weights, logs, pages; clips are told by the settings that they were made with
 _RESULTS = (
-    *("*.parquet", "*.safetensors", "*.json", "*.jsonl", "*.html"),
+    *("*.parquet", "*/*.parquet", "*.safetensors", "*.json", "*.jsonl", "*.html"),
     *("weights/**/*.safetensors", "snapshots/**/*.safetensors"),
 )
 _SKIPPED = b"halovid.skipped"
@@ -260,7 +260,7 @@ def _set_aside(folder: Path) -> Path:
 def _finish(stage: StageFolder, name: str, config: dict[str, Any], inputs: dict[str, str]) -> None:
     """Writes the manifest, which makes the stage complete, and tells what was skipped."""
     results = {path for pattern in _RESULTS for path in stage.path.glob(pattern)}
-    results.discard(stage.path / "manifest.json")  # of the run before, when something was tried again
+    results -= {*stage.path.glob("parts/*"), stage.path / "manifest.json"}  # left by a run with something to try again
     manifest = {
         "stage": name,
         "fingerprint": stage.fingerprint,

@@ -18,15 +18,14 @@ import pyarrow.parquet as pq
 from halovid.store.errors import InputError
 from halovid.store.files import atomic_path, write_text
 
-VERSION = "1"
-
 _TEXT, _INT, _FLOAT = pa.string(), pa.int64(), pa.float32()
 _PATCHES = pa.list_(_FLOAT)  # t * h * w values, time slowest
 
 
-def _schema(name: str, **columns: pa.DataType) -> pa.Schema:
+def _schema(name: str, /, version: int = 1, **columns: pa.DataType) -> pa.Schema:
+    """A table's schema; its version grows when columns are added or mean something else."""
     fields = [pa.field(column, dtype) for column, dtype in columns.items()]
-    return pa.schema(fields, metadata={"halovid.table": name, "halovid.version": VERSION})
+    return pa.schema(fields, metadata={"halovid.table": name, "halovid.version": str(version)})
 
 
 CLIPS = _schema(
@@ -39,9 +38,12 @@ QUESTIONS = _schema("questions", clip_id=_TEXT, round=_INT, patches=pa.list_(_IN
 REWARDS = _schema("rewards", clip_id=_TEXT, prompt_id=_TEXT, reward=_FLOAT, patch_rewards=_PATCHES)
 PAIRS = _schema(
     "pairs",
+    version=2,
     prompt_id=_TEXT,
     chosen=_TEXT,
+    chosen_folder=_TEXT,
     rejected=_TEXT,
+    rejected_folder=_TEXT,
     clip_margin=_FLOAT,
     patch_margins=_PATCHES,
     weight=_FLOAT,
@@ -172,7 +174,7 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     Raises:
         InputError: the file is missing, truncated, another table or of another schema version.
     """
-    name = schema.metadata[b"halovid.table"].decode()
+    name, version = table_version(schema)
     if not path.exists():
         raise InputError(f"the {name} table {path} does not exist; run the stage that writes it first")
     try:
@@ -181,15 +183,11 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
         raise InputError(
             f"{path} is not a readable Parquet file ({error}); run the stage that writes it again"
         ) from error
-    metadata = table.schema.metadata or {}
-    found = (
-        metadata.get(b"halovid.table", b"?").decode(errors="replace"),
-        metadata.get(b"halovid.version", b"?").decode(errors="replace"),
-    )
-    if found != (name, VERSION):
+    written = table_version(table.schema)
+    if written != (name, version):
         raise InputError(
-            f"{path} holds table {found[0]!r} version {found[1]!r}; this halovid reads {name!r} version {VERSION!r}. "
-            f"Run the stage that writes it again, or use the halovid that wrote it"
+            f"{path} holds table {written[0]!r} version {written[1]!r}; this halovid reads {name!r} version "
+            f"{version!r}. Run the stage that writes it again, or use the halovid that wrote it"
         )
     missing = set(schema.names) - set(table.column_names)
     if missing:
@@ -198,6 +196,15 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
         return table.select(schema.names).cast(schema)
     except pa.ArrowException as error:
         raise InputError(f"{path} holds columns of another type than table {name!r} ({error})") from error
+
+
+def table_version(schema: pa.Schema) -> tuple[str, str]:
+    """The name and version of the table that a schema describes; "?" where it does not tell."""
+    metadata = schema.metadata or {}
+    return (
+        metadata.get(b"halovid.table", b"?").decode(errors="replace"),
+        metadata.get(b"halovid.version", b"?").decode(errors="replace"),
+    )
 
 
 def patch_matrix(table: pa.Table, column: str) -> np.ndarray:

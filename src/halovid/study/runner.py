@@ -33,7 +33,7 @@ from halovid.config.recipes import changed, load_config, read_yaml, validated
 from halovid.config.run import RunConfig
 from halovid.config.sections import Section
 from halovid.measuring.instruments import MEASURES, require_measure
-from halovid.stages import run_stage
+from halovid.stages import required_stages, run_stage
 from halovid.store.errors import InputError
 from halovid.store.files import atomic_path, write_json, write_text
 from halovid.store.folders import versions
@@ -43,9 +43,6 @@ from halovid.store.tables import STUDY, TRAINING, TUNING, read_table, rows_to_ta
 from halovid.study.findings import BASE, Results, compare_methods, markdown, write_figures, write_training_figure
 
 Changes = dict[str, Any]
-_DATA = ("generate", "judge", "reward", "good", "restore", "score")
-_TRAINING = ("pair", "align")
-_EVALUATION = ("baseline", "evaluate")
 
 
 class MethodConfig(Section):
@@ -146,7 +143,7 @@ def run_study(path: Path, out: Path) -> pa.Table:
             f"cell {number} of {len(cells)}: {cell.method}, {cell.setting}, seed {cell.seed}, step {cell.step}"
         )
         train = study.methods[cell.method].train
-        measured = _measured(cell, train, out / "run")
+        measured = _measured(cell, out / "run")
         if any(before.setting == cell.setting for before in cells[: number - 1]):  # the base is the same for all
             measured = measured.filter(pc.not_equal(measured["model"], BASE))
         results.append(measured)
@@ -197,7 +194,7 @@ def _tune(name: str, method: MethodConfig, study: StudyConfig, recipe: RunConfig
             )
             console.rule(f"tuning {name}: {_dotted(change)}, step {step}")
             cell = Cell(name, "tuning", tuning.seed, step, config)
-            values = _measured(cell, method.train, run_dir)
+            values = _measured(cell, run_dir)
             wanted = pc.and_(pc.equal(values["measure"], tuning.measure), pc.equal(values["model"], "aligned"))
             tuned_by = values.filter(wanted)["value"].to_numpy()
             if not len(tuned_by):
@@ -224,9 +221,9 @@ def _cells(study: StudyConfig, recipe: RunConfig, chosen: dict[str, Changes]) ->
             yield Cell(name, setting, seed, step, config)
 
 
-def _measured(cell: Cell, train: bool, run_dir: Path) -> pa.Table:
+def _measured(cell: Cell, run_dir: Path) -> pa.Table:
     """The measures of a cell's generator, rows of tables.STUDY; runs what is missing of it."""
-    for stage in (*_DATA, *(_TRAINING if train else ()), *_EVALUATION):
+    for stage in required_stages(cell.config, "evaluate"):
         run_stage(stage, cell.config, run_dir)
     return cell_results(run_dir, cell.method, cell.setting, cell.seed, cell.step)
 

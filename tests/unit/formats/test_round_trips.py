@@ -77,7 +77,9 @@ def write_run(folder: Path, run: dict[str, Any], put: Put) -> None:
         {
             "prompt_id": prompt_id,
             "chosen": a,
+            "chosen_folder": "generate",
             "rejected": b,
+            "rejected_folder": "generate",
             "clip_margin": margin,
             "patch_margins": [0.5] * 8,
             "weight": 1.0,
@@ -404,9 +406,10 @@ def test_a_run_with_names_that_are_paths_is_not_followed(put: Put, tmp_path: Pat
     rows.append(rows[1] | {"clip_id": "link", "video": "../../../secret.mp4"})
     write_table(tmp_path / "deep/run/generate/clips.parquet", rows_to_table(rows, CLIPS))
     table = [dict(zip(("prompt_id", "chosen", "rejected", "clip_margin"), pair, strict=True)) for pair in pairs]
+    folders = {"chosen_folder": "generate", "rejected_folder": "generate"}
     write_table(
         tmp_path / "deep/run/pair/pairs.parquet",
-        rows_to_table([row | {"patch_margins": [0.0], "weight": 1.0} for row in table], PAIRS),
+        rows_to_table([row | folders | {"patch_margins": [0.0], "weight": 1.0} for row in table], PAIRS),
     )
     before = set(tmp_path.rglob("*"))
     export_run(name, tmp_path / "deep/run", tmp_path / "deep/out")

