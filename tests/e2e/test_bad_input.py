@@ -502,9 +502,10 @@ def test_a_full_disk_costs_nothing_that_is_finished(
 ) -> None:
     run_dir = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", FullDisk(room=20).fsync)  # within the second of three batches
+        patch.setattr(os, "fsync", FullDisk(room=21).fsync)  # within the second of three batches
         assert_refused(run_here("generate", tiny_recipe, run_dir), *FULL)
-    assert [path.name for path in (run_dir / "generate" / "parts").iterdir()] == ["generate-000000.parquet"]
+    [part] = (run_dir / "generate" / "parts").glob("*.parquet")
+    assert part.name.startswith("generate-000000-000004-")
     with monkeypatch.context() as patch:
         patch.setattr(folder, "save_file", FullDisk(room=0).save_file)
         assert_refused(run_here("generate", tiny_recipe, run_dir), *FULL)
@@ -520,7 +521,7 @@ def test_a_disk_that_is_full_at_the_last_write(
 ) -> None:
     run_dir = finished_run(before="score")
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", FullDisk(room=1 + 3 + 2).fsync)  # fingerprint, three parts, two tables
+        patch.setattr(os, "fsync", FullDisk(room=1 + 1 + 3 + 2).fsync)  # fingerprint, threads, three parts, two tables
         assert_refused(run_here("score", tiny_recipe, run_dir), *FULL)
     assert (run_dir / "score" / "generate" / "rewards.parquet").exists() and not (
         run_dir / "score" / "manifest.json"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from conftest import LORA, Kill, Outcome, Plan, manifest, results, run_here, start_apart
 from halovid.rewards import training
 from halovid.stages import STAGES, align, judge
+from halovid.store.tables import REWARDS, patch_matrix, read_table
 
 pytestmark = pytest.mark.e2e
 
@@ -39,24 +41,28 @@ class Case:
 
 CASES = [
     Case("generate", Kill("prompts/p00002.safetensors"), left=("geometry.json", "prompts/p00001.safetensors")),
-    Case("generate", Kill("clips/p00001-02.mp4"), ("parts/generate-000000.parquet",), ("generate: 4/12",)),
+    Case("generate", Kill("clips/p00001-02.mp4"), ("parts/generate-000000-000004-*.parquet",), ("generate: 4/12",)),
     Case("generate", Kill("generate/manifest.json"), ("clips.parquet",), ("generate: 12/12",)),
-    Case("judge", Kill("parts/judge-000001.parquet"), ("parts/judge-000000.parquet",), ("judge: 4/12",)),
+    Case("judge", Kill("parts/judge-000004-*.parquet"), ("parts/judge-000000-*.parquet",), ("judge: 4/12",)),
     Case("reward", Kill("parts/training.safetensors", "after"), done=("reward: 4/20",)),
     Case("reward", Kill("reward/agreement.parquet"), ("reward.safetensors",), ("reward: 16/20",)),
-    Case("good", Kill("parts/encode-good-clips-000001.parquet"), done=("encode good clips: 3/4",)),
-    Case("score", Kill("parts/score-000001.parquet", "after"), done=("score: 4/12", "score: 8/12")),
-    Case("restore", Kill("parts/restore-000001.parquet"), ("parts/restore-000000.parquet",), ("restore: 3/8",)),
+    Case("good", Kill("parts/encode-good-clips-000003-*.parquet"), done=("encode good clips: 3/4",)),
+    Case(
+        "score",
+        Kill("parts/score-generate-000004-*.parquet", "after"),
+        done=("score generate: 4/12", "score generate: 8/12"),
+    ),
+    Case("restore", Kill("parts/restore-000003-*.parquet"), ("parts/restore-000000-*.parquet",), ("restore: 3/8",)),
     Case("pair", Kill("pair/pairs.parquet")),
     Case("pair", Kill("pair/pairs.parquet", "after"), ("pairs.parquet",)),
     Case("pair", Kill("pair/manifest.json"), ("pairs.parquet",)),
     Case("align", Kill("parts/training.safetensors", "after"), done=("align: 1/6", "align: 2/6")),
     Case("align", Kill("samples/*-step000006.mp4"), ("parts/training.safetensors",), ("align: 4/6",)),
     Case("align", Kill("align/manifest.json"), ("weights/" + LORA, "log.jsonl"), ("align: 6/6",)),
-    Case("baseline", Kill("parts/sample-base-000001.parquet"), ("clips/p00001-01.mp4",), ("sample base: 4/6",)),
+    Case("baseline", Kill("parts/sample-base-000004-*.parquet"), ("clips/p00001-01.mp4",), ("sample base: 4/6",)),
     Case("baseline", Kill("baseline/measures.parquet"), ("clips.parquet",), ("measure base: 6/6",)),
     Case("examine", Kill("examine/agreement.parquet")),
-    Case("evaluate", Kill("parts/sample-aligned-000000.parquet"), ("clips/p00001-01.mp4",)),
+    Case("evaluate", Kill("parts/sample-aligned-000000-*.parquet"), ("clips/p00001-01.mp4",)),
     Case("evaluate", Kill("evaluate/metrics.parquet"), ("measures.parquet",), ("measure aligned: 6/6",)),
     Case("report", Kill("report/report.html")),
     Case("report", Kill("report/manifest.json"), ("report.html",)),
@@ -93,7 +99,7 @@ def test_killed_at_a_write_and_continued(
     folder = run_dir / case.stage
     assert not (folder / "manifest.json").exists()
     for name in case.left:
-        assert (folder / name).exists(), name
+        assert list(folder.glob(name)), name
 
     outcome = run_here(case.stage, tiny_recipe, run_dir)
     assert outcome.code == 0, outcome.stderr
@@ -103,7 +109,7 @@ def test_killed_at_a_write_and_continued(
 
 
 @pytest.mark.parametrize(
-    ("stage", "sign"), [("generate", "parts/generate-000000.parquet"), ("align", "parts/training.safetensors")]
+    ("stage", "sign"), [("generate", "parts/generate-000000-*.parquet"), ("align", "parts/training.safetensors")]
 )
 def test_killed_from_outside_and_continued(
     stage: str,
@@ -116,7 +122,7 @@ def test_killed_from_outside_and_continued(
     run_dir = finished_run(before=stage)
     process = start_apart(Plan((stage, str(tiny_recipe), str(run_dir)), tmp_path / "log"))
     deadline = time.monotonic() + 120
-    while not (run_dir / stage / sign).exists():
+    while not list((run_dir / stage).glob(sign)):
         assert process.is_alive() and time.monotonic() < deadline, "the sign of work never came"
         time.sleep(0.002)
     process.kill()
@@ -124,6 +130,26 @@ def test_killed_from_outside_and_continued(
     assert not (run_dir / stage / "manifest.json").exists()
     assert run_here(stage, tiny_recipe, run_dir).code == 0
     assert_like_uninterrupted(run_dir, first_run[0], stage)
+
+
+def test_continued_with_a_smaller_batch(
+    first_run: tuple[Path, Outcome], finished_run: Callable[..., Path], tiny_recipe: Path, tmp_path: Path
+) -> None:
+    run_dir = finished_run(before="score")
+    kill = Kill("parts/score-generate-000004-*.parquet", "after")
+    process = start_apart(Plan(("score", str(tiny_recipe), str(run_dir)), tmp_path / "log", kill))
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL, (tmp_path / "log").read_text()
+    outcome = run_here("score", tiny_recipe, run_dir, "--set", "score.batch_size=3")
+    assert outcome.code == 0, outcome.stderr
+    assert "score generate: 8/12" not in outcome.stderr, "made a second time"
+    assert manifest(run_dir, "score")["fingerprint"] == manifest(first_run[0], "score")["fingerprint"]
+    continued, whole = (
+        read_table(folder / "score/generate/rewards.parquet", REWARDS) for folder in (run_dir, first_run[0])
+    )
+    assert continued.slice(0, 8) == whole.slice(0, 8)
+    assert continued["clip_id"] == whole["clip_id"]
+    np.testing.assert_allclose(*(patch_matrix(table, "patch_rewards") for table in (continued, whole)), atol=1e-4)
 
 
 def test_a_whole_run_killed_again_and_again(first_run: tuple[Path, Outcome], tiny_recipe: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from halovid.records import Prompt
 from halovid.store.errors import InputError
 from halovid.store.files import hash_file, hash_value, write_json
 from halovid.store.folders import StageFolder, is_current, open_stage
-from halovid.store.runtime import console, progress, set_threads
+from halovid.store.runtime import console, progress
 from halovid.store.tables import CLIPS, LABELS, PAIRS, SOURCES, read_table, rows_to_table
 from halovid.store.video import convert_video, probe_video, read_pictures, write_pictures
 
@@ -112,7 +112,7 @@ def _import_clips(stage: StageFolder, found: Collection, config: RunConfig | Non
     if config is None:
         write_json(stage.path / "geometry.json", dataclasses.asdict(_PLAIN))
     else:
-        set_threads(config.threads)
+        stage.use_threads(config.threads)
         generator = open_generator(config)
         save_conditions(stage.path, generator, [Prompt(name, text) for text, name in prompt_ids.items()])
 

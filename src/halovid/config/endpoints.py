@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from halovid.config.sections import Section
+from halovid.config.sections import Execution, Section
 
 # words in upper case, none so long that it could be a key (AWS has keys of 20 capitals and digits)
 _VARIABLE = re.compile(r"_?[A-Z][A-Z0-9]{0,15}(_[A-Z0-9]{1,15}){0,7}")
@@ -48,13 +48,13 @@ class ModelConfig(Section):
 
     model: str = Field("gpt-4o", min_length=1)
     base_url: BaseUrl = Field("https://api.openai.com/v1", description="OpenAI, Azure (.../openai/v1), vLLM, ...")
-    key_variable: KeyVariable | None = Field(
+    key_variable: Execution[KeyVariable | None] = Field(
         "OPENAI_API_KEY", description="environment variable of the key; null: no key"
     )
     votes: int = Field(1, ge=1, description="independent answers to each question")
-    input_price: float | None = Field(None, ge=0, description="money per million input tokens")
-    output_price: float | None = Field(None, ge=0, description="money per million output tokens")
-    image_patch: int | None = Field(
+    input_price: Execution[float | None] = Field(None, ge=0, description="money per million input tokens")
+    output_price: Execution[float | None] = Field(None, ge=0, description="money per million output tokens")
+    image_patch: Execution[int | None] = Field(
         None, ge=1, description="pixels per side of an image token (Qwen2.5-VL: 28); null: OpenAI's 512-pixel tiles"
     )
 
@@ -70,12 +70,14 @@ class BudgetConfig(Section):
 class CallConfig(Section):
     """How models are called, and where their answers are kept. Nothing of it changes what they are asked."""
 
-    attempts: int = Field(4, ge=1, description="calls for one answer, when it is missing or wrong")
-    first_wait: float = Field(1.0, ge=0, description="seconds before the second attempt; doubles with each")
-    longest_wait: float = Field(60.0, ge=0, description="seconds; a server that asks for more is not asked again")
-    timeout: float = Field(120.0, gt=0, description="seconds for a call")
-    requests_per_minute: float | None = Field(None, gt=0, description="for each model")
-    tokens_per_minute: float | None = Field(None, gt=0, description="for each model")
-    answers: Path | None = Field(
+    attempts: Execution[int] = Field(4, ge=1, description="calls for one answer, when it is missing or wrong")
+    first_wait: Execution[float] = Field(1.0, ge=0, description="seconds before the second attempt; doubles with each")
+    longest_wait: Execution[float] = Field(
+        60.0, ge=0, description="seconds; a server that asks for more is not asked again"
+    )
+    timeout: Execution[float] = Field(120.0, gt=0, description="seconds for a call")
+    requests_per_minute: Execution[float | None] = Field(None, gt=0, description="for each model")
+    tokens_per_minute: Execution[float | None] = Field(None, gt=0, description="for each model")
+    answers: Execution[Path | None] = Field(
         None, description="folder of all answers ever paid for; in the user's cache if left out"
     )

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from halovid.config.endpoints import BaseUrl, CallConfig, KeyVariable, ModelConfig
-from halovid.config.sections import ASPECTS, Aspect, LoraOptions, Section
+from halovid.config.sections import ASPECTS, Aspect, Execution, LoraOptions, Section
 
 ENCODERS = ("conv", "videomae", "vjepa2")  # backbones that read the generator's text conditions
 
@@ -28,7 +28,9 @@ class RewardConfig(Section):
     seed: int | None = Field(None, ge=0, description="seed of the training alone; the run's when left out")
     method: Literal["full", "lora"] = Field("full", description="pretrained weights: train all, or adapters")
     lora: LoraOptions = LoraOptions(rank=16, alpha=32)
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Execution[bool] = Field(
+        False, description="less memory, more time: activations are computed twice"
+    )
     frames: int | None = Field(None, ge=1, description="language models: frames shown, evenly spaced; all if left out")
     width: int = Field(64, ge=16, multiple_of=16, description="features per cell; pretrained models bring their own")
     layers: int = Field(2, ge=1)
@@ -81,11 +83,13 @@ class ServerConfig(CallConfig):
     family: Literal["videoscore2", "unifiedreward"]
     model: str = Field(min_length=1, description="the name by which the server knows it")
     base_url: BaseUrl = Field(description="as http://127.0.0.1:8000/v1")
-    key_variable: KeyVariable | None = Field(None, description="environment variable of the key; null: no key")
+    key_variable: Execution[KeyVariable | None] = Field(
+        None, description="environment variable of the key; null: no key"
+    )
     frames_per_second: float = Field(2.0, gt=0)
     question: Path | None = Field(None, description="text file with the authors' question, {prompt} in it")
     max_output_tokens: int = Field(1024, ge=64)
-    attempts: int = Field(3, ge=1, description="calls for one answer, when it is missing or has no scores")
+    attempts: Execution[int] = Field(3, ge=1, description="calls for one answer, when it is missing or has no scores")
 
     @property
     def endpoint(self) -> ModelConfig:
@@ -97,7 +101,7 @@ class ScoreConfig(Section):
     """How the reward model scores patches."""
 
     scoring: Literal["dense", "crop"] = "dense"
-    batch_size: int = Field(32, ge=1)
+    batch_size: Execution[int] = Field(32, ge=1, description="clips scored at once")
     released: str | None = Field(
         None, description="folder or hub id of a released video reward model that scores instead of the run's own"
     )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from halovid.config.reward import ENCODERS, RewardConfig, ScoreConfig
-from halovid.config.sections import LoraOptions, Section
+from halovid.config.sections import Execution, LoraOptions, Section, result_settings
 from halovid.config.vlm import VlmConfig
 from halovid.maths.grid import PatchGrid
 from halovid.maths.losses import GranDPOOptions
@@ -38,7 +38,7 @@ class GeneratorConfig(Section):
     guidance_scale: float = Field(1.2, ge=0)
     negative_prompt: str = ""
     fps: float = Field(8.0, gt=0)
-    batch_size: int = Field(16, ge=1, description="clips sampled at once")
+    batch_size: Execution[int] = Field(16, ge=1, description="clips sampled at once")
 
 
 class GenerateConfig(Section):
@@ -77,7 +77,7 @@ class GoodConfig(Section):
         "world", description="clean renderings ('world'), or a folder of mp4 files with a prompts.csv (video, prompt)"
     )
     per_prompt: int = Field(3, ge=1, description="clips per prompt, at most")
-    batch_size: int = Field(16, ge=1, description="clips encoded at once")
+    batch_size: Execution[int] = Field(16, ge=1, description="clips encoded at once")
 
 
 class RestoreConfig(Section):
@@ -90,7 +90,7 @@ class RestoreConfig(Section):
     largest: float = Field(0.6, gt=0, le=1, description="the same, at most")
     sigma: float = Field(0.8, gt=0, le=1, description="noise level that they are made from")
     steps: int = Field(12, ge=1)
-    batch_size: int = Field(16, ge=1)
+    batch_size: Execution[int] = Field(16, ge=1, description="clips made anew at once")
 
     @model_validator(mode="after")
     def _ordered(self) -> RestoreConfig:
@@ -145,17 +145,19 @@ class AlignConfig(Section):
     shared_noise: bool = Field(True, description="chosen and rejected clip of a pair get the same noise")
     steps: int = Field(400, ge=1)
     batch_size: int = Field(4, ge=1, description="pairs per optimiser step")
-    accumulation: int = Field(1, ge=1, description="parts that a batch is cut into")
+    accumulation: Execution[int] = Field(1, ge=1, description="parts that a batch is cut into")
     learning_rate: float = Field(3e-4, gt=0)
     warmup: int = Field(20, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     ema: float = Field(0.98, ge=0, lt=1)
-    checkpoint_every: int = Field(100, ge=1)
+    checkpoint_every: Execution[int] = Field(100, ge=1, description="steps between states to continue from")
     snapshots: tuple[PositiveInt, ...] = Field((), description="steps whose averaged weights are kept as well")
     sample_every: int = Field(200, ge=1)
     sample_prompts: int = Field(8, ge=0, description="prompts whose clips are sampled and measured along the way")
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Execution[bool] = Field(
+        False, description="less memory, more time: activations are computed twice"
+    )
 
 
 class ExamineConfig(Section):
@@ -196,9 +198,9 @@ class RunConfig(Section):
     """A whole recipe."""
 
     seed: int = Field(0, ge=0)
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    device: Execution[str] = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    threads: int | None = Field(None, ge=1, description="CPU threads; all when left out")
+    threads: Execution[int | None] = Field(None, ge=1, description="CPU threads; all when left out")
     generator: GeneratorConfig = GeneratorConfig()
     grid: PatchGrid = PatchGrid(4, 4, 4)
     generate: GenerateConfig = GenerateConfig()
@@ -312,5 +314,6 @@ class RunConfig(Section):
         return self
 
     def part(self, *sections: str) -> dict[str, Any]:
-        """The named sections as JSON values: what a stage's result depends on."""
-        return self.model_dump(mode="json", include=set(sections))
+        """What results depend on in the named sections, as JSON values."""
+        settings = result_settings(self)
+        return {name: settings[name] for name in sections}

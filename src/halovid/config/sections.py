@@ -1,14 +1,23 @@
-"""What sections of the configuration have in common: their base, the aspects of ratings, LoRA options."""
+"""What sections of the configuration have in common: their base, the aspects of ratings, LoRA options.
+
+Some settings say how a stage is executed (how many clips at once, how long to wait) and not what comes out but for
+rounding. They are marked as `Execution[...]` and leave no trace in the identity of a result, so that a
+stage that ran out of memory continues with a smaller batch.
+"""
 
 from __future__ import annotations
 
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+T = TypeVar("T")
 Aspect = Literal["visual_quality", "temporal_consistency", "dynamic_degree", "text_alignment", "factual_consistency"]
 ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
+
+_EXECUTION = object()
+Execution = Annotated[T, _EXECUTION]  # the type of a setting that says how, not what
 
 
 class Section(BaseModel):
@@ -33,6 +42,22 @@ class LoraOptions(Section):
     rank: int = Field(32, ge=1)
     alpha: int = Field(32, ge=1)
     targets: tuple[str, ...] | None = None
+
+
+def result_settings(section: BaseModel) -> dict[str, Any]:
+    """The settings of a section that its results depend on, as JSON values: all but those of execution."""
+    return _without_execution(section, section.model_dump(mode="json"))
+
+
+def _without_execution(value: Any, dumped: Any) -> Any:
+    """`dumped`, the JSON value of `value`, without what sections in it mark as execution."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        kept = [name for name in dumped if _EXECUTION not in fields[name].metadata]
+        return {name: _without_execution(getattr(value, name), dumped[name]) for name in kept}
+    if isinstance(value, tuple | list):
+        return [_without_execution(*both) for both in zip(value, dumped, strict=True)]
+    return dumped
 
 
 def section_fields(section: Any) -> dict[Any, Any]:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from halovid.config.endpoints import BudgetConfig, CallConfig, ModelConfig
-from halovid.config.sections import ASPECTS, Aspect
+from halovid.config.sections import ASPECTS, Aspect, Execution
 
 
 class VlmConfig(ModelConfig, CallConfig):
@@ -28,8 +28,8 @@ class VlmConfig(ModelConfig, CallConfig):
     patches_per_call: int = Field(24, ge=1)
     temperature: float | None = Field(0.0, ge=0, le=2, description="null: not sent, for models that refuse it")
     max_output_tokens: int = Field(4096, ge=64)
-    concurrency: int = Field(8, ge=1, description="calls at the same time")
-    budget: BudgetConfig = BudgetConfig()
+    concurrency: Execution[int] = Field(8, ge=1, description="calls at the same time")
+    budget: Execution[BudgetConfig] = BudgetConfig()
 
     @property
     def models(self) -> tuple[ModelConfig, ...]:

@@ -30,7 +30,7 @@ from halovid.store.checkpoint import load_checkpoint, save_checkpoint
 from halovid.store.errors import InputError, TrainingError
 from halovid.store.files import write_text
 from halovid.store.folders import StageFolder, open_stage
-from halovid.store.runtime import console, progress, resolve_device, set_threads
+from halovid.store.runtime import console, progress, resolve_device
 from halovid.store.tables import PAIRS, read_table
 from halovid.training.monitor import Monitor, Reading, parting, watching_instruments
 from halovid.training.policy import Policy, snapshot_folder
@@ -44,7 +44,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     with open_stage(run_dir, "align", depends, STAGES["align"].reads(config)) as stage:
         if stage is None:
             return
-        set_threads(config.threads)
+        stage.use_threads(config.threads)
         device = resolve_device(config.device)
         generator = open_generator(config)
         pairs = PairData(run_dir, config, device)

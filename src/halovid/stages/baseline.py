@@ -19,7 +19,6 @@ from halovid.measuring.instruments import require_measurable, settings_read
 from halovid.models import model_identity, open_generator
 from halovid.stages import STAGES
 from halovid.store.folders import open_stage
-from halovid.store.runtime import set_threads
 
 
 def check(config: RunConfig) -> None:
@@ -44,7 +43,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
             return
         for item, reason in refused:
             stage.skip(item, reason)
-        set_threads(config.threads)
+        stage.use_threads(config.threads)
         generator = open_generator(config)
         seed, samples = config.seed + EVALUATION_SEED, config.evaluate.samples
         sample_clips(stage, generator, config.generator, prompts, seed, samples, "sample base")

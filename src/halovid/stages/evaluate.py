@@ -22,7 +22,7 @@ from halovid.rewards.network import load_reward
 from halovid.stages import STAGES
 from halovid.store.errors import InputError
 from halovid.store.folders import open_stage
-from halovid.store.runtime import resolve_device, set_threads
+from halovid.store.runtime import resolve_device
 from halovid.store.tables import MEASURES, METRICS, read_table, rows_to_table
 from halovid.training.policy import snapshot_folder
 
@@ -35,7 +35,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     with open_stage(run_dir, "evaluate", depends, STAGES["evaluate"].reads(config)) as stage:
         if stage is None:
             return
-        set_threads(config.threads)
+        stage.use_threads(config.threads)
         base = ClipFolder(run_dir / "baseline", config.clip_size)
         prompts = base.prompts
         sampler = _compared_model(config, run_dir)

@@ -24,7 +24,7 @@ from halovid.rewards.data import load_labelled
 from halovid.rewards.network import load_reward
 from halovid.stages import STAGES
 from halovid.store.folders import open_stage
-from halovid.store.runtime import batches, set_threads
+from halovid.store.runtime import batches
 from halovid.store.tables import AGREEMENT, LABELS, rows_to_table
 
 _BATCH = 32
@@ -37,7 +37,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     with open_stage(run_dir, "examine", depends, STAGES["examine"].reads(config)) as stage:
         if stage is None:
             return
-        set_threads(config.threads)
+        stage.use_threads(config.threads)
         rows = _agreement(config, run_dir) if config.knows_truth else []
         stage.write("agreement.parquet", rows_to_table(rows, AGREEMENT))
 

@@ -15,7 +15,6 @@ from halovid.config.run import RunConfig
 from halovid.models import model_identity, open_generator
 from halovid.stages import STAGES
 from halovid.store.folders import open_stage
-from halovid.store.runtime import set_threads
 
 
 def check(config: RunConfig) -> None:
@@ -35,7 +34,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
             return
         for item, reason in refused:
             stage.skip(item, reason)
-        set_threads(config.threads)
+        stage.use_threads(config.threads)
         generator = open_generator(config)
         count = config.generate.candidates
         sample_clips(stage, generator, config.generator, prompts, config.seed, count, "generate")

@@ -19,7 +19,7 @@ from halovid.config.run import RunConfig
 from halovid.models import open_generator
 from halovid.stages import STAGES
 from halovid.store.folders import open_stage
-from halovid.store.runtime import console, resolve_device, set_threads
+from halovid.store.runtime import console, resolve_device
 from halovid.store.tables import CLIPS
 
 
@@ -33,7 +33,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     with open_stage(run_dir, "good", depends, STAGES["good"].reads(config)) as stage:
         if stage is None:
             return
-        set_threads(config.threads)
+        stage.use_threads(config.threads)
         device = resolve_device(config.device)
         generator = open_generator(config)
         save_conditions(stage.path, generator, [])

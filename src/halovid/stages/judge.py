@@ -52,7 +52,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     with open_stage(run_dir, "judge", depends, STAGES["judge"].reads(config)) as stage:
         if stage is None:
             return
-        set_threads(config.threads)
+        stage.use_threads(config.threads)
         clips = ClipFolder(run_dir / "generate", config.clip_size)
         rounds = planned_rounds(config, clips.rows)
         judged = stage.map_batches(

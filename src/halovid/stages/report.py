@@ -18,6 +18,7 @@ import yaml
 
 from halovid.clips.folder import ClipFolder, Row
 from halovid.config.run import RunConfig
+from halovid.config.sections import result_settings
 from halovid.maths.grid import spread_to_frames
 from halovid.measuring.headline import sample_size, verdict
 from halovid.measuring.instruments import MEASURES
@@ -29,7 +30,6 @@ from halovid.stages import STAGES, required_stages
 from halovid.store.errors import InputError
 from halovid.store.files import write_text
 from halovid.store.folders import open_stage, read_manifest, versions
-from halovid.store.runtime import set_threads
 from halovid.store.tables import AGREEMENT, METRICS, read_table
 from halovid.store.tables import MEASURES as MEASURES_TABLE
 
@@ -43,10 +43,10 @@ _SMOOTHING = 20  # training steps averaged for a point of a curve
 
 def run(config: RunConfig, run_dir: Path) -> None:
     """Writes the report."""
-    with open_stage(run_dir, "report", config.model_dump(mode="json"), STAGES["report"].reads(config)) as stage:
+    with open_stage(run_dir, "report", result_settings(config), STAGES["report"].reads(config)) as stage:
         if stage is None:
             return
-        set_threads(config.threads)
+        stage.use_threads(config.threads)
         evaluated, stages = run_dir / "evaluate", required_stages(config)
         metrics = read_table(evaluated / "metrics.parquet", METRICS).to_pylist()
         content = report_page.PageContent(

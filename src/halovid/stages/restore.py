@@ -27,7 +27,7 @@ from halovid.models.restoring import Guidance, random_regions, restore
 from halovid.records import Prompt
 from halovid.stages import STAGES
 from halovid.store.folders import open_stage
-from halovid.store.runtime import console, resolve_device, set_threads
+from halovid.store.runtime import console, resolve_device
 from halovid.store.tables import CLIPS, PAIRS, rows_to_table
 
 
@@ -64,7 +64,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     with open_stage(run_dir, "restore", depends, STAGES["restore"].reads(config)) as stage:
         if stage is None:
             return
-        set_threads(config.threads)
+        stage.use_threads(config.threads)
         device = resolve_device(config.device)
         generator = open_generator(config)
         conditions, originals = (

@@ -27,7 +27,7 @@ from halovid.stages import STAGES
 from halovid.store.errors import InputError
 from halovid.store.files import hash_folder
 from halovid.store.folders import open_stage
-from halovid.store.runtime import resolve_device, resolve_dtype, set_threads
+from halovid.store.runtime import resolve_device, resolve_dtype
 from halovid.store.tables import AGREEMENT, LABELS, read_table, rows_to_table
 
 
@@ -49,7 +49,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     with open_stage(run_dir, "reward", depends, STAGES["reward"].reads(config)) as stage:
         if stage is None:
             return
-        set_threads(config.threads)
+        stage.use_threads(config.threads)
         clips = ClipFolder(run_dir / "generate", config.reward_size)
         labels = read_table(run_dir / "judge" / "labels.parquet", LABELS)
         reward = config.reward

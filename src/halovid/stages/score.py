@@ -36,7 +36,7 @@ from halovid.rewards.released.served import ServedReward, served_identity
 from halovid.rewards.scoring import rate_clips
 from halovid.stages import STAGES
 from halovid.store.folders import StageFolder, open_stage
-from halovid.store.runtime import resolve_device, resolve_dtype, set_threads
+from halovid.store.runtime import resolve_device, resolve_dtype
 from halovid.store.tables import LABELS, RELEASED, REWARDS
 
 # what is kept of a batch: its rewards, and the ratings that they are means of
@@ -52,7 +52,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     with open_stage(run_dir, "score", depends, STAGES["score"].reads(config)) as stage:
         if stage is None:
             return
-        set_threads(config.threads)
+        stage.use_threads(config.threads)
         size = config.clip_size if released else config.reward_size
         folders = {name: ClipFolder(run_dir / name, size) for name in config.scored_folders}
         conditions = ClipFolder(run_dir / "generate", size).prompt_embeds

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import torch
 
 from halovid.store.errors import InputError
 from halovid.store.files import hash_file, hash_value, write_json, write_text
-from halovid.store.runtime import batches, console, progress
+from halovid.store.parts import PartFolder, joined, uncovered
+from halovid.store.runtime import console, progress, set_threads
 from halovid.store.tables import rows_to_table, write_table
 
 T = TypeVar("T")
@@ -35,7 +36,6 @@ _RESULTS = (
     *("*.parquet", "*/*.parquet", "*.safetensors", "*.json", "*.jsonl", "*.html"),
     *("weights/**/*.safetensors", "snapshots/**/*.safetensors"),
 )
-_SKIPPED = b"halovid.skipped"
 
 
 class StageFolder:
@@ -45,6 +45,7 @@ class StageFolder:
         self.path = path
         self.fingerprint = fingerprint
         self.skipped: list[dict[str, Any]] = []
+        self.threads: list[int] = []
         self._made = 0  # rows of all batches
 
     def skip(self, item: str, reason: str, again: bool = False) -> None:
@@ -53,6 +54,21 @@ class StageFolder:
         With `again` a later run of the stage tries it once more: another outcome is possible.
         """
         self.skipped.append({"item": item, "reason": reason} | ({"again": True} if again else {}))
+
+    def use_threads(self, threads: int | None) -> None:
+        """Limits torch to so many CPU threads (None: all) and keeps a record of it.
+
+        Threads are how a stage is executed, not what it makes, yet they change its rounding: the manifest tells all
+        numbers that took part, and a stage that goes on with another one says so.
+        """
+        set_threads(threads)
+        number = torch.get_num_threads()
+        record = self.path / "parts" / "threads.json"
+        earlier = _read_threads(record)
+        if earlier and earlier[-1] != number:
+            console.print(f"{self.path.name}: goes on with {number} threads after {earlier[-1]}; rounding may differ")
+        self.threads = [*earlier, *([] if number in earlier[-1:] else [number])]
+        write_json(record, self.threads)
 
     def map_batches(
         self,
@@ -64,32 +80,26 @@ class StageFolder:
     ) -> pa.Table:
         """The rows that `work` makes of all items, batch by batch; finished batches survive a kill.
 
-        A batch that an earlier run left with something to try again is done anew.
+        What an earlier run has finished is kept whatever its batch size was; a batch that it left with something to
+        try again is done anew.
 
-        Inside `work`, `skip` notes the items that fail. Items and size must be the same when it continues, which
-        the fingerprint ensures.
+        Inside `work`, `skip` notes the items that fail. The items must be the same when it continues, which the
+        fingerprint ensures.
         """
-        parts, tables = self.path / "parts", []
-        groups = batches(items, size)
-        paths = [parts / f"{description.replace(' ', '-')}-{i:06d}.parquet" for i in range(len(groups))]
-        for path in paths:
-            if path.exists() and _to_try_again(_part_skipped(_read_part(path))):
-                path.unlink()
-        done = sum(len(group) for group, path in zip(groups, paths, strict=True) if path.exists())
-        with progress(description, len(items), done) as advance:
-            for group, path in zip(groups, paths, strict=True):
-                if not path.exists():
-                    before = len(self.skipped)
-                    table = rows_to_table(work(group), schema)
-                    note = json.dumps(self.skipped[before:]).encode()
-                    del self.skipped[before:]
-                    write_table(path, table.replace_schema_metadata({**schema.metadata, _SKIPPED: note}))
-                    advance(len(group))
-                table = _read_part(path)
-                self.skipped += _part_skipped(table)
-                self._made += len(table)
-                tables.append(table.replace_schema_metadata(schema.metadata))
-        return pa.concat_tables(tables) if tables else schema.empty_table()
+        folder = PartFolder(self.path / "parts", description, schema)
+        parts = folder.read(len(items))
+        todo = uncovered((part.items for part in parts), len(items), size)
+        with progress(description, len(items), len(items) - sum(map(len, todo))) as advance:
+            for batch in todo:
+                before = len(self.skipped)
+                table = rows_to_table(work(items[batch.start : batch.stop]), schema)
+                parts.append(folder.write(batch, table, self.skipped[before:]))
+                del self.skipped[before:]
+                advance(len(batch))
+        self._made += sum(len(part.table) for part in parts)
+        parts.sort(key=lambda part: part.items.start)
+        self.skipped += [entry for part in parts for entry in part.skipped]
+        return joined(parts, schema)
 
     def check_outage(self) -> None:
         """Refuses to call the stage complete when nothing came of any item and another time something may.
@@ -109,18 +119,13 @@ class StageFolder:
         write_table(self.path / name, table)
 
 
-def _read_part(path: Path) -> pa.Table:
-    """A finished batch; InputError when it is damaged."""
+def _read_threads(record: Path) -> list[int]:
+    """The numbers of threads that a stage was worked on with so far, in order; empty where nobody wrote them down."""
     try:
-        return pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete it and run the stage again") from error
-
-
-def _part_skipped(table: pa.Table) -> list[dict[str, Any]]:
-    """What the work on a batch left out."""
-    skipped: list[dict[str, Any]] = json.loads(table.schema.metadata[_SKIPPED])
-    return skipped
+        numbers = json.loads(record.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return []
+    return numbers if isinstance(numbers, list) and all(isinstance(number, int) for number in numbers) else []
 
 
 def _to_try_again(skipped: list[dict[str, Any]]) -> int:
@@ -140,7 +145,7 @@ def open_stage(
     another config left is moved to RUN/superseded, never deleted, and comes back when that config does.
 
     Args:
-        config: all settings that the result depends on, JSON values.
+        config: all settings that the result depends on, JSON values; not those of execution, see `config.sections`.
         inputs: names of the stages that this one reads.
 
     Raises:
@@ -268,6 +273,7 @@ def _finish(stage: StageFolder, name: str, config: dict[str, Any], inputs: dict[
         "inputs": inputs,
         "outputs": {str(path.relative_to(stage.path)): hash_file(path) for path in sorted(results)},
         "skipped": stage.skipped,
+        "threads": stage.threads,
         "versions": versions(),
     }
     write_json(stage.path / "manifest.json", manifest)

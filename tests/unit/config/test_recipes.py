@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from halovid.config.recipes import load_config, make_config
 from halovid.config.run import RunConfig
+from halovid.config.sections import result_settings
 from halovid.maths.grid import PatchGrid
 from halovid.maths.losses import GranDPOOptions
 from halovid.store.errors import InputError
@@ -214,3 +215,31 @@ def test_a_folder_in_place_of_a_file_is_refused(place: str, tmp_path: Path) -> N
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match=rf"^{place}: {tmp_path}/folder is a folder; name a file$"):
         load_config(tmp_path / "r.yaml", (f"{place}=folder",))
+
+
+EXECUTION = (
+    *("device=cpu", "threads=3", "generator.batch_size=1", "score.batch_size=1", "good.batch_size=1"),
+    *("restore.batch_size=1", "align.accumulation=2", "align.checkpoint_every=7", "align.gradient_checkpointing=true"),
+    *("reward.gradient_checkpointing=true", "judge.vlm.concurrency=1", "judge.vlm.timeout=5", "judge.vlm.attempts=9"),
+    *("judge.vlm.budget.calls=10", "judge.vlm.requests_per_minute=1", "judge.vlm.answers=/elsewhere"),
+    *("judge.vlm.panel=[{model: a, key_variable: OTHER}]",),
+)
+
+
+def test_how_a_run_is_executed_is_no_part_of_what_its_results_depend_on(tmp_path: Path) -> None:
+    text = "good: {per_prompt: 1}\nrestore: {per_prompt: 1}\njudge: {vlm: {panel: [{model: a}]}}\n"
+    path = recipe(tmp_path, text)
+    plain = result_settings(load_config(path))
+    for override in EXECUTION:
+        changed = load_config(path, (override,))
+        assert changed != load_config(path), override
+        assert result_settings(changed) == plain, override
+
+
+@pytest.mark.parametrize("override", ["reward.batch_size=5", "align.batch_size=5", "generator.fps=9", "dtype=float16"])
+def test_what_a_result_depends_on_is_told(tmp_path: Path, override: str) -> None:
+    path = recipe(tmp_path, "")
+    changed, plain = load_config(path, (override,)), load_config(path)
+    section = override.partition(".")[0].partition("=")[0]
+    assert changed.part("seed", section) != plain.part("seed", section)
+    assert changed.part("seed").keys() == {"seed"}

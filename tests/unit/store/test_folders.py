@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from halovid.store import folders
 from halovid.store.errors import InputError
 from halovid.store.folders import StageFolder, open_stage, read_manifest
+from halovid.store.parts import PartFolder
 from halovid.store.tables import read_table
 
 SCHEMA = pa.schema([("item", pa.int64())], metadata={"halovid.table": "items", "halovid.version": "1"})
@@ -31,8 +37,8 @@ def work(run_dir: Path, config: dict[str, Any] = CONFIG, name: str = "count", in
         return True
 
 
-def square(stage: StageFolder, done: list[int], fail_at: int | None = None) -> pa.Table:
-    """The squares of 0..10 in batches of 3; odd multiples of 3 are skipped, `fail_at` raises."""
+def square(stage: StageFolder, done: list[int], fail_at: int | None = None, size: int = 3) -> pa.Table:
+    """The squares of 0..10 in batches; odd multiples of 3 are skipped, `fail_at` raises."""
 
     def batch(items: Sequence[int]) -> list[dict[str, int]]:
         rows = []
@@ -46,18 +52,18 @@ def square(stage: StageFolder, done: list[int], fail_at: int | None = None) -> p
                 rows.append({"item": item * item})
         return rows
 
-    return stage.map_batches("square numbers", range(11), 3, batch, SCHEMA)
+    return stage.map_batches("square numbers", range(11), size, batch, SCHEMA)
 
 
 SQUARES = [item * item for item in range(11) if item % 6 != 3]
 SKIPPED = [{"item": f"item {item}", "reason": "odd multiple of 3"} for item in (3, 9)]
 
 
-def run_squares(run_dir: Path, done: list[int], fail_at: int | None = None) -> None:
+def run_squares(run_dir: Path, done: list[int], fail_at: int | None = None, size: int = 3) -> None:
     """A stage that consists of `square`."""
     with open_stage(run_dir, "square", CONFIG) as stage:
-        assert stage is not None
-        stage.write("items.parquet", square(stage, done, fail_at))
+        if stage is not None:
+            stage.write("items.parquet", square(stage, done, fail_at, size))
 
 
 def test_a_complete_stage_is_skipped_and_left_alone(tmp_path: Path) -> None:
@@ -72,7 +78,7 @@ def test_the_manifest_tells_how_the_result_was_made(tmp_path: Path) -> None:
     work(tmp_path, name="next", inputs=["count"])
     manifest = read_manifest(tmp_path / "next")
     assert manifest is not None
-    assert manifest.keys() == {"stage", "fingerprint", "config", "inputs", "outputs", "skipped", "versions"}
+    assert manifest.keys() == {"stage", "fingerprint", "config", "inputs", "outputs", "skipped", "threads", "versions"}
     assert manifest["stage"] == "next"
     assert manifest["config"] == CONFIG
     assert manifest["inputs"].keys() == {"count"}
@@ -184,6 +190,91 @@ def test_a_continued_table_is_the_uninterrupted_one(tmp_path: Path) -> None:
     a, b = (read_manifest(tmp_path / run / "square") for run in "ab")
     assert a == b
     assert a is not None and a["outputs"].keys() == {"items.parquet"}
+
+
+@given(st.lists(st.tuples(st.integers(0, 10), st.integers(1, 12)), max_size=4), st.integers(1, 12))
+@settings(max_examples=8, deadline=None)
+def test_another_batch_size_continues_what_is_finished(stops: list[tuple[int, int]], size: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        whole, stopped = Path(folder) / "whole", Path(folder) / "stopped"
+        run_squares(whole, [])
+        for item, other_size in stops:
+            with contextlib.suppress(RuntimeError):
+                run_squares(stopped, [], item, other_size)
+        run_squares(stopped, [], size=size)
+        table = "square/items.parquet"
+        assert (stopped / table).read_bytes() == (whole / table).read_bytes()
+        assert read_manifest(stopped / "square") == read_manifest(whole / "square")
+
+
+def test_only_what_is_not_finished_is_made_with_the_new_batch_size(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="stopped"):
+        run_squares(tmp_path, [], fail_at=7)
+    done: list[int] = []
+    run_squares(tmp_path, done, size=2)
+    assert done == [6, 7, 8, 9, 10]
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _of_another_schema(path: Path) -> None:
+    """A whole part, as an older halovid may have left it."""
+    path.unlink()
+    schema = pa.schema([("thing", pa.string())])
+    PartFolder(path.parent, "square numbers", schema).write(range(3), pa.table({"thing": ["x"]}, schema), [])
+
+
+def _swap(path: Path) -> None:
+    other = next(other for other in path.parent.glob("square*") if other != path)
+    first, second = path.read_bytes(), other.read_bytes()
+    path.write_bytes(second)
+    other.write_bytes(first)
+
+
+@pytest.mark.parametrize("damage", [_cut, _flip, Path.unlink, _of_another_schema, _swap])
+def test_a_damaged_part_is_made_again(tmp_path: Path, damage: Callable[[Path], Any]) -> None:
+    run_squares(tmp_path / "whole", [])
+    with pytest.raises(RuntimeError, match="stopped"):
+        run_squares(tmp_path, [], fail_at=7)
+    damage(next((tmp_path / "square" / "parts").glob("square-numbers-000000-*")))
+    done: list[int] = []
+    run_squares(tmp_path, done)
+    again = [0, 1, 2, 3, 4, 5] if damage is _swap else [0, 1, 2]
+    assert done == [*again, 6, 7, 8, 9, 10]
+    assert read_manifest(tmp_path / "square") == read_manifest(tmp_path / "whole" / "square")
+
+
+def test_threads_are_told_in_the_manifest_and_when_they_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = 0
+
+    def set_threads(number: int | None) -> None:
+        nonlocal threads
+        threads = number or 0
+
+    monkeypatch.setattr(folders, "set_threads", set_threads)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    for number in (2, 2, 3):
+        with pytest.raises(RuntimeError), open_stage(tmp_path, "count", CONFIG) as stage:
+            assert stage is not None
+            stage.use_threads(number)
+            raise RuntimeError
+        told = "goes on with 3 threads after 2; rounding may differ" in capsys.readouterr().err
+        assert told == (number == 3)
+    with open_stage(tmp_path, "count", CONFIG) as stage:
+        assert stage is not None
+        stage.use_threads(3)
+    manifest = read_manifest(tmp_path / "count")
+    assert manifest is not None and manifest["threads"] == [2, 3]
 
 
 def run_flaky(run_dir: Path, done: list[int], down: set[int], stop_at: int | None = None) -> bool:
