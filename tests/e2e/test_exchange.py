@@ -183,6 +183,37 @@ def test_an_import_that_was_killed_continues_to_the_same_result(clips: Path, tmp
         assert manifest(cut, stage) == manifest(whole, stage)
 
 
+def test_an_export_that_was_killed_leaves_nothing_beside_the_next(clips: Path, tmp_path: Path) -> None:
+    assert run_here("import", "folder", clips, tmp_path / "run").code == 0
+    (tmp_path / ".export.notes").mkdir()  # somebody else's
+    command = ("export", "folder", str(tmp_path / "run"), str(tmp_path / "out"))
+    for pattern in ("clip5.mp4", "out"):
+        process = start_apart(Plan(command, tmp_path / "log", Kill(pattern)))
+        process.join(120)
+        assert process.exitcode == -9
+        assert {path.name for path in tmp_path.glob(".*")} == {".export.notes", ".out.unfinished"}
+    outcome = run_here(*command)
+    assert outcome.code == 0, outcome.stderr
+    assert "12 clips of" in outcome.stderr
+    assert len(list((tmp_path / "out").iterdir())) == 13
+    assert {path.name for path in tmp_path.glob(".*")} == {".export.notes"}
+
+
+def test_scoring_that_was_killed_leaves_no_hidden_clip_among_the_heat_maps(
+    clips: Path, first_run: tuple[Path, object], tmp_path: Path
+) -> None:
+    maps = tmp_path / "maps"
+    command = ["score", "--clips", clips, "--reward", first_run[0], "--output", tmp_path / "a.csv", "--heatmaps", maps]
+    for pattern in ("clip3.mp4", "clip4.mp4"):
+        process = start_apart(Plan(tuple(map(str, command)), tmp_path / "log", Kill(pattern)))
+        process.join(120)
+        assert process.exitcode == -9
+    assert list(maps.glob(".*"))
+    outcome = run_here(*command)
+    assert outcome.code == 0, outcome.stderr
+    assert {path.name for path in maps.iterdir()} == {f"clip{number}.mp4" for number in range(12)}
+
+
 def test_clips_are_shown_from_first_to_last_frame_in_the_size_asked_for(clips: Path, tmp_path: Path) -> None:
     assert run_here("import", "folder", clips, tmp_path / "run").code == 0
     folder = ClipFolder(tmp_path / "run/generate", (5, 64, 32))

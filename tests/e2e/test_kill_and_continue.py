@@ -212,13 +212,13 @@ def test_align_continues_exactly(
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_accumulation_changes_only_the_rounding(
+def test_micro_batches_change_only_the_rounding(
     method: str, finished_run: Callable[..., Path], tiny_recipe: Path
 ) -> None:
     run_dir = finished_run(before="align")
     weights, logs = [], []
     for parts in (1, 2):  # a batch of 3 in parts of 2 and 1
-        settings = (f"method={method}", "batch_size=3", f"accumulation={parts}", "learning_rate=1e-4", "steps=4")
+        settings = (f"method={method}", "batch_size=3", f"micro_batches={parts}", "learning_rate=1e-4", "steps=4")
         overrides = [part for setting in settings for part in ("--set", f"align.{setting}")]
         assert run_here("align", tiny_recipe, run_dir, *overrides).code == 0
         weights.append(load_weights(run_dir / "align"))

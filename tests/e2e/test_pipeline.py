@@ -18,7 +18,7 @@ import torch
 from diffusers import WanPipeline
 from safetensors.torch import load_file
 
-from conftest import LORA, RECIPE, SECRETS, Outcome, manifest, results, run_here, snapshot
+from conftest import LORA, RECIPE, SECRETS, Kill, Outcome, Plan, manifest, results, run_here, snapshot, start_apart
 from halovid.config.run import GeneratorConfig
 from halovid.stages import STAGES
 from halovid.store import tables
@@ -304,7 +304,11 @@ def test_the_lora_loads_in_diffusers_and_makes_the_aligned_clips(run_dir: Path, 
 
 
 def test_the_merged_pipeline_samples_what_the_adapter_does(run_dir: Path, tiny_recipe: Path, tmp_path: Path) -> None:
-    outcome = run_here("merge", tiny_recipe, run_dir, tmp_path / "merged")
+    command = ("merge", str(tiny_recipe), str(run_dir), str(tmp_path / "merged"))
+    process = start_apart(Plan(command, tmp_path / "log", Kill("merged")))
+    process.join(120)
+    assert process.exitcode == -9 and not (tmp_path / "merged").exists()
+    outcome = run_here(*command)
     assert outcome.code == 0, outcome.stderr
     arguments = (tiny_recipe, tmp_path / "next", "--set", f"generator.model={tmp_path / 'merged'}")
     assert run_here("baseline", *arguments).code == 0

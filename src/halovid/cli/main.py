@@ -37,7 +37,12 @@ Recipe = Annotated[Path, typer.Argument(help="the recipe, a YAML file; see recip
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="the folder that holds all results of this run")]
 FormatName = Annotated[str, typer.Argument(metavar="FORMAT", help="one of: " + ", ".join(FORMAT_NAMES))]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="change a setting of the recipe: --set align.steps=800 (repeatable)")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="change a setting of the recipe: --set align.steps=800 (repeatable). A relative path typed here starts "
+        "from the current folder, one in the recipe from the recipe's folder",
+    ),
 ]
 
 

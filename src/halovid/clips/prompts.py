@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from pathlib import Path
 from typing import Any
 
 from halovid.config.run import PromptsConfig
 from halovid.records import Prompt, prompt_problem
-from halovid.store.errors import InputError
+from halovid.store.errors import InputError, shorten
+from halovid.store.foreign import read_csv, read_json_lines, read_text
 from halovid.store.lazy import load_named
 
 _DRAWN = "halovid.world.prompts:draw_captions"  # the prompts of a recipe that names no file
@@ -42,17 +40,22 @@ def load_prompts(config: PromptsConfig) -> tuple[list[Prompt], list[tuple[str, s
 
 def _read_texts(path: Path) -> list[Any]:
     """The prompts of a .txt, .jsonl or .csv file, blank lines left out; a row may hold something else than a text."""
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".jsonl":  # split at newlines only: JSON texts may hold other line separators
-            return [json.loads(line)["prompt"] for line in content.split("\n") if line.strip()]
-        if path.suffix == ".csv":
-            csv.field_size_limit(len(content) + 1)  # a cell that is too long is refused by name, with the others
-            return [row["prompt"] for row in csv.DictReader(io.StringIO(content, newline=""))]
-    except OSError as error:
-        raise InputError(f"can't read the prompt file {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"the prompt file {path} is not UTF-8 text ({error})") from error
-    except (json.JSONDecodeError, csv.Error, KeyError, TypeError) as error:
-        raise InputError(f"every row of {path} needs a `prompt` ({error!r})") from error
-    return [line for line in content.split("\n") if line.strip()]
+    suffix = path.suffix.lower()
+    if suffix == ".jsonl":
+        return [_prompt_of(path, name, row) for name, row in read_json_lines(path)]
+    if suffix == ".csv":
+        header, rows = read_csv(path)
+        if "prompt" not in header:
+            raise InputError(f"{path} needs a column `prompt`; it has {shorten(', '.join(header)) or 'none'}")
+        column = header.index("prompt")
+        return [cells[column] if column < len(cells) else None for _, cells in rows]
+    if suffix in (".json", ".parquet"):
+        raise InputError(f"the prompt file {path} is {suffix}; give it as .jsonl, .csv or one prompt a line in .txt")
+    return [line for line in read_text(path).split("\n") if line.strip()]
+
+
+def _prompt_of(path: Path, name: str, row: Any) -> Any:
+    """The prompt in a row of JSON Lines, whatever it is."""
+    if not isinstance(row, dict) or "prompt" not in row:
+        raise InputError(f'{path}, {name} needs a `prompt`: it must look like {{"prompt": "a red ball"}}')
+    return row["prompt"]

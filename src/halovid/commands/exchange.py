@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import numpy as np
 from halovid.clips.folder import save_conditions
 from halovid.config.run import RunConfig
 from halovid.formats import get_format
-from halovid.formats.base import Collection, RunData, SourceClip, copy_file
+from halovid.formats.base import Collection, Exported, RunClip, RunData, SourceClip, copy_file
 from halovid.maths.grid import LatentGeometry
 from halovid.models import model_identity, open_generator
 from halovid.records import Prompt
@@ -31,12 +30,14 @@ from halovid.store.errors import InputError
 from halovid.store.files import hash_file, hash_value, write_json
 from halovid.store.folders import StageFolder, is_current, open_stage
 from halovid.store.runtime import console, progress
+from halovid.store.scratch import scratch_folder
 from halovid.store.tables import CLIPS, LABELS, PAIRS, SOURCES, read_table, rows_to_table
 from halovid.store.video import convert_video, probe_video, read_pictures, write_pictures
 
 Row = dict[str, Any]
 _BATCH = 8
 _MADE = ("generate", "judge", "pair")  # the stages that an import makes
+_PAIR_ONLY = ("good", "restore")  # the stages whose clips are exported only if a pair names them
 _PLAIN = LatentGeometry(temporal_stride=1, spatial_stride=1, causal_first_frame=False)  # every frame counts alike
 
 
@@ -206,30 +207,35 @@ def export_run(name: str, run_dir: Path, target: Path) -> None:
     The folder is whole or absent.
 
     Raises:
-        InputError: the run lacks what the format holds, or `target` is there already.
+        InputError: the run lacks what the format holds, nothing of it can be exported, or `target` is there already.
     """
     write = get_format(name).write
     try:
-        if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
-            raise InputError(f"{target} is there already; name a folder that is new or empty")
-        run = _run_data(run_dir)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export.", dir=target.parent) as temporary:
-            partial = Path(temporary) / "export"
-            partial.mkdir()
+        with scratch_folder(target) as unfinished:
+            if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+                raise InputError(f"{target} is there already; name a folder that is new or empty")
+            run = _run_data(run_dir)
             with console.status(f"export {len(run.clips)} clips"):
-                skipped = write(run, partial)
-            partial.replace(target)
+                exported = write(run, unfinished)
+            if not exported.count:
+                raise InputError(_nothing_exported(name, run_dir, exported))
+            unfinished.replace(target)
     except OSError as error:
         raise InputError(f"can't export {run_dir} to {target}: {error.strerror or error}") from error
-    console.print(f"{len(run.clips)} clips of {run_dir} exported to {target}; {len(skipped)} items left out")
-    for item, reason in skipped:
+    told = f"{exported.count} {exported.kind} of {run_dir} exported to {target}; {len(exported.skipped)} items left out"
+    console.print(told, soft_wrap=True)
+    for item, reason in exported.skipped:
         console.print(f"left out: {item}: {reason}", style="yellow", highlight=False, soft_wrap=True)
+
+
+def _nothing_exported(name: str, run_dir: Path, exported: Exported) -> str:
+    """Why an export would be empty."""
+    reasons = "; ".join(f"{item}: {reason}" for item, reason in exported.skipped[:3])
+    return f"none of the {exported.kind} of {run_dir} can be exported as {name!r} ({reasons or 'it has none'})"
 
 
 def _run_data(run_dir: Path) -> RunData:
     """What an export takes from a run: ratings and pairs only if they are of the clips that are there now."""
-    clips = read_table(run_dir / "generate" / "clips.parquet", CLIPS).to_pylist()
     labels, pairs = run_dir / "judge" / "labels.parquet", run_dir / "pair" / "pairs.parquet"
     rated, paired = is_current(run_dir, "judge"), is_current(run_dir, "pair")
     ratings: dict[str, dict[str, float]] = {}
@@ -237,8 +243,13 @@ def _run_data(run_dir: Path) -> RunData:
         if math.isfinite(row["score"]):
             ratings.setdefault(row["clip_id"], {})[row["aspect"]] = row["score"]
     return RunData(
-        run_dir / "generate",
-        clips,
-        ratings if rated else None,
-        read_table(pairs, PAIRS).to_pylist() if paired else None,
+        clips=_clips_of(run_dir / "generate"),
+        pair_only=[clip for name in _PAIR_ONLY if is_current(run_dir, name) for clip in _clips_of(run_dir / name)],
+        ratings=ratings if rated else None,
+        pairs=read_table(pairs, PAIRS).to_pylist() if paired else None,
     )
+
+
+def _clips_of(folder: Path) -> list[RunClip]:
+    """The clips of a clip folder."""
+    return [RunClip(row, folder) for row in read_table(folder / "clips.parquet", CLIPS).to_pylist()]

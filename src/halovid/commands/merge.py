@@ -7,14 +7,13 @@ To publish, to use without peft, or as `generator.model` of the next round: new 
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
 from halovid.config.run import RunConfig
 from halovid.models import open_generator
 from halovid.store.errors import InputError
 from halovid.store.folders import read_manifest
+from halovid.store.scratch import scratch_folder
 
 
 def merge(config: RunConfig, run_dir: Path, target: Path) -> None:
@@ -23,17 +22,12 @@ def merge(config: RunConfig, run_dir: Path, target: Path) -> None:
     Raises:
         InputError: the alignment is not finished, or `target` exists.
     """
-    if target.exists():
-        raise InputError(f"{target} exists; name a new folder")
-    if read_manifest(run_dir / "align") is None:
-        raise InputError(f"{run_dir} has no finished alignment; run `halovid align` first")
-    generator = open_generator(config)
-    generator.load_weights(run_dir / "align" / "weights")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        generator.save_merged(temporary)
-        temporary.chmod(0o755)
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with scratch_folder(target) as unfinished:
+        if target.exists():
+            raise InputError(f"{target} exists; name a new folder")
+        if read_manifest(run_dir / "align") is None:
+            raise InputError(f"{run_dir} has no finished alignment; run `halovid align` first")
+        generator = open_generator(config)
+        generator.load_weights(run_dir / "align" / "weights")
+        generator.save_merged(unfinished)
+        unfinished.replace(target)

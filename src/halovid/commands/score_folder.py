@@ -8,6 +8,7 @@ The table has a row per clip: clip, prompt, reward, the rating of every aspect a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from halovid.config.run import GeneratorConfig, RunConfig
 from halovid.formats import folder, vbench
-from halovid.formats.base import SourceClip
+from halovid.formats.base import Collection, SourceClip
 from halovid.maths.grid import PatchGrid, spread_to_frames
 from halovid.models import open_generator
 from halovid.rewards.backbones import EncoderSpec
@@ -30,6 +31,7 @@ from halovid.store.errors import InputError
 from halovid.store.files import atomic_path
 from halovid.store.folders import read_manifest
 from halovid.store.runtime import console, progress, resolve_device, set_threads
+from halovid.store.scratch import scratch_folder
 from halovid.store.tables import write_table
 from halovid.store.video import probe_video, read_video, write_video
 
@@ -84,8 +86,22 @@ def score_folder(
         raise InputError(f"{clips} holds no clip with a usable prompt ({reasons[0] if reasons else 'it is empty'})")
     _check_targets(clips, output, heatmaps)
     scorer = _make_scorer(reward, config, sorted({clip.prompt for clip in found.clips.values()}))
+    rows = _score_clips(found, scorer, heatmaps)
+    for item, reason in found.skipped:
+        console.print(f"left out: {item}: {reason}", style="yellow", highlight=False, soft_wrap=True)
+    if not rows:
+        raise InputError(f"none of {len(found.clips)} clips of {clips} could be scored")
+    _write_table(output, rows)
+    console.print(f"{len(rows)} clips scored, {len(found.skipped)} left out: {output}", soft_wrap=True)
+
+
+def _score_clips(found: Collection, scorer: Scorer, heatmaps: Path | None) -> list[Row]:
+    """A row of the output for every clip that can be scored; the others are noted as skipped."""
     rows: list[Row] = []
-    with progress("score", len(found.clips)) as advance:
+    clip_ids = found.clip_ids()
+    with progress("score", len(found.clips)) as advance, contextlib.ExitStack() as stack:
+        # built apart and moved into the folder, as a kill would leave half a clip there
+        unfinished = stack.enter_context(scratch_folder(heatmaps / "heatmaps")) if heatmaps is not None else None
         for name, clip in found.clips.items():
             try:
                 ratings, patches, video = scorer.rate(clip)
@@ -93,15 +109,12 @@ def score_folder(
             except InputError as error:
                 found.skip(name, str(error))
             else:
-                if heatmaps is not None:
-                    _write_heatmap(heatmaps / f"{found.clip_ids()[name]}.mp4", scorer, clip, patches, video)
+                if unfinished is not None and heatmaps is not None:
+                    heatmap = unfinished / f"{clip_ids[name]}.mp4"
+                    _write_heatmap(heatmap, scorer, clip, patches, video)
+                    heatmap.replace(heatmaps / heatmap.name)
             advance()
-    for item, reason in found.skipped:
-        console.print(f"left out: {item}: {reason}", style="yellow", highlight=False, soft_wrap=True)
-    if not rows:
-        raise InputError(f"none of {len(found.clips)} clips of {clips} could be scored")
-    _write_table(output, rows)
-    console.print(f"{len(rows)} clips scored, {len(found.skipped)} left out: {output}", soft_wrap=True)
+    return rows
 
 
 def _check_targets(clips: Path, output: Path, heatmaps: Path | None) -> None:

@@ -39,45 +39,50 @@ def _check_base_url(url: str) -> str:
     return url.rstrip("/")
 
 
-BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
+BaseUrl = Annotated[str, Field(max_length=2000), AfterValidator(_check_base_url)]
 KeyVariable = Annotated[str, AfterValidator(_check_key_variable)]
 
 
 class ModelConfig(Section):
     """A vision-language model behind an OpenAI-compatible endpoint. Its key comes from the environment only."""
 
-    model: str = Field("gpt-4o", min_length=1)
+    model: str = Field("gpt-4o", min_length=1, max_length=500)
     base_url: BaseUrl = Field("https://api.openai.com/v1", description="OpenAI, Azure (.../openai/v1), vLLM, ...")
     key_variable: Execution[KeyVariable | None] = Field(
         "OPENAI_API_KEY", description="environment variable of the key; null: no key"
     )
-    votes: int = Field(1, ge=1, description="independent answers to each question")
-    input_price: Execution[float | None] = Field(None, ge=0, description="money per million input tokens")
-    output_price: Execution[float | None] = Field(None, ge=0, description="money per million output tokens")
+    votes: int = Field(1, ge=1, le=1000, description="independent answers to each question")
+    input_price: Execution[float | None] = Field(None, ge=0, le=1e9, description="money per million input tokens")
+    output_price: Execution[float | None] = Field(None, ge=0, le=1e9, description="money per million output tokens")
     image_patch: Execution[int | None] = Field(
-        None, ge=1, description="pixels per side of an image token (Qwen2.5-VL: 28); null: OpenAI's 512-pixel tiles"
+        None,
+        ge=1,
+        le=4096,
+        description="pixels per side of an image token (Qwen2.5-VL: 28); null: OpenAI's 512-pixel tiles",
     )
 
 
 class BudgetConfig(Section):
     """What one run of a stage may use at most; answers on disk cost nothing."""
 
-    calls: int | None = Field(None, ge=0)
-    tokens: int | None = Field(None, ge=0, description="input and output tokens")
-    money: float | None = Field(None, ge=0, description="in the currency of the prices")
+    calls: int | None = Field(None, ge=0, le=10**12)
+    tokens: int | None = Field(None, ge=0, le=10**15, description="input and output tokens")
+    money: float | None = Field(None, ge=0, le=1e12, description="in the currency of the prices")
 
 
 class CallConfig(Section):
     """How models are called, and where their answers are kept. Nothing of it changes what they are asked."""
 
-    attempts: Execution[int] = Field(4, ge=1, description="calls for one answer, when it is missing or wrong")
-    first_wait: Execution[float] = Field(1.0, ge=0, description="seconds before the second attempt; doubles with each")
-    longest_wait: Execution[float] = Field(
-        60.0, ge=0, description="seconds; a server that asks for more is not asked again"
+    attempts: Execution[int] = Field(4, ge=1, le=1000, description="calls for one answer, when it is missing or wrong")
+    first_wait: Execution[float] = Field(
+        1.0, ge=0, le=86_400, description="seconds before the second attempt; doubles with each"
     )
-    timeout: Execution[float] = Field(120.0, gt=0, description="seconds for a call")
-    requests_per_minute: Execution[float | None] = Field(None, gt=0, description="for each model")
-    tokens_per_minute: Execution[float | None] = Field(None, gt=0, description="for each model")
+    longest_wait: Execution[float] = Field(
+        60.0, ge=0, le=86_400, description="seconds; a server that asks for more is not asked again"
+    )
+    timeout: Execution[float] = Field(120.0, gt=0, le=86_400, description="seconds for a call")
+    requests_per_minute: Execution[float | None] = Field(None, gt=0, le=1e12, description="for each model")
+    tokens_per_minute: Execution[float | None] = Field(None, gt=0, le=1e12, description="for each model")
     answers: Execution[Path | None] = Field(
         None, description="folder of all answers ever paid for; in the user's cache if left out"
     )

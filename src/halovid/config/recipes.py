@@ -1,4 +1,8 @@
-"""Reads recipes: YAML with overrides becomes a checked configuration, or one sentence about every mistake."""
+"""Reads recipes: YAML with overrides becomes a checked configuration, or one sentence about every mistake.
+
+A relative path starts from where it is written: in a recipe or a study from that file's folder, on the command line,
+as in `--set`, from the current folder.
+"""
 
 from __future__ import annotations
 
@@ -9,56 +13,50 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import ValidationError
 
+from halovid.config.plain_yaml import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
+from halovid.config.renamed import RENAMED_SETTINGS, REPLACED_SETTINGS
 from halovid.config.run import RunConfig
 from halovid.config.sections import Section, section_fields
-from halovid.store.errors import InputError
+from halovid.store.errors import InputError, shorten
+from halovid.store.foreign import read_text
 
 S = TypeVar("S", bound=Section)
 _SECRETIVE = {"vlm", "server", "base_url", "key_variable"}  # where a key may stand by mistake: values are not repeated
 _WITH_USER = re.compile(r"://[^/\s]*@")  # a URL with a user, and likely a password
+_SETTING_NAME = re.compile(r"[a-z][a-z_]{0,40}")
+_MOST_PROBLEMS = 10  # that one message tells of
 _FILES = (
-    ("generate", "prompts", "file"),
-    ("evaluate", "prompts", "file"),
-    ("judge", "labels"),
-    ("judge", "questions"),
-    ("pair", "preferences"),
-    ("score", "server", "question"),
+    "generate.prompts.file",
+    "evaluate.prompts.file",
+    "judge.labels",
+    "judge.questions",
+    "pair.preferences",
+    "score.server.question",
 )
-_FOLDERS = (("judge", "vlm", "answers"), ("score", "server", "answers"), ("reward", "start"), ("good", "source"))
-# settings of past recipes that became something else -> what to write now
-_REPLACED = {
-    "evaluate.truth": "name 'inspector' in evaluate.instruments for the embedded world's truth, or leave it out",
-    "evaluate.critic": "name 'critic' in evaluate.instruments for the embedded world's critic, or leave it out",
-    "evaluate.judge": "name 'judge' in evaluate.instruments to have the judge rate the clips, or leave it out",
-    "evaluate.reward": "name 'reward' in evaluate.instruments to have the reward model rate them, or leave it out",
-}
+_FOLDERS = ("judge.vlm.answers", "score.server.answers", "reward.start", "good.source")
+_FOLDERS_OR_IDS = ("generator.model", "reward.model", "score.released")  # a folder, or else a name on the hub
 _PACKAGED = "world"  # stands for something in the package where a file or folder could be named
 
 
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
     """The configuration in a YAML file with `section.key=value` overrides applied.
 
-    Relative files are taken relative to the recipe.
+    Relative paths in the file start from its folder, those in overrides from the current folder.
 
     Raises:
         InputError: the file can't be read, or a key or value is not allowed; every problem is named. Or a file that
             the recipe names is a folder.
     """
     raw = read_yaml(path)
+    anchor_paths(raw, path.parent)
     for override in overrides:
         _apply_override(raw, override)
-    for place in (*_FILES, *_FOLDERS):
-        *parents, name = place
-        section: Any = raw
-        for parent in parents:
-            section = section.get(parent) if isinstance(section, dict) else None
-        if isinstance(section, dict) and isinstance(section.get(name), str) and section[name] != _PACKAGED:
-            section[name] = str(path.parent / section[name])
-            if place in _FILES and os.path.isdir(section[name]):
-                raise InputError(f"{'.'.join(place)}: {section[name]} is a folder; name a file")
+    for setting in _FILES:
+        file = _get(raw, setting)
+        if isinstance(file, str) and os.path.isdir(file):
+            raise InputError(f"{setting}: {shorten(file)} is a folder; name a file")
     return make_config(raw)
 
 
@@ -68,14 +66,39 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file can't be read or holds something else.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise InputError(f"can't read the recipe {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"the recipe {path} is not valid YAML: {error}") from error
+    text = read_text(path, "the recipe ", 4 * MAX_CHARACTERS)
+    raw = parse_yaml(text, f"the recipe {path}")
+    if raw is None:
+        return {}
     if not isinstance(raw, dict):
         raise InputError(f"the recipe {path} must be a mapping of sections, found {type(raw).__name__}")
+    return raw
+
+
+def anchor_paths(raw: dict[str, Any], folder: Path) -> None:
+    """Lets the relative paths in a recipe's nested settings start from `folder`; the settings are changed in place."""
+    for setting in (*_FILES, *_FOLDERS, *_FOLDERS_OR_IDS):
+        *_, name = setting.split(".")
+        section = _get(raw, setting.removesuffix(f".{name}"))
+        if isinstance(section, dict) and name in section:
+            section[name] = anchored(setting, section[name], folder)
+
+
+def anchored(setting: str, value: Any, folder: Path) -> Any:
+    """The value of a setting, starting from `folder` where it is a relative path; others come back as they are.
+
+    What may be a folder or a name on the hub is a path where there is such a folder.
+    """
+    if not isinstance(value, str) or value == _PACKAGED or setting not in (*_FILES, *_FOLDERS, *_FOLDERS_OR_IDS):
+        return value
+    path = str(folder / value)
+    return path if setting not in _FOLDERS_OR_IDS or os.path.isdir(path) else value
+
+
+def _get(raw: Any, dotted: str) -> Any:
+    """The value at a.b.c in nested dicts, None where there is none."""
+    for part in dotted.split("."):
+        raw = raw.get(part) if isinstance(raw, dict) else None
     return raw
 
 
@@ -93,7 +116,10 @@ def validated(section: type[S], raw: dict[str, Any]) -> S:
     try:
         return section.model_validate(raw)
     except ValidationError as error:
-        raise InputError("; ".join(_explain(section, problem) for problem in error.errors())) from error
+        problems = error.errors(include_url=False, include_context=False)
+        told = [_explain(section, problem) for problem in problems[:_MOST_PROBLEMS]]
+        more = [f"and {len(problems) - len(told)} more"] if len(problems) > len(told) else []
+        raise InputError("; ".join(told + more)) from error
 
 
 def changed(config: RunConfig, *changes: dict[str, Any]) -> RunConfig:
@@ -120,48 +146,57 @@ def _merge(raw: dict[str, Any], change: dict[str, Any]) -> None:
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     """Sets `a.b.c=value` in nested dicts; the value is read as YAML."""
     dotted, sign, text = override.partition("=")
-    if not sign or not dotted:
-        raise InputError(f"override {override!r} must look like section.key=value")
-    *parents, last = dotted.split(".")
-    secret = not _SECRETIVE.isdisjoint((*parents, last))
-    shown = repr(dotted if secret else override)
-    place = raw
+    parts = dotted.split(".")
+    if not sign or not all(parts) or len(parts) > MAX_DEPTH:
+        shown = f" {dotted!r}" if all(_SETTING_NAME.fullmatch(part) for part in parts[:MAX_DEPTH]) else ""
+        raise InputError(f"override{shown}: --set takes section.key=value, as align.steps=800")
+    *parents, last = parts
+    shown = repr(shorten(dotted if not _SECRETIVE.isdisjoint(parts) or _WITH_USER.search(text) else override))
+    section = raw
     for parent in parents:
-        if place.get(parent) is None:
-            place[parent] = {}
-        place = place[parent]
-        if not isinstance(place, dict):
-            raise InputError(f"override {shown}: {parent!r} is a value, not a section")
-    try:
-        place[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        why = "" if secret else f": {error}"
-        raise InputError(f"override {shown}: the value is not valid YAML{why}") from error
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
+        if not isinstance(section, dict):
+            raise InputError(f"override {shown}: {shorten(parent)!r} is a value, not a section")
+    section[last] = parse_yaml(text, f"override {shown}: the value")
 
 
 def _explain(root: type[Section], problem: Any) -> str:
     """One sentence for one pydantic problem."""
-    place = ".".join(str(part) for part in problem["loc"])
+    setting = ".".join(str(part) for part in problem["loc"])
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        if place in _REPLACED:
-            return f"{place!r} is no setting any more: {_REPLACED[place]}"
-        known = _known_keys(root, problem["loc"][:-1])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.0)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"unknown key {place!r}: {hint}allowed here: {', '.join(known)}"
+        return _explain_unknown(setting, problem["loc"], _known_keys(root, problem["loc"][:-1]))
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{place or 'recipe'}: got {_shown(problem['loc'], problem['input'])}. {message}"
+    return f"{shorten(setting) or 'recipe'}: got {_shown(problem['loc'], problem['input'])}. {message}"
 
 
-def _shown(place: tuple[str | int, ...], value: Any) -> str:
-    """A value as an error repeats it: not where a key may stand by mistake."""
-    may_be_key = not _SECRETIVE.isdisjoint(place) and not isinstance(value, int | float)
-    return "a value that is not shown" if may_be_key or _WITH_USER.search(repr(value)) else repr(value)
+def _explain_unknown(setting: str, loc: tuple[str | int, ...], known: list[str]) -> str:
+    """One sentence for a key that is not allowed: its new name, or the nearest known one."""
+    new = RENAMED_SETTINGS.get(setting)
+    if new is not None:
+        return f"{setting!r} is now called {new!r}: rename it; its meaning is the same"
+    if setting in REPLACED_SETTINGS:
+        return f"{setting!r} is no setting any more: {REPLACED_SETTINGS[setting]}"
+    name = str(loc[-1])
+    if not _SECRETIVE.isdisjoint(loc) and not _SETTING_NAME.fullmatch(name):  # a key that stands where its name belongs
+        setting = setting.removesuffix(name) + "(not shown)"
+    near = difflib.get_close_matches(shorten(name), known, n=1, cutoff=0.0)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown key {shorten(setting)!r}: {hint}allowed here: {', '.join(known)}"
+
+
+def _shown(loc: tuple[str | int, ...], value: Any) -> str:
+    """A value as an error repeats it: shortened, and not where a key may stand by mistake."""
+    shown = repr(value)
+    may_be_key = not _SECRETIVE.isdisjoint(loc) and not isinstance(value, int | float)
+    return "a value that is not shown" if may_be_key or _WITH_USER.search(shown) else shorten(shown)
 
 
 def _known_keys(root: type[Section], path: tuple[str | int, ...]) -> list[str]:
-    """The keys allowed in the section at `path`."""
+    """The keys allowed in the section at `path`; numbers lead into lists, names also into dicts of sections."""
     section: Any = root
     for part in path:
-        section = get_args(section)[0] if isinstance(part, int) else section_fields(section)[part]
+        fields = section_fields(section)
+        section = fields[part] if part in fields else get_args(section)[0 if isinstance(part, int) else -1]
     return list(section_fields(section))

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from halovid.config.endpoints import BaseUrl, CallConfig, KeyVariable, ModelConfig
-from halovid.config.sections import ASPECTS, Aspect, Execution, LoraOptions, Section
+from halovid.config.sections import ASPECTS, Aspect, Batch, Execution, HubName, LoraOptions, Rate, Section, Seed, Weight
 
 ENCODERS = ("conv", "videomae", "vjepa2")  # backbones that read the generator's text conditions
 
@@ -17,7 +17,7 @@ class RewardConfig(Section):
     """The reward model: video phase, then patch phase."""
 
     backbone: Literal["conv", "videomae", "vjepa2", "qwen_vl", "smolvlm", "idefics2"] = "conv"
-    model: str | None = Field(
+    model: HubName | None = Field(
         None,
         description="folder or hub id of pretrained weights, or of a released video reward model, whose head is then "
         "the start of phase one; left out: conv and videomae learn from nothing",
@@ -25,37 +25,47 @@ class RewardConfig(Section):
     start: Path | None = Field(
         None, description="a folder that the stage reward wrote: its model, of the same shape, is trained on"
     )
-    seed: int | None = Field(None, ge=0, description="seed of the training alone; the run's when left out")
+    seed: Seed | None = Field(None, description="seed of the training alone; the run's when left out")
     method: Literal["full", "lora"] = Field("full", description="pretrained weights: train all, or adapters")
     lora: LoraOptions = LoraOptions(rank=16, alpha=32)
     gradient_checkpointing: Execution[bool] = Field(
         False, description="less memory, more time: activations are computed twice"
     )
-    frames: int | None = Field(None, ge=1, description="language models: frames shown, evenly spaced; all if left out")
-    width: int = Field(64, ge=16, multiple_of=16, description="features per cell; pretrained models bring their own")
-    layers: int = Field(2, ge=1)
-    heads: int = Field(4, ge=1)
-    downscale: int = Field(1, ge=1, description="whole factor by which clips are reduced before the network sees them")
-    patch_size: int = Field(8, ge=1, description="reduced pixels per token side; some models have a size of their own")
+    frames: int | None = Field(
+        None, ge=1, le=10_000, description="language models: frames shown, evenly spaced; all if left out"
+    )
+    width: int = Field(
+        64, ge=16, le=16_384, multiple_of=16, description="features per cell; pretrained models bring their own"
+    )
+    layers: int = Field(2, ge=1, le=256)
+    heads: int = Field(4, ge=1, le=1024)
+    downscale: int = Field(
+        1, ge=1, le=1024, description="whole factor by which clips are reduced before the network sees them"
+    )
+    patch_size: int = Field(
+        8, ge=1, le=1024, description="reduced pixels per token side; some models have a size of their own"
+    )
     aspects: tuple[Aspect, ...] = Field(ASPECTS, min_length=1)
     patch_aspects: tuple[Aspect, ...] = Field(("visual_quality", "temporal_consistency"), min_length=1)
-    video_steps: int = Field(80, ge=0)
-    patch_steps: int = Field(260, ge=0)
-    batch_size: int = Field(16, ge=1)
-    learning_rate: float = Field(4e-3, gt=0, description="for Muon; pretrained weights take AdamW, some 1e-5 to 2e-4")
+    video_steps: int = Field(80, ge=0, le=100_000_000)
+    patch_steps: int = Field(260, ge=0, le=100_000_000)
+    batch_size: Batch = 16
+    learning_rate: Rate = Field(4e-3, description="for Muon; pretrained weights take AdamW, some 1e-5 to 2e-4")
     loss: Literal["regression", "bradley_terry"] = Field(
         "regression", description="ratings as such, or only which of two clips or patches is rated higher"
     )
-    tie: float = Field(0.25, ge=0, description="bradley_terry: ratings that differ by no more are a tie")
+    tie: Weight = Field(0.25, description="bradley_terry: ratings that differ by no more are a tie")
     partners: int = Field(
-        4, ge=1, description="bradley_terry: others that each clip or patch is compared with per step"
+        4, ge=1, le=10_000, description="bradley_terry: others that each clip or patch is compared with per step"
     )
-    crops: int = Field(8, ge=0, description="patches per step rated as clips of their own, for `crop` scoring")
-    video_weight: float = Field(0.3, ge=0, description="weight of the clip term during the patch phase")
+    crops: int = Field(
+        8, ge=0, le=10_000, description="patches per step rated as clips of their own, for `crop` scoring"
+    )
+    video_weight: Weight = Field(0.3, description="weight of the clip term during the patch phase")
     mirror: tuple[Literal["horizontal", "vertical"], ...] = Field(
         ("horizontal",), description="training clips are mirrored at random along these axes"
     )
-    held_out: float = Field(0.15, gt=0, lt=1, description="share of the prompts kept for the agreement figures")
+    held_out: float = Field(0.15, gt=0, le=0.9, description="share of the prompts kept for the agreement figures")
 
     @model_validator(mode="after")
     def _consistent(self) -> RewardConfig:
@@ -81,15 +91,17 @@ class ServerConfig(CallConfig):
     """A reward model that writes its scores, behind an OpenAI-compatible server such as vLLM."""
 
     family: Literal["videoscore2", "unifiedreward"]
-    model: str = Field(min_length=1, description="the name by which the server knows it")
+    model: str = Field(min_length=1, max_length=500, description="the name by which the server knows it")
     base_url: BaseUrl = Field(description="as http://127.0.0.1:8000/v1")
     key_variable: Execution[KeyVariable | None] = Field(
         None, description="environment variable of the key; null: no key"
     )
-    frames_per_second: float = Field(2.0, gt=0)
+    frames_per_second: float = Field(2.0, ge=0.01, le=1000)
     question: Path | None = Field(None, description="text file with the authors' question, {prompt} in it")
-    max_output_tokens: int = Field(1024, ge=64)
-    attempts: Execution[int] = Field(3, ge=1, description="calls for one answer, when it is missing or has no scores")
+    max_output_tokens: int = Field(1024, ge=64, le=10_000_000)
+    attempts: Execution[int] = Field(
+        3, ge=1, le=1000, description="calls for one answer, when it is missing or has no scores"
+    )
 
     @property
     def endpoint(self) -> ModelConfig:
@@ -101,8 +113,8 @@ class ScoreConfig(Section):
     """How the reward model scores patches."""
 
     scoring: Literal["dense", "crop"] = "dense"
-    batch_size: Execution[int] = Field(32, ge=1, description="clips scored at once")
-    released: str | None = Field(
+    batch_size: Execution[Batch] = Field(32, description="clips scored at once")
+    released: HubName | None = Field(
         None, description="folder or hub id of a released video reward model that scores instead of the run's own"
     )
     server: ServerConfig | None = Field(None, description="a released reward model that a server runs")

@@ -5,10 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from halovid.config.reward import ENCODERS, RewardConfig, ScoreConfig
-from halovid.config.sections import Execution, LoraOptions, Section, result_settings
+from halovid.config.sections import (
+    Batch,
+    Execution,
+    HubName,
+    LoraOptions,
+    Rate,
+    Section,
+    Seed,
+    Share,
+    Steps,
+    Weight,
+    result_settings,
+)
 from halovid.config.vlm import VlmConfig
 from halovid.maths.grid import PatchGrid
 from halovid.maths.losses import GranDPOOptions
@@ -22,30 +34,30 @@ class PromptsConfig(Section):
 
     file: Path | None = Field(None, description="prompt file; leave out to draw captions of the embedded world")
     split: Split = Field("train", description="embedded world: which captions")
-    count: int | None = Field(None, ge=1, description="how many prompts; all of a file, 64 of the world")
-    seed: int = Field(0, ge=0, description="embedded world: which captions")
+    count: int | None = Field(None, ge=1, le=10_000_000, description="how many prompts; all of a file, 64 of the world")
+    seed: Seed = Field(0, description="embedded world: which captions")
 
 
 class GeneratorConfig(Section):
     """The text-to-video model and how to sample it."""
 
     family: Literal["wan"] = "wan"
-    model: str = Field("world", description="folder or hub id of the pipeline; 'world' is the packaged one")
-    num_frames: int = Field(13, ge=1)
-    height: int = Field(64, ge=8)
-    width: int = Field(64, ge=8)
-    num_inference_steps: int = Field(16, ge=1)
-    guidance_scale: float = Field(1.2, ge=0)
-    negative_prompt: str = ""
-    fps: float = Field(8.0, gt=0)
-    batch_size: Execution[int] = Field(16, ge=1, description="clips sampled at once")
+    model: HubName = Field("world", description="folder or hub id of the pipeline; 'world' is the packaged one")
+    num_frames: int = Field(13, ge=1, le=10_000)
+    height: int = Field(64, ge=8, le=16_384, multiple_of=8)
+    width: int = Field(64, ge=8, le=16_384, multiple_of=8)
+    num_inference_steps: int = Field(16, ge=1, le=10_000)
+    guidance_scale: float = Field(1.2, ge=0, le=1000)
+    negative_prompt: str = Field("", max_length=10_000)
+    fps: float = Field(8.0, ge=0.1, le=1000)
+    batch_size: Execution[Batch] = Field(16, description="clips sampled at once")
 
 
 class GenerateConfig(Section):
     """Candidate clips."""
 
     prompts: PromptsConfig = PromptsConfig()
-    candidates: int = Field(6, ge=1, description="clips per prompt")
+    candidates: int = Field(6, ge=1, le=10_000, description="clips per prompt")
 
 
 class JudgeConfig(Section):
@@ -58,8 +70,8 @@ class JudgeConfig(Section):
         None, description="the patches asked about instead: a table that `halovid select` wrote"
     )
     labels: Path | None = Field(None, description="table: Parquet or JSON Lines file of labels that exist already")
-    error_rate: float = Field(0.1, ge=0, le=1, description="simulated: share of ratings replaced by a random one")
-    noise: float = Field(0.5, ge=0, description="simulated: standard deviation added before rounding to 1..5")
+    error_rate: Share = Field(0.1, description="simulated: share of ratings replaced by a random one")
+    noise: float = Field(0.5, ge=0, le=100, description="simulated: standard deviation added before rounding to 1..5")
 
     @model_validator(mode="after")
     def _patches_can_be_left_out(self) -> JudgeConfig:
@@ -73,24 +85,26 @@ class JudgeConfig(Section):
 class GoodConfig(Section):
     """Good clips of the prompts, which no model made."""
 
-    source: str = Field(
+    source: HubName = Field(
         "world", description="clean renderings ('world'), or a folder of mp4 files with a prompts.csv (video, prompt)"
     )
-    per_prompt: int = Field(3, ge=1, description="clips per prompt, at most")
-    batch_size: Execution[int] = Field(16, ge=1, description="clips encoded at once")
+    per_prompt: int = Field(3, ge=1, le=10_000, description="clips per prompt, at most")
+    batch_size: Execution[Batch] = Field(16, description="clips encoded at once")
 
 
 class RestoreConfig(Section):
     """Clips made anew by the base model from a noise level on: the same layout with the model's own defects."""
 
     source: Literal["good", "candidates"] = Field("good", description="which clips are made anew")
-    per_prompt: int = Field(3, ge=1, description="clips per prompt")
-    most_regions: int | None = Field(None, ge=1, description="random boxes per clip, at most; left out, all of it")
-    smallest: float = Field(0.25, gt=0, le=1, description="side of a box as a share of the clip's, at least")
-    largest: float = Field(0.6, gt=0, le=1, description="the same, at most")
+    per_prompt: int = Field(3, ge=1, le=10_000, description="clips per prompt")
+    most_regions: int | None = Field(
+        None, ge=1, le=1000, description="random boxes per clip, at most; left out, all of it"
+    )
+    smallest: float = Field(0.25, ge=0.001, le=1, description="side of a box as a share of the clip's, at least")
+    largest: float = Field(0.6, ge=0.001, le=1, description="the same, at most")
     sigma: float = Field(0.8, gt=0, le=1, description="noise level that they are made from")
-    steps: int = Field(12, ge=1)
-    batch_size: Execution[int] = Field(16, ge=1, description="clips made anew at once")
+    steps: int = Field(12, ge=1, le=10_000)
+    batch_size: Execution[Batch] = Field(16, description="clips made anew at once")
 
     @model_validator(mode="after")
     def _ordered(self) -> RestoreConfig:
@@ -120,12 +134,16 @@ class PairConfig(Section):
         None, description="preferences: a table that `halovid label export --what preferences` wrote"
     )
     strategy: Literal["best_worst", "all", "random"] = Field("best_worst", description="which candidates are paired")
-    min_margin: float = Field(0.0, ge=0, description="pairs whose clip margin is not above this are dropped")
-    twin_margin: float = Field(0.1, ge=0, description="twins: how much better a clip counts, besides the rewards")
-    pairs_per_prompt: int = Field(3, ge=1, description="best_worst: k best against k worst; random: how many")
+    min_margin: Weight = Field(0.0, description="pairs whose clip margin is not above this are dropped")
+    twin_margin: Weight = Field(0.1, description="twins: how much better a clip counts, besides the rewards")
+    pairs_per_prompt: int = Field(
+        3, ge=1, le=1_000_000, description="best_worst: k best against k worst; random: how many"
+    )
     grid: PatchGrid | None = Field(None, description="coarser grid of the patch margins; the judged one if left out")
-    rarity_power: float = Field(0.0, ge=0, description="VideoDPO: pairs of rare rewards weigh more; 0 weighs all alike")
-    limit: int | None = Field(None, ge=1, description="keep so many pairs, drawn at random")
+    rarity_power: float = Field(
+        0.0, ge=0, le=100, description="VideoDPO: pairs of rare rewards weigh more; 0 weighs all alike"
+    )
+    limit: int | None = Field(None, ge=1, le=10**12, description="keep so many pairs, drawn at random")
 
     @property
     def remade(self) -> list[PairSource]:
@@ -137,34 +155,49 @@ class AlignConfig(Section):
     """Gran-DPO training."""
 
     method: Literal["lora", "full"] = "lora"
-    seed: int | None = Field(None, ge=0, description="seed of the training alone; the run's when left out")
+    seed: Seed | None = Field(None, description="seed of the training alone; the run's when left out")
     lora: LoraOptions = LoraOptions()
     loss: GranDPOOptions = GranDPOOptions()
     sigma: SigmaSampling = SigmaSampling()
     timestep_weight: WeightScheme = "constant"
     shared_noise: bool = Field(True, description="chosen and rejected clip of a pair get the same noise")
-    steps: int = Field(400, ge=1)
-    batch_size: int = Field(4, ge=1, description="pairs per optimiser step")
-    accumulation: Execution[int] = Field(1, ge=1, description="parts that a batch is cut into")
-    learning_rate: float = Field(3e-4, gt=0)
-    warmup: int = Field(20, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    clip_norm: float = Field(1.0, gt=0)
+    steps: Steps = 400
+    batch_size: Batch = Field(4, description="pairs per optimiser step")
+    micro_batches: Execution[int] = Field(
+        1, ge=1, le=100_000, description="parts that a batch is cut into, one after another: less memory, the same step"
+    )
+    learning_rate: Rate = 3e-4
+    warmup: int = Field(20, ge=0, le=100_000_000)
+    weight_decay: float = Field(0.0, ge=0, le=1000)
+    max_grad_norm: float = Field(1.0, gt=0, le=1e6, description="longer gradients are shortened to it")
     ema: float = Field(0.98, ge=0, lt=1)
-    checkpoint_every: Execution[int] = Field(100, ge=1, description="steps between states to continue from")
-    snapshots: tuple[PositiveInt, ...] = Field((), description="steps whose averaged weights are kept as well")
-    sample_every: int = Field(200, ge=1)
-    sample_prompts: int = Field(8, ge=0, description="prompts whose clips are sampled and measured along the way")
+    checkpoint_every: Execution[Steps] = Field(100, description="steps between states to continue from")
+    snapshots: tuple[Steps, ...] = Field(
+        (), max_length=10_000, description="steps whose averaged weights are kept as well"
+    )
+    sample_every: Steps = 200
+    sample_prompts: int = Field(
+        8, ge=0, le=10_000, description="prompts whose clips are sampled and measured along the way"
+    )
     gradient_checkpointing: Execution[bool] = Field(
         False, description="less memory, more time: activations are computed twice"
     )
+
+    @model_validator(mode="after")
+    def _snapshots_are_reached(self) -> AlignConfig:
+        late = [step for step in self.snapshots if step > self.steps]
+        if late:
+            raise ValueError(f"snapshots has step {late[0]}, and the training ends after steps: {self.steps}")
+        return self
 
 
 class ExamineConfig(Section):
     """The reward model against the truth."""
 
-    clips: int = Field(64, ge=2, description="clips of the base on which they are compared")
-    crop_clips: int = Field(16, ge=0, description="clips on which crop scoring, a pass per patch, is measured")
+    clips: int = Field(64, ge=2, le=1_000_000, description="clips of the base on which they are compared")
+    crop_clips: int = Field(
+        16, ge=0, le=1_000_000, description="clips on which crop scoring, a pass per patch, is measured"
+    )
 
 
 InstrumentName = Literal["inspector", "critic", "judge", "reward", "diversity", "plain"]
@@ -174,33 +207,38 @@ class EvaluateConfig(Section):
     """Base against aligned generator, on prompts that no stage has seen."""
 
     prompts: PromptsConfig = PromptsConfig(split="heldout", seed=1)
-    samples: int = Field(2, ge=1, description="clips per prompt and model; base and aligned share their seeds")
-    step: int | None = Field(None, ge=1, description="one of align.snapshots instead of the last step")
-    best_of: int = Field(1, ge=1, description="no training: the base, and the best of so many tries by the reward")
+    samples: int = Field(
+        2, ge=1, le=10_000, description="clips per prompt and model; base and aligned share their seeds"
+    )
+    step: Steps | None = Field(None, description="one of align.snapshots instead of the last step")
+    best_of: int = Field(
+        1, ge=1, le=10_000, description="no training: the base, and the best of so many tries by the reward"
+    )
     best_by: Literal["clip", "patch"] = Field("clip", description="reward that best_of compares")
     instruments: tuple[InstrumentName, ...] = Field(
         ("inspector", "critic", "diversity", "plain"),
         min_length=1,
+        max_length=6,
         description="what measures the clips: inspector (the truth) and critic (an independent reward model), both of "
         "the embedded world alone; judge (of this recipe), reward (the reward model), diversity, plain (on pixels)",
     )
-    num_resamples: int = Field(10_000, ge=100)
+    num_resamples: int = Field(10_000, ge=100, le=1_000_000)
 
 
 class ReportConfig(Section):
     """The HTML report."""
 
-    title: str = "halovid report"
-    clips: int = Field(12, ge=0, description="pairs of clips shown")
+    title: str = Field("halovid report", max_length=500)
+    clips: int = Field(12, ge=0, le=10_000, description="pairs of clips shown")
 
 
 class RunConfig(Section):
     """A whole recipe."""
 
-    seed: int = Field(0, ge=0)
-    device: Execution[str] = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    seed: Seed = 0
+    device: Execution[str] = Field("auto", max_length=50, description="auto, cpu, cuda, cuda:1, mps")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    threads: Execution[int | None] = Field(None, ge=1, description="CPU threads; all when left out")
+    threads: Execution[int | None] = Field(None, ge=1, le=512, description="CPU threads; all when left out")
     generator: GeneratorConfig = GeneratorConfig()
     grid: PatchGrid = PatchGrid(4, 4, 4)
     generate: GenerateConfig = GenerateConfig()
@@ -285,6 +323,26 @@ class RunConfig(Section):
     def _coarser_margins(self) -> RunConfig:
         if any(own > judged for own, judged in zip(self.margin_grid.shape, self.grid.shape, strict=True)):
             raise ValueError(f"pair.grid {self.margin_grid.shape} must not be finer than grid {self.grid.shape}")
+        return self
+
+    @model_validator(mode="after")
+    def _step_is_kept(self) -> RunConfig:
+        step = self.evaluate.step
+        if step is not None and self.evaluate.best_of == 1 and step not in self.align.snapshots:
+            raise ValueError(f"evaluate.step is {step}, of which align keeps no weights: add it to align.snapshots")
+        return self
+
+    @model_validator(mode="after")
+    def _reward_model_sees_tokens(self) -> RunConfig:
+        if not self.trains_reward:
+            return self
+        _, height, width = self.reward_size
+        tokens = 1 if self.reward.model else self.reward.patch_size
+        if min(height, width) < tokens:
+            raise ValueError(
+                f"reward.downscale is {self.reward.downscale}: the reward model would see clips of {height} x {width} "
+                f"pixels, less than a token of reward.patch_size {tokens}; lower one of them"
+            )
         return self
 
     @model_validator(mode="after")

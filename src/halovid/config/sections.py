@@ -12,12 +12,23 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from halovid.maths.seeds import HIGHEST_SEED
+
 T = TypeVar("T")
 Aspect = Literal["visual_quality", "temporal_consistency", "dynamic_degree", "text_alignment", "factual_consistency"]
 ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
 
 _EXECUTION = object()
 Execution = Annotated[T, _EXECUTION]  # the type of a setting that says how, not what
+
+
+Seed = Annotated[int, Field(ge=0, le=HIGHEST_SEED)]
+Batch = Annotated[int, Field(ge=1, le=100_000)]  # items worked on at once
+Steps = Annotated[int, Field(ge=1, le=100_000_000)]  # of a training
+Rate = Annotated[float, Field(gt=0, le=1000)]  # of learning
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]  # of a term, or a margin
+HubName = Annotated[str, Field(min_length=1, max_length=4096)]  # a folder, or an id on the hub
 
 
 class Section(BaseModel):
@@ -39,9 +50,9 @@ class Section(BaseModel):
 class LoraOptions(Section):
     """A LoRA adapter; `targets` are the layers' last names, by default the family's attention and feed-forward ones."""
 
-    rank: int = Field(32, ge=1)
-    alpha: int = Field(32, ge=1)
-    targets: tuple[str, ...] | None = None
+    rank: int = Field(32, ge=1, le=65_536)
+    alpha: int = Field(32, ge=1, le=1_000_000)
+    targets: tuple[str, ...] | None = Field(None, max_length=1000)
 
 
 def result_settings(section: BaseModel) -> dict[str, Any]:

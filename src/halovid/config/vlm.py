@@ -13,7 +13,7 @@ from halovid.config.sections import ASPECTS, Aspect, Execution
 class VlmConfig(ModelConfig, CallConfig):
     """A vision-language model as the judge, alone or with a panel of others: what is asked and how."""
 
-    panel: tuple[ModelConfig, ...] = Field((), description="further models that vote")
+    panel: tuple[ModelConfig, ...] = Field((), max_length=100, description="further models that vote")
     aspects: tuple[Aspect, ...] = Field(ASPECTS, min_length=1)
     patch_aspects: tuple[Aspect, ...] = Field(("visual_quality", "temporal_consistency"), min_length=1)
     strategy: Literal["patches", "coarse_to_fine", "boxes"] = Field(
@@ -22,13 +22,13 @@ class VlmConfig(ModelConfig, CallConfig):
     show: Literal["grid", "tubes"] = Field(
         "grid", description="patches as numbered cells of whole frames, or enlarged beside one whole frame"
     )
-    clip_frames: int = Field(8, ge=1, description="frames shown of a whole clip")
-    patch_frames: int = Field(3, ge=1, description="frames shown of the time of a patch")
+    clip_frames: int = Field(8, ge=1, le=1000, description="frames shown of a whole clip")
+    patch_frames: int = Field(3, ge=1, le=1000, description="frames shown of the time of a patch")
     frame_side: int = Field(768, ge=64, le=2048, description="longer side of the frames shown, in pixels")
-    patches_per_call: int = Field(24, ge=1)
+    patches_per_call: int = Field(24, ge=1, le=10_000)
     temperature: float | None = Field(0.0, ge=0, le=2, description="null: not sent, for models that refuse it")
-    max_output_tokens: int = Field(4096, ge=64)
-    concurrency: Execution[int] = Field(8, ge=1, description="calls at the same time")
+    max_output_tokens: int = Field(4096, ge=64, le=10_000_000)
+    concurrency: Execution[int] = Field(8, ge=1, le=1000, description="calls at the same time")
     budget: Execution[BudgetConfig] = BudgetConfig()
 
     @property

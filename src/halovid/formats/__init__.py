@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from halovid.formats import folder, genaibench, rewardbench, vbench, videodpo, videofeedback
-from halovid.formats.base import Collection, RunData
+from halovid.formats.base import Collection, Exported, RunData
 from halovid.store.errors import InputError
 
 
@@ -15,11 +15,11 @@ class Format(NamedTuple):
     """How a format is read and written.
 
     read: what a source holds; InputError when it is not of this format at all.
-    write: writes a run into an empty folder; gives (item, reason) of what had to be left out.
+    write: writes a run into an empty folder; tells how much that was and what had to be left out.
     """
 
     read: Callable[[Path], Collection]
-    write: Callable[[RunData, Path], list[tuple[str, str]]]
+    write: Callable[[RunData, Path], Exported]
 
 
 FORMATS = {

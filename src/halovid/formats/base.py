@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from halovid.formats.sources import SourceProblem, relative_name, resolve_inside
 from halovid.records import prompt_problem
@@ -132,11 +131,36 @@ def _hashed(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class RunData:
-    """What a run holds for an export: clips, the ratings of each (clip id -> aspect -> 1..5), preference pairs."""
+class RunClip:
+    """A row of a clip table, tables.CLIPS, and the folder that its files lie in."""
 
+    row: Row
     folder: Path
-    clips: list[Row]
+
+    @property
+    def clip_id(self) -> str:
+        """What the run calls it."""
+        return self.row["clip_id"]
+
+    def file(self) -> Path:
+        """Its video.
+
+        Raises:
+            SourceProblem: it is missing or lies outside the folder.
+        """
+        return resolve_inside(self.folder, self.row["video"])
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run holds for an export.
+
+    clips: the candidates. pair_only: clips of other folders, good ones or remade ones, which pairs may name.
+    ratings: clip id -> aspect -> 1..5. pairs: rows of tables.PAIRS.
+    """
+
+    clips: list[RunClip]
+    pair_only: list[RunClip]
     ratings: dict[str, dict[str, float]] | None
     pairs: list[Row] | None
 
@@ -154,38 +178,40 @@ class RunData:
             )
         return self.pairs
 
-    def file(self, row: Row) -> Path:
-        """The video of a clip.
 
-        Raises:
-            SourceProblem: it is missing or lies outside the run.
-        """
-        return resolve_inside(self.folder, row["video"])
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote: the number of its items, clips or pairs, and (item, reason) of what it had to leave out."""
+
+    kind: Literal["clips", "pairs"]
+    count: int
+    skipped: list[tuple[str, str]]
 
 
-def copy_clips(run: RunData, target: Path, skipped: list[tuple[str, str]]) -> Iterator[Row]:
+def copy_clips(clips: Iterable[RunClip], target: Path, skipped: list[tuple[str, str]]) -> Iterator[Row]:
     """Copies the videos to target/CLIP_ID.mp4, and gives the rows of those that can be read, one by one.
 
     Each row also has `num_frames` and the file's own `fps`.
     """
-    for row in run.clips:
+    for clip in clips:
         try:
-            file = run.file(row)
+            file = clip.file()
             info = probe_video(file)
-            if not is_plain_name(row["clip_id"]):
+            if not is_plain_name(clip.clip_id):
                 raise SourceProblem("its id is no plain name, and would name a file")
         except (SourceProblem, InputError) as error:
-            skipped.append((row["clip_id"], str(error)))
+            skipped.append((clip.clip_id, str(error)))
             continue
-        copy_file(file, target / f"{row['clip_id']}.mp4")
-        yield row | {"num_frames": info.num_frames, "fps": info.fps}
+        copy_file(file, target / f"{clip.clip_id}.mp4")
+        yield clip.row | {"num_frames": info.num_frames, "fps": info.fps}
 
 
 def copy_paired(run: RunData, target: Path, skipped: list[tuple[str, str]]) -> dict[str, Row]:
-    """Copies the clips that a pair has, as `copy_clips` does: clip id -> row."""
-    paired = {pair[side] for pair in run.need_pairs() for side in ("chosen", "rejected")}
-    own = dataclasses.replace(run, clips=[row for row in run.clips if row["clip_id"] in paired])
-    return {row["clip_id"]: row for row in copy_clips(own, target, skipped)}
+    """Copies the clips that a pair has, of whatever folder, as `copy_clips` does: clip id -> row."""
+    by_id = {clip.clip_id: clip for clip in (*run.pair_only, *run.clips)}
+    named = {pair[side] for pair in run.need_pairs() for side in ("chosen", "rejected")}
+    paired = [clip for clip_id, clip in by_id.items() if clip_id in named]
+    return {row["clip_id"]: row for row in copy_clips(paired, target, skipped)}
 
 
 def usable_pairs(run: RunData, clips: dict[str, Row], skipped: list[tuple[str, str]]) -> list[Row]:
@@ -195,7 +221,7 @@ def usable_pairs(run: RunData, clips: dict[str, Row], skipped: list[tuple[str, s
         if pair["chosen"] in clips and pair["rejected"] in clips:
             usable.append(pair)
         else:
-            skipped.append((f"pair {pair['chosen']}, {pair['rejected']}", "one of its clips can't be copied"))
+            skipped.append((f"pair {pair['chosen']}, {pair['rejected']}", "one of its clips is missing or not usable"))
     return usable
 
 

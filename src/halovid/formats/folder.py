@@ -10,7 +10,7 @@ import csv
 import io
 from pathlib import Path
 
-from halovid.formats.base import Collection, RunData, SourceClip, copy_clips
+from halovid.formats.base import Collection, Exported, RunData, SourceClip, copy_clips
 from halovid.formats.sources import (
     VIDEO_SUFFIXES,
     SourceProblem,
@@ -47,13 +47,15 @@ def read(source: Path) -> Collection:
     return found
 
 
-def write(run: RunData, target: Path) -> list[tuple[str, str]]:
+def write(run: RunData, target: Path) -> Exported:
     """Clips and prompts.csv."""
     skipped: list[tuple[str, str]] = []
+    count = 0
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for row in copy_clips(run, target, skipped):
+    for row in copy_clips(run.clips, target, skipped):
+        count += 1
         writer.writerow({"video": f"{row['clip_id']}.mp4", "prompt": row["prompt"]})
     write_text(target / TABLE, text.getvalue())
-    return skipped
+    return Exported("clips", count, skipped)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from halovid.formats import videofeedback
-from halovid.formats.base import Collection, RunData, copy_paired, swapped, usable_pairs
+from halovid.formats.base import Collection, Exported, RunData, copy_paired, swapped, usable_pairs
 from halovid.formats.sources import (
     SourceProblem,
     find_table,
@@ -29,6 +29,7 @@ from halovid.formats.sources import (
     resolve_inside,
 )
 from halovid.store.files import atomic_path
+from halovid.store.foreign import describe
 
 TABLE = "genai-bench.parquet"
 _TEXTS = ("prompt", "left_video", "right_video", "vote_type")
@@ -68,7 +69,7 @@ def _read_vote(found: Collection, root: Path, row: dict[str, Any]) -> None:
     if missing:
         raise SourceProblem(f"it lacks {', '.join(missing)}, or holds something else than text there")
     if row["vote_type"] not in _SIGNS:
-        raise SourceProblem(f"vote_type is {row['vote_type']!r}; allowed are {', '.join(_SIGNS)}")
+        raise SourceProblem(f"vote_type is {describe(row['vote_type'])}; allowed are {', '.join(_SIGNS)}")
     left, right = (_add(found, root, row, column) for column in ("left_video", "right_video"))
     found.prefer_by_sign(left, right, _SIGNS[row["vote_type"]], read_margin(row))
 
@@ -106,7 +107,7 @@ def _complete(sides: dict[str, tuple[str, float]]) -> tuple[str, str, int]:
     return left, right, (for_left > for_right) - (for_left < for_right)
 
 
-def write(run: RunData, target: Path) -> list[tuple[str, str]]:
+def write(run: RunData, target: Path) -> Exported:
     """The table of votes and videos/; clips that no pair has are not copied."""
     skipped: list[tuple[str, str]] = []
     clips = copy_paired(run, target / "videos", skipped)
@@ -127,4 +128,4 @@ def write(run: RunData, target: Path) -> list[tuple[str, str]]:
         )
     with atomic_path(target / TABLE) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary)
-    return skipped
+    return Exported("pairs", len(rows), skipped)

@@ -15,10 +15,11 @@ import io
 from pathlib import Path
 from typing import Any
 
-from halovid.formats.base import Collection, Row, RunData, copy_paired, swapped, usable_pairs
+from halovid.formats.base import Collection, Exported, Row, RunData, copy_paired, swapped, usable_pairs
 from halovid.formats.sources import SourceProblem, find_table, read_margin, read_rows, resolve_inside
 from halovid.store.errors import InputError
 from halovid.store.files import write_text
+from halovid.store.foreign import describe
 
 TABLE = "videogen-rewardbench.csv"
 AXES = {"VQ": "visual_quality", "MQ": "temporal_consistency", "TA": "text_alignment"}
@@ -50,22 +51,23 @@ def _sign(row: dict[str, Any]) -> int:
     own = [axis for axis in ("Overall",) if row.get(axis)] or [axis for axis in AXES if row.get(axis)]
     wrong = [axis for axis in own if row[axis] not in _SIGNS]
     if wrong:
-        raise SourceProblem(f"{wrong[0]} is {row[wrong[0]]!r}; allowed are A, B and same")
+        raise SourceProblem(f"{wrong[0]} is {describe(row[wrong[0]])}; allowed are A, B and same")
     total = sum(_SIGNS[row[axis]] for axis in own)
     return (total > 0) - (total < 0)
 
 
-def write(run: RunData, target: Path) -> list[tuple[str, str]]:
+def write(run: RunData, target: Path) -> Exported:
     """The CSV and videos/; clips that no pair has are not copied."""
     skipped: list[tuple[str, str]] = []
     clips = copy_paired(run, target / "videos", skipped)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for pair in usable_pairs(run, clips, skipped):
+    pairs = usable_pairs(run, clips, skipped)
+    for pair in pairs:
         writer.writerow(_line(pair, clips, run.ratings or {}))
     write_text(target / TABLE, text.getvalue())
-    return skipped
+    return Exported("pairs", len(pairs), skipped)
 
 
 def _line(pair: Row, clips: dict[str, Row], ratings: dict[str, dict[str, float]]) -> Row:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import os
 import unicodedata
@@ -12,14 +10,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from halovid.store.errors import InputError
+from halovid.store.errors import InputError, shorten
+from halovid.store.foreign import describe, read_csv, read_json, read_json_lines, read_parquet
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif", ".m4v")
-_MAX_CELL = 1_000_000  # characters: a larger cell is an unclosed quote, not a prompt
-_MAX_JSON = 2 * 2**30  # bytes: JSON is held in memory several times over
-
 _MARGINS = 1e-30, 1e30  # what pairs.parquet holds as numbers above 0
 
 Skip = Callable[[str, str], None]
@@ -36,22 +31,22 @@ def resolve_inside(root: Path, text: Any) -> Path:
         SourceProblem: it is no file name, leads out of the folder by itself or by a link, or there is no such file.
     """
     if not isinstance(text, str) or not text.strip() or any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
-        raise SourceProblem(f"{_shorten(text)} is no file name")
+        raise SourceProblem(f"{describe(text)} is no file name")
     if PurePosixPath(text).is_absolute() or PureWindowsPath(text).drive or "\\" in text:
-        raise SourceProblem(f"{_shorten(text)} is no path relative to the folder, with / between its parts")
+        raise SourceProblem(f"{describe(text)} is no path relative to the folder, with / between its parts")
     if ".." in PurePosixPath(text).parts:
-        raise SourceProblem(f"{_shorten(text)} leads out of the folder")
+        raise SourceProblem(f"{describe(text)} leads out of the folder")
     try:
         path = (root / text).resolve()
         is_file = path.is_file()
     except (OSError, RuntimeError) as error:
-        raise SourceProblem(f"{_shorten(text)} can't be followed ({getattr(error, 'strerror', error)})") from error
+        raise SourceProblem(f"{describe(text)} can't be followed ({getattr(error, 'strerror', error)})") from error
     if not path.is_relative_to(root.resolve()):
-        raise SourceProblem(f"{_shorten(text)} is a link that leads out of the folder")
+        raise SourceProblem(f"{describe(text)} is a link that leads out of the folder")
     if not is_file:
-        raise SourceProblem(f"{_shorten(text)} does not exist")
+        raise SourceProblem(f"{describe(text)} does not exist")
     if not os.access(path, os.R_OK):
-        raise SourceProblem(f"{_shorten(text)} must not be read: permission denied")
+        raise SourceProblem(f"{describe(text)} must not be read: permission denied")
     return path
 
 
@@ -109,55 +104,35 @@ def read_rows(path: Path, required: tuple[str, ...], skip: Skip) -> Iterator[tup
     Raises:
         InputError: the table can't be read, or is known to lack a required column.
     """
-    try:
-        if path.suffix.lower() == ".csv":
-            yield from _csv_rows(path, required, skip)
-        elif path.suffix.lower() == ".parquet":
-            table = pq.read_table(path)
-            _require(path, table.column_names, required)
-            yield from ((f"row {number}", row) for number, row in enumerate(table.to_pylist(), 1))
-        else:
-            yield from _json_rows(path, required, skip)
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"can't read {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error})") from error
-    except pa.ArrowException as error:
-        raise InputError(f"{path} is not a readable Parquet file ({error})") from error
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise InputError(f"{path} can't be read as {path.suffix[1:]} ({error})") from error
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        yield from _csv_rows(path, required, skip)
+    elif suffix == ".parquet":
+        table = read_parquet(path)
+        _require(path, table.column_names, required)
+        try:
+            rows = table.to_pylist()
+        except (ValueError, OverflowError, pa.ArrowException) as error:  # times that Python has not
+            raise InputError(f"{path} holds values that can't be read ({shorten(str(error))})") from error
+        yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
+    else:
+        yield from _json_rows(path, required, skip)
 
 
 def _csv_rows(path: Path, required: tuple[str, ...], skip: Skip) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a CSV file, read one at a time."""
-    csv.field_size_limit(_MAX_CELL)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            names = reader.fieldnames or []
-            _require(path, names, required)
-            if len(set(names)) < len(names):
-                raise InputError(f"{path} has two columns of one name; its header is {', '.join(names)}")
-            for number, row in enumerate(reader, 1):
-                if None in row or None in row.values():
-                    skip(f"row {number}", f"it does not have the {len(names)} cells of the header")
-                else:
-                    yield f"row {number}", row
-        except csv.Error as error:
-            raise InputError(f"{path} is broken CSV near line {reader.line_num}: {error}") from error
+    """Rows of a CSV file."""
+    header, rows = read_csv(path)
+    _require(path, header, required)
+    for name, cells in rows:
+        if len(cells) == len(header):
+            yield name, dict(zip(header, cells, strict=True))
+        else:
+            skip(name, f"it does not have the {len(header)} cells of the header")
 
 
 def _json_rows(path: Path, required: tuple[str, ...], skip: Skip) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of a JSON list of objects, or of one object a line."""
-    if path.stat().st_size > _MAX_JSON:
-        raise InputError(f"{path} is larger than {_MAX_JSON >> 30} GiB; give it as Parquet or CSV")
-    content = path.read_text(encoding="utf-8-sig")
-    if path.suffix.lower() == ".jsonl":
-        values: Any = [json.loads(line) for line in content.split("\n") if line.strip()]
-    else:
-        values = json.loads(content)
+    values = [value for _, value in read_json_lines(path)] if path.suffix.lower() == ".jsonl" else read_json(path)
     if not isinstance(values, list):
         raise InputError(f"{path} must hold a list of objects, found {type(values).__name__}")
     for number, row in enumerate(values, 1):
@@ -174,7 +149,7 @@ def _require(path: Path, names: Any, required: tuple[str, ...]) -> None:
     if missing:
         raise InputError(
             f"{path} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; "
-            f"it has {', '.join(map(str, names)) or 'none'}"
+            f"it has {shorten(', '.join(map(str, names))) or 'none'}"
         )
 
 
@@ -187,7 +162,7 @@ def read_number(value: Any, name: str, low: float = -math.inf, high: float = mat
     try:
         number = float("no" if isinstance(value, bool) else value)
     except (TypeError, ValueError, OverflowError):
-        raise SourceProblem(f"{name} is {_shorten(value)}, which is no number") from None
+        raise SourceProblem(f"{name} is {describe(value)}, which is no number") from None
     if not (math.isfinite(number) and low <= number <= high):
         raise SourceProblem(f"{name} is {number:g}; it must lie in {low:g}..{high:g}")
     return number
@@ -197,9 +172,3 @@ def read_margin(row: dict[str, Any], default: float = 1.0) -> float:
     """The `margin` column that our exports have beside a format's own; `default` where there is none."""
     given = row.get("margin")
     return default if given in (None, "") else read_number(given, "margin", *_MARGINS)
-
-
-def _shorten(value: Any) -> str:
-    """A value for a message, in one line and not too long."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."

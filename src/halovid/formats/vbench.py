@@ -10,15 +10,15 @@ unless a prompt demands it.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import Counter
 from pathlib import Path
 
-from halovid.formats.base import Collection, RunData, copy_file
+from halovid.formats.base import Collection, Exported, RunData, copy_file
 from halovid.formats.sources import SourceProblem, list_videos, resolve_inside
 from halovid.store.errors import InputError
 from halovid.store.files import write_json
+from halovid.store.foreign import read_json
 from halovid.store.video import probe_video
 
 PROMPTS = "prompts.json"
@@ -44,27 +44,24 @@ def read(source: Path) -> Collection:
 
 def _named_prompts(path: Path) -> dict[str, str]:
     """File name -> prompt, empty when there is no such file."""
-    try:
-        prompts = json.loads(path.read_text(encoding="utf-8-sig")) if path.exists() else {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not a readable JSON file ({error})") from error
+    prompts = read_json(path) if path.exists() else {}
     if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
         raise InputError(f"{path} must be one JSON object of file names and prompts")
     return prompts
 
 
-def write(run: RunData, target: Path) -> list[tuple[str, str]]:
+def write(run: RunData, target: Path) -> Exported:
     """Clips named after their prompts, numbered in the order of the table."""
     skipped: list[tuple[str, str]] = []
     counts: Counter[str] = Counter()
     prompts = {}
-    for row in run.clips:
-        prompt = row["prompt"]
+    for clip in run.clips:
+        prompt = clip.row["prompt"]
         try:
-            source = run.file(row)
+            source = clip.file()
             probe_video(source)
         except (SourceProblem, InputError) as error:
-            skipped.append((row["clip_id"], str(error)))
+            skipped.append((clip.clip_id, str(error)))
             continue
         name = f"{prompt}-{counts[prompt]}.mp4"
         if not _is_file_name(name) or (target / name).exists():  # it may, where file names have no case
@@ -74,7 +71,7 @@ def write(run: RunData, target: Path) -> list[tuple[str, str]]:
         copy_file(source, target / name)
     if prompts:
         write_json(target / PROMPTS, prompts)
-    return skipped
+    return Exported("clips", counts.total(), skipped)
 
 
 def _is_file_name(name: str) -> bool:

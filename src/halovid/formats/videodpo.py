@@ -13,10 +13,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from halovid.formats.base import Collection, RunData, copy_paired, usable_pairs
+from halovid.formats.base import Collection, Exported, RunData, copy_paired, usable_pairs
 from halovid.formats.sources import SourceProblem, read_margin, read_number, read_rows, resolve_inside
 from halovid.store.errors import InputError
 from halovid.store.files import write_json
+from halovid.store.foreign import describe
 
 CLIPS, PAIRS = "metadata.json", "pair.json"
 _SHORTEST = 1.0  # seconds
@@ -72,14 +73,14 @@ def _caption(value: Any) -> Any:
 def _lookup(numbered: list[str | None], number: Any, key: str) -> str:
     """The name of the clip of a number."""
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(numbered):
-        raise SourceProblem(f"{key} is {number!r}; clips have the numbers 0 to {len(numbered) - 1}")
+        raise SourceProblem(f"{key} is {describe(number)}; clips have the numbers 0 to {len(numbered) - 1}")
     name = numbered[number]
     if name is None:
         raise SourceProblem(f"{key} is clip {number}, which can't be used")
     return name
 
 
-def write(run: RunData, target: Path) -> list[tuple[str, str]]:
+def write(run: RunData, target: Path) -> Exported:
     """metadata.json, pair.json and the clips; clips that no pair has are not copied."""
     skipped: list[tuple[str, str]] = []
     clips = copy_paired(run, target, skipped)
@@ -113,4 +114,4 @@ def write(run: RunData, target: Path) -> list[tuple[str, str]]:
             skipped.append((f"pair {pair['chosen']}, {pair['rejected']}", "a clip is shorter than a second"))
     write_json(target / CLIPS, metadata)
     write_json(target / PAIRS, pairs)
-    return skipped
+    return Exported("pairs", len(pairs), skipped)

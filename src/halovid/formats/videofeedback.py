@@ -14,9 +14,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from halovid.formats.base import Collection, RunData, SourceClip, copy_clips
+from halovid.formats.base import Collection, Exported, RunData, SourceClip, copy_clips
 from halovid.formats.sources import SourceProblem, find_table, is_inside, read_number, read_rows, resolve_inside
 from halovid.store.files import write_json
+from halovid.store.foreign import describe
 
 ASPECTS = {
     "visual quality": "visual_quality",
@@ -39,7 +40,7 @@ def read(source: Path) -> Collection:
         try:
             found.add(read_clip(root, row))
         except SourceProblem as problem:
-            found.skip(f"{item} ({row['id']})", str(problem))
+            found.skip(f"{item} ({describe(row['id'])})", str(problem))
     return found
 
 
@@ -95,10 +96,10 @@ def _find_files(root: Path, name: str, images: Any) -> tuple[tuple[Path, ...], f
     return tuple(resolve_inside(root, f"{folder}/{image}") for image in images), FRAME_RATE
 
 
-def write(run: RunData, target: Path) -> list[tuple[str, str]]:
+def write(run: RunData, target: Path) -> Exported:
     """data.json and videos/."""
     ratings, skipped, rows = run.need_ratings(), list[tuple[str, str]](), []
-    for row in copy_clips(run, target / "videos", skipped):
+    for row in copy_clips(run.clips, target / "videos", skipped):
         own = ratings.get(row["clip_id"], {})
         scores = {theirs: _tidy(to_theirs(own[ours])) for theirs, ours in ASPECTS.items() if ours in own}
         answer = "\n".join(f"{aspect}: {score}" for aspect, score in scores.items())
@@ -116,7 +117,7 @@ def write(run: RunData, target: Path) -> list[tuple[str, str]]:
             }
         )
     write_json(target / "data.json", rows)
-    return skipped
+    return Exported("clips", len(rows), skipped)
 
 
 def _tidy(number: float) -> float | int:

@@ -13,7 +13,8 @@ from halovid.config.run import RunConfig
 from halovid.maths.seeds import clip_seed
 from halovid.records import Rounds
 from halovid.store.errors import InputError
-from halovid.store.tables import QUESTIONS, read_table, rows_to_table, write_table
+from halovid.store.foreign import describe, read_table_of_others
+from halovid.store.tables import QUESTIONS, rows_to_table, write_table
 
 
 def planned_rounds(config: RunConfig, rows: Sequence[Mapping[str, Any]]) -> dict[str, Rounds] | None:
@@ -30,8 +31,8 @@ def planned_rounds(config: RunConfig, rows: Sequence[Mapping[str, Any]]) -> dict
         others = found.keys() - {row["clip_id"] for row in rows}
         if others:
             raise InputError(
-                f"{judge.questions} asks about clips that the run has not, {min(others)!r} among {len(others)}; "
-                f"make the file with `halovid select` from this run"
+                f"{judge.questions} asks about clips that the run has not, {describe(min(others))} among "
+                f"{len(others)}; make the file with `halovid select` from this run"
             )
         return {row["clip_id"]: found.get(row["clip_id"], []) for row in rows}
     if judge.share == 1:
@@ -47,7 +48,7 @@ def read_rounds(path: Path) -> dict[str, Rounds]:
     Raises:
         InputError: the file can't be read, something is missing in a row, or a clip has a patch twice.
     """
-    rows = read_table(path, QUESTIONS).to_pylist()
+    rows = read_table_of_others(path).conform(QUESTIONS).to_pylist()
     for number, row in enumerate(rows, start=1):
         if None in (*row.values(), *(row["patches"] or ())):
             raise InputError(f"{path}, row {number}: clip_id, round and all patches must be given, none may be null")
@@ -58,7 +59,9 @@ def read_rounds(path: Path) -> dict[str, Rounds]:
         counts = Counter(place for own in rounds for place in own)
         twice = [place for place, count in counts.items() if count > 1]
         if twice:
-            raise InputError(f"{path} asks more than once about patch {min(twice)} of clip {name!r}; name it once")
+            raise InputError(
+                f"{path} asks more than once about patch {min(twice)} of clip {describe(name)}; give it once"
+            )
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +11,7 @@ from halovid.config.run import JudgeConfig
 from halovid.judges import make_truth
 from halovid.judges.base import Judge
 from halovid.maths.grid import LatentGeometry, PatchGrid
+from halovid.maths.seeds import derive_seed
 from halovid.records import HIGHEST, LOWEST, Judgement, Refusal, Request
 
 
@@ -34,8 +34,7 @@ class SimulatedJudge:
         ]
 
     def _blur(self, truth: Judgement, clip_id: str) -> Judgement:
-        digest = hashlib.sha256(f"{self._seed}/{clip_id}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, clip_id))
         clip = {aspect: float(self._rate(torch.tensor(value), generator)) for aspect, value in truth.clip.items()}
         return Judgement(clip, {aspect: self._rate(value, generator) for aspect, value in truth.patches.items()})
 

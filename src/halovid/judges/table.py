@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.json
-import pyarrow.parquet as pq
 import torch
 
 from halovid.config.run import JudgeConfig
@@ -18,10 +15,8 @@ from halovid.maths.grid import LatentGeometry, PatchGrid
 from halovid.records import HIGHEST, LOWEST, Judgement, Refusal, Request
 from halovid.store.errors import InputError
 from halovid.store.files import hash_file
+from halovid.store.foreign import describe, read_table_of_others
 from halovid.store.tables import LABELS
-
-_COLUMNS = ("clip_id", "aspect", "score", "patch_scores")
-_SCHEMA = pa.schema([LABELS.field(name) for name in _COLUMNS])
 
 
 class TableJudge:
@@ -45,9 +40,8 @@ class TableJudge:
             answer = self._answers.setdefault(row["clip_id"], Judgement({}, {}))
             problem = _problem(row, answer, grid)
             if problem:
-                raise InputError(
-                    f"{path}, label {number} (clip {row['clip_id']!r}, aspect {row['aspect']!r}): {problem}"
-                )
+                item = f"clip {describe(row['clip_id'])}, aspect {describe(row['aspect'])}"
+                raise InputError(f"{path}, label {number} ({item}): {problem}")
             answer.clip[row["aspect"]] = row["score"]
             if row["patch_scores"] is not None:
                 scores = [math.nan if score is None else score for score in row["patch_scores"]]
@@ -76,25 +70,12 @@ def open_table(config: JudgeConfig, grid: PatchGrid, seed: int) -> TableJudge:
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a label file, with exactly the needed columns."""
-    try:
-        table = pq.read_table(path) if path.suffix == ".parquet" else _read_lines(path)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(f"judge.labels {path} is not a readable Parquet or JSON Lines file ({error})") from error
-    missing = {"clip_id", "aspect", "score"} - set(table.column_names)
+    """The rows of a label file."""
+    table = read_table_of_others(path)
+    missing = {"clip_id", "aspect", "score"} - table.columns
     if missing:
         raise InputError(f"judge.labels {path} lacks the columns {sorted(missing)}; docs/tables.md tells what it holds")
-    if "patch_scores" not in table.column_names:
-        table = table.append_column("patch_scores", pa.nulls(len(table)))
-    try:
-        return table.select(_COLUMNS).cast(_SCHEMA).to_pylist()
-    except (ValueError, pa.ArrowException) as error:
-        raise InputError(f"judge.labels {path} holds a column of another type than a label table ({error})") from error
-
-
-def _read_lines(path: Path) -> pa.Table:
-    """The rows of JSON Lines, the known columns read as what they are: an id that looks like a date is an id."""
-    return pyarrow.json.read_json(path, parse_options=pyarrow.json.ParseOptions(explicit_schema=_SCHEMA))
+    return table.conform(LABELS).to_pylist()
 
 
 def _problem(row: dict[str, Any], answer: Judgement, grid: PatchGrid) -> str | None:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from halovid.store.errors import InputError
 
+MOST_PARTS, MOST_PATCHES = 1024, 100_000  # far more than any judge is asked about
+
 
 @dataclass(frozen=True)
 class PatchGrid:
@@ -28,6 +30,8 @@ class PatchGrid:
     def __post_init__(self) -> None:
         if min(self.t, self.h, self.w) < 1:
             raise ValueError(f"a patch grid needs at least one patch along each axis, got {self.shape}")
+        if max(self.shape) > MOST_PARTS or self.num_patches > MOST_PATCHES:
+            raise ValueError(f"a patch grid has at most {MOST_PARTS} parts along an axis and {MOST_PATCHES:,} patches")
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from halovid.config.run import RunConfig
 from halovid.records import ClipBatch, Measure, Prompt, Skip
-from halovid.store.errors import InputError
+from halovid.store.errors import InputError, shorten
 from halovid.store.lazy import load_named
 
 
@@ -107,10 +107,10 @@ def require_measure(measure_id: str) -> str:
     if measure_id in MEASURES:
         return measure_id
     by_title = {measure.title: key for key, measure in MEASURES.items()}
-    near = difflib.get_close_matches(measure_id, MEASURES, n=1, cutoff=0.0)
+    near = difflib.get_close_matches(shorten(measure_id), MEASURES, n=1, cutoff=0.0)
     hint = (
         f"that is a title, use the id {by_title[measure_id]!r}."
         if measure_id in by_title
         else f"did you mean {near[0]!r}?"
     )
-    raise InputError(f"there is no measure {measure_id!r}: {hint} All ids: {', '.join(MEASURES)}")
+    raise InputError(f"there is no measure {shorten(measure_id)!r}: {hint} All ids: {', '.join(MEASURES)}")

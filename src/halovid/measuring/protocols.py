@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from halovid.store.errors import InputError
+from halovid.store.foreign import describe, read_json
 
 TIE = 0.5  # clips that people call a tie count as right when their scores differ by less
 _DIGITS = 4
@@ -128,12 +129,12 @@ def read_answers(path: Path) -> dict[str, tuple[list[float], list[float]]]:
         InputError: the file is no such list.
     """
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = read_json(path)
         return {row["id"]: (_numbers(row["ans"]), _numbers(row["ref"])) for row in rows}
-    except OSError as error:
-        raise InputError(f"can't read {path}: {error.strerror}") from error
+    except InputError:
+        raise
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise InputError(f"{path} is no list of answers with id, ref and ans ({error!r})") from error
+        raise InputError(f"{path} is no list of answers with id, ref and ans ({describe(error)})") from error
 
 
 def _numbers(text: str) -> list[float]:

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.json
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from halovid.store.errors import InputError
+from halovid.store.errors import InputError, shorten
+from halovid.store.foreign import describe, read_table_of_others
 from halovid.store.tables import LABELS, PREFERENCES, RELEASED, REWARDS, patch_matrix
 
 Array = NDArray[np.float64]
@@ -53,23 +52,21 @@ def read_raters(path: Path, prompts: dict[str, str]) -> list[Rater]:
     Raises:
         InputError: the file can't be read, is no such table, holds no row, or rates something twice.
     """
-    table = _read(path)
-    columns = set(table.column_names)
+    table = read_table_of_others(path)
     for schema, needed, make in (
         (LABELS, {"clip_id", "aspect", "score"}, _from_labels),
         (RELEASED, {"clip_id", "reward", "names", "scores"}, _from_rewards),
         (REWARDS, {"clip_id", "reward"}, _from_rewards),
         (PREFERENCES, {"first", "second", "preference"}, _from_preferences),
     ):
-        if needed <= columns:
-            raters = make(_conform(table, schema, path), path)
-            _note_prompts(table, prompts)
-            if not raters:
-                raise InputError(f"{path} holds no rating")
+        if needed <= table.columns:
+            rated = table.conform(schema)
+            raters = make(rated, path)
+            _note_prompts(rated, prompts)
             return raters
     raise InputError(
-        f"{path} has the columns {sorted(columns)}: neither labels (clip_id, aspect, score), rewards (clip_id, reward) "
-        f"nor preferences (first, second, preference); docs/tables.md tells what they hold"
+        f"{path} has the columns {shorten(', '.join(sorted(table.columns)))}: neither labels (clip_id, aspect, score), "
+        f"rewards (clip_id, reward) nor preferences (first, second, preference); docs/tables.md tells what they hold"
     )
 
 
@@ -116,25 +113,6 @@ def _gathered(parts: Sequence[Mapping[Any, Any]]) -> dict[Any, Array]:
     return {key: np.array(values, dtype=np.float64) for key, values in found.items()}
 
 
-def _read(path: Path) -> pa.Table:
-    """A Parquet or JSON Lines file as it is."""
-    try:
-        return pq.read_table(path) if path.suffix == ".parquet" else pyarrow.json.read_json(path)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} is not a readable Parquet or JSON Lines file ({error})") from error
-
-
-def _conform(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
-    """The table with all columns of a schema; those it lacks are null."""
-    for column in schema:
-        if column.name not in table.column_names:
-            table = table.append_column(column.name, pa.nulls(len(table), column.type))
-    try:
-        return table.select(schema.names).cast(schema)
-    except pa.ArrowException as error:
-        raise InputError(f"{path} holds a column of another type than its table ({error})") from error
-
-
 def _note_prompts(table: pa.Table, prompts: dict[str, str]) -> None:
     if "prompt_id" in table.column_names:
         for name in {"clip_id", "first", "second"} & set(table.column_names):
@@ -159,9 +137,12 @@ def _from_rewards(table: pa.Table, path: Path) -> list[Rater]:
     scores = {OVERALL: _scores(table, "reward", "patch_rewards", path)}
     if {"names", "scores"} <= set(table.column_names):
         for row in table.select(["clip_id", "names", "scores"]).to_pylist():
-            for name, score in zip(row["names"], _require_finite(row["scores"], path), strict=True):
+            names, values = row["names"] or [], row["scores"] or []
+            if len(names) != len(values) or None in names:
+                raise InputError(f"{path} holds a row with {len(names)} names of {len(values)} scores; each needs one")
+            for name, score in zip(names, _require_finite(values, path), strict=True):
                 scores.setdefault(name, Scores()).clips[row["clip_id"]] = float(score)
-    return [Rater(path.stem, scores)] if len(table) else []
+    return [Rater(path.stem, scores)]
 
 
 def _from_preferences(table: pa.Table, path: Path) -> list[Rater]:
@@ -170,9 +151,13 @@ def _from_preferences(table: pa.Table, path: Path) -> list[Rater]:
     for judge, own in _by_value(table, "judge", path.stem):
         rater = Rater(judge)
         for row in own.to_pylist():
+            if row["first"] is None or row["second"] is None:
+                raise InputError(f"{path} holds a preference without its first or second clip; give both")
+            if row["first"] == row["second"]:
+                raise InputError(f"{path} compares the clip {describe(row['first'])} with itself")
             pair, sign = _sorted_pair(row["first"], row["second"])
             if pair in rater.preferences:
-                raise InputError(f"{path} holds two preferences of {judge!r} about the clips {pair[0]!r}, {pair[1]!r}")
+                raise InputError(f"{path} holds two preferences of {describe(judge)} about the clips {describe(pair)}")
             _require_finite([row["preference"]], path)
             rater.preferences[pair] = sign * row["preference"]
             if row["patch_preferences"] is not None:

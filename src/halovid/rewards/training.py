@@ -15,6 +15,7 @@ from halovid.config.reward import RewardConfig
 from halovid.maths.grid import PatchGrid
 from halovid.maths.optimizers import AdamW, MuonAdamW
 from halovid.maths.reward_losses import bradley_terry_loss, draw_pairs, regression_loss
+from halovid.maths.seeds import step_seed
 from halovid.rewards.data import LabelledClips
 from halovid.rewards.network import RewardNetwork
 from halovid.rewards.scoring import crop_patches, geometry_of
@@ -44,7 +45,7 @@ def train_reward(network: RewardNetwork, data: LabelledClips, config: RewardConf
         while step < total:
             if step == config.video_steps:
                 network.start_patch_head()
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+            generator = torch.Generator().manual_seed(step_seed(seed, 1_000_003, step))
             batch = data.subset(torch.randint(len(data), (config.batch_size,), generator=generator))
             batch = batch.mirrored(config.mirror, generator)
             terms = _loss_terms(network, batch, config, step >= config.video_steps, generator)

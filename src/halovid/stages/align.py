@@ -21,7 +21,7 @@ from halovid.clips.folder import ClipFolder, Row
 from halovid.config.run import RunConfig
 from halovid.maths.losses import Margins, PairErrors, gran_dpo_loss, squared_error_map
 from halovid.maths.noise import sample_sigma, timestep_weight
-from halovid.maths.seeds import clip_seed
+from halovid.maths.seeds import clip_seed, step_seed
 from halovid.measuring.instruments import open_instruments
 from halovid.models import Generator, model_identity, open_generator
 from halovid.rewards.network import load_reward
@@ -197,14 +197,14 @@ def train_step(
         TrainingError: the loss is not finite; the batch is saved.
     """
     align = config.align
-    generator = torch.Generator().manual_seed(config.align_seed * 1_000_003 + step)
+    generator = torch.Generator().manual_seed(step_seed(config.align_seed, 1_000_003, step))
     indices = batch_indices(len(pairs), align.batch_size, step, config.align_seed)
     batch = pairs.batch(indices)
     noise = draw_noise(batch["chosen"], align.shared_noise, generator)
     sigma = sample_sigma(len(indices), align.sigma, generator).to(batch["chosen"])
     optimizer.zero_grad()
     collected: dict[str, list[Tensor]] = {}
-    for part in torch.arange(len(indices)).tensor_split(align.accumulation):
+    for part in torch.arange(len(indices)).tensor_split(align.micro_batches):
         if not len(part):
             continue
         own = {name: value[part] for name, value in batch.items()}
@@ -223,7 +223,7 @@ def train_step(
         (loss.sum() / len(indices)).backward()
         for name, value in (metrics | {"loss/total": loss.detach()}).items():
             collected.setdefault(name, []).append(value)
-    norm = torch.nn.utils.clip_grad_norm_(policy.parameters.values(), align.clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(policy.parameters.values(), align.max_grad_norm)
     optimizer.step()
     policy.update_average()
     means = {name: torch.cat(values).mean().item() for name, values in collected.items()}
@@ -243,7 +243,7 @@ def batch_indices(count: int, size: int, step: int, seed: int) -> list[int]:
     for position in wanted:
         epoch = position // count
         if epoch not in orders:
-            generator = torch.Generator().manual_seed(seed * 7_000_003 + epoch)
+            generator = torch.Generator().manual_seed(step_seed(seed, 7_000_003, epoch))
             orders[epoch] = torch.randperm(count, generator=generator).tolist()
     return [orders[position // count][position % count] for position in wanted]
 

@@ -9,6 +9,7 @@ are tried again by the next run of the stage.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     depends = config.part("seed", "grid") | {
         "judge": judge.name,
         "share": config.judge.share,
-        "questions": file_identity(config.judge.questions),
+        "questions": file_identity(config.judge.questions, "judge.questions"),
     }
     with open_stage(run_dir, "judge", depends, STAGES["judge"].reads(config)) as stage:
         if stage is None:
@@ -59,6 +60,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
             "judge", clips.rows, _batch_size(config), lambda batch: _label(batch, clips, judge, rounds, stage), _JUDGED
         )
         stage.check_outage()
+        _check_some_judged(judged, stage)
         if isinstance(judge, TableJudge):
             for clip_id in sorted(judge.clip_ids - {row["clip_id"] for row in clips.rows}):
                 stage.skip(clip_id, f"{config.judge.labels} has labels of it and the run no such clip")
@@ -68,6 +70,18 @@ def run(config: RunConfig, run_dir: Path) -> None:
         votes = [vote for votes in judged.column("votes").to_pylist() for vote in votes or ()]
         if votes:
             stage.write("votes.parquet", rows_to_table(votes, VOTES))
+
+
+def _check_some_judged(judged: pa.Table, stage: StageFolder) -> None:
+    """InputError when not one clip was judged; the next run tries all of them anew."""
+    if len(judged) or not stage.skipped:
+        return
+    shutil.rmtree(stage.path / "parts")  # else what is mended meanwhile would count as failed for ever
+    first = stage.skipped[0]
+    raise InputError(
+        f"not one of {len(stage.skipped)} clips could be judged ({first['item']}: {first['reason']}); mend that, or "
+        f"choose another judge, and run the same command again"
+    )
 
 
 def dry_run(config: RunConfig, run_dir: Path) -> None:

@@ -34,7 +34,8 @@ def check(config: RunConfig) -> None:
 
 def run(config: RunConfig, run_dir: Path) -> None:
     """Pairs clips of the same prompt."""
-    depends = config.part("seed", "grid", "pair") | {"preferences": file_identity(config.pair.preferences)}
+    preferences = file_identity(config.pair.preferences, "pair.preferences")
+    depends = config.part("seed", "grid", "pair") | {"preferences": preferences}
     with open_stage(run_dir, "pair", depends, STAGES["pair"].reads(config)) as stage:
         if stage is None:
             return

@@ -65,7 +65,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
                 f"the labels rate no patch, and reward.patch_steps is {reward.patch_steps}: set it to 0 to learn from "
                 f"the ratings of clips alone, or have the patches judged"
             )
-        held_out = _held_out(rows, reward.held_out, config.seed)
+        held_out = held_out_clips(rows, reward.held_out, config.seed)
         if not start:
             network.start_heads(data.subset(~held_out).clip_ratings)
         train_reward(network, data.subset(~held_out), reward, config.reward_seed, stage.path)
@@ -77,12 +77,12 @@ def run(config: RunConfig, run_dir: Path) -> None:
         stage.write("agreement.parquet", rows_to_table(agreement, AGREEMENT))
 
 
-def _held_out(rows: list[Row], share: float, seed: int) -> torch.Tensor:
+def held_out_clips(rows: list[Row], share: float, seed: int) -> torch.Tensor:
     """Which clips belong to the held-out prompts: [n] bool, some of both kinds."""
     prompt_ids = sorted({row["prompt_id"] for row in rows}, key=lambda name: clip_seed(seed, name, -1))
     if len(prompt_ids) < 2:
         raise InputError(f"the reward model needs judged clips of at least 2 prompts, found {len(prompt_ids)}")
-    out = set(prompt_ids[: max(1, round(len(prompt_ids) * share))])
+    out = set(prompt_ids[: min(max(1, round(len(prompt_ids) * share)), len(prompt_ids) - 1)])
     return torch.tensor([row["prompt_id"] in out for row in rows])
 
 

@@ -8,8 +8,13 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from halovid.store.errors import InputError, shorten
+
+MOST_FILES = 100_000  # below a folder that a recipe names
 
 
 @contextmanager
@@ -49,9 +54,20 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def file_identity(path: Path | None) -> str | None:
-    """The hash of a file that may be left out; None where there is none, so that its reader can say what is missing."""
-    return hash_file(path) if path and path.exists() else None
+def file_identity(path: Path | None, setting: str) -> str | None:
+    """The hash of the file that a setting names; None where the setting is left out.
+
+    Raises:
+        InputError: there is no such file, or it is a folder or device.
+    """
+    if path is None:
+        return None
+    if not os.path.isfile(path):
+        raise InputError(
+            f"{setting} names {shorten(str(path))}, which is no file; a relative path in a recipe starts from the "
+            f"recipe's folder, on the command line from the current folder"
+        )
+    return hash_file(path)
 
 
 def hash_value(value: Any) -> str:
@@ -60,6 +76,15 @@ def hash_value(value: Any) -> str:
 
 
 def hash_folder(folder: Path) -> str:
-    """SHA-256 of the names and contents of all files below a folder, hexadecimal."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    """SHA-256 of the names and contents of all files below a folder, hexadecimal.
+
+    Raises:
+        InputError: it holds more files than any model or set of clips: somebody named a folder far above.
+    """
+    files = sorted(islice((path for path in folder.rglob("*") if path.is_file()), MOST_FILES + 1))
+    if len(files) > MOST_FILES:
+        raise InputError(
+            f"{shorten(str(folder))} holds more than {MOST_FILES:,} files, which would all be read; name the folder of "
+            f"the model or of the clips itself"
+        )
     return hash_value({str(path.relative_to(folder)): hash_file(path) for path in files})

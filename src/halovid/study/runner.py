@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import platform
 from collections.abc import Iterator
@@ -27,14 +28,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from halovid.config.recipes import changed, load_config, read_yaml, validated
+from halovid.config.recipes import anchor_paths, anchored, changed, load_config, read_yaml, validated
 from halovid.config.run import RunConfig
-from halovid.config.sections import Section
+from halovid.config.sections import Section, Seed, Steps
 from halovid.measuring.instruments import MEASURES, require_measure
 from halovid.stages import required_stages, run_stage
-from halovid.store.errors import InputError
+from halovid.store.errors import InputError, shorten
 from halovid.store.files import atomic_path, write_json, write_text
 from halovid.store.folders import versions
 from halovid.store.runtime import console
@@ -43,6 +44,7 @@ from halovid.store.tables import STUDY, TRAINING, TUNING, read_table, rows_to_ta
 from halovid.study.findings import BASE, Results, compare_methods, markdown, write_figures, write_training_figure
 
 Changes = dict[str, Any]
+_MOST_COMBINATIONS = 1000  # tried for a method
 
 
 class MethodConfig(Section):
@@ -57,8 +59,10 @@ class TuningConfig(Section):
     """How methods are tuned: all by the same measure, on the same validation prompts, with the same budget."""
 
     change: Changes = Field(default_factory=dict, description="validation prompts, instruments")
-    steps: tuple[PositiveInt, ...] = Field((400,), min_length=1, description="steps after which training may stop")
-    seed: int = Field(1000, ge=0, description="seed of the trainings; not one of the study's")
+    steps: tuple[Steps, ...] = Field(
+        (400,), min_length=1, max_length=1000, description="steps after which training may stop"
+    )
+    seed: Seed = Field(1000, description="seed of the trainings; not one of the study's")
     measure: str = Field("judge_rating", description="id of the measure that should become better")
 
     @field_validator("measure")
@@ -78,11 +82,13 @@ class StudyConfig(Section):
 
     recipe: Path = Field(description="the recipe that every cell starts from, relative to the study's file")
     change: Changes = Field(default_factory=dict, description="what the whole study changes in it")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of the alignment")
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1, max_length=1000, description="seeds of the alignment")
     methods: dict[str, MethodConfig] = Field(min_length=1)
     settings: dict[str, Changes] = Field({"default": {}}, min_length=1)
     tuning: TuningConfig = TuningConfig()
-    curve: tuple[PositiveInt, ...] = Field((), description="steps at which the first seed is measured as well")
+    curve: tuple[Steps, ...] = Field(
+        (), max_length=1000, description="steps at which the first seed is measured as well"
+    )
     rival: str | None = Field(None, description="a method that the others are held against, besides the base")
 
     @model_validator(mode="after")
@@ -110,12 +116,40 @@ def load_study(path: Path) -> tuple[StudyConfig, RunConfig]:
         InputError: a file can't be read, a key or value is not allowed, or methods have unequal tuning budgets.
     """
     study = validated(StudyConfig, read_yaml(path))
-    budgets = {name: len(list(combinations(method.tune))) for name, method in study.methods.items() if method.tune}
+    _anchor_changes(study, path.parent)
+    budgets = {name: math.prod(map(len, method.tune.values())) for name, method in study.methods.items() if method.tune}
     if len(set(budgets.values())) > 1:
         raise InputError(f"the methods of {path} have unequal tuning budgets {budgets}; give all as many combinations")
     if study.tuning.seed in study.seeds:
         raise InputError(f"tuning.seed {study.tuning.seed} is one of the study's seeds; tune with another")
-    return study, changed(load_config(path.parent / study.recipe), study.change)
+    if any(not 1 <= budget <= _MOST_COMBINATIONS for budget in budgets.values()):
+        raise InputError(f"the methods of {path} are tuned over {budgets} combinations; 1 to {_MOST_COMBINATIONS} are")
+    recipe = changed(load_config(path.parent / study.recipe), study.change)
+    for name, method in study.methods.items():
+        for change in combinations(method.tune):
+            _check_changes(f"{path}, method {shorten(name)!r}", recipe, method.change, change, study.tuning.change)
+        for setting, change in study.settings.items():
+            subject = f"{path}, method {shorten(name)!r}, setting {shorten(setting)!r}"
+            _check_changes(subject, recipe, method.change, next(combinations(method.tune)), change)
+    return study, recipe
+
+
+def _anchor_changes(study: StudyConfig, folder: Path) -> None:
+    """Lets the relative paths that a study names start from its folder."""
+    methods = study.methods.values()
+    for change in (study.change, study.tuning.change, *(method.change for method in methods), *study.settings.values()):
+        anchor_paths(change, folder)
+    for method in methods:
+        for setting, values in method.tune.items():
+            values[:] = [anchored(setting, value, folder) for value in values]
+
+
+def _check_changes(subject: str, recipe: RunConfig, *changes: Changes) -> None:
+    """InputError, before anything is run, when a recipe with these changes is none."""
+    try:
+        changed(recipe, *changes)
+    except InputError as error:
+        raise InputError(f"{subject}: {error}") from error
 
 
 def run_study(path: Path, out: Path) -> pa.Table:
@@ -265,7 +299,9 @@ def combinations(tune: dict[str, list[Any]]) -> Iterator[Changes]:
             *parents, last = dotted.split(".")
             section = change
             for parent in parents:
-                section = section.setdefault(parent, {})
+                section = section.setdefault(parent, {}) if isinstance(section, dict) else section
+            if not isinstance(section, dict) or last in section:
+                raise InputError(f"tune has {shorten(dotted)!r} and a section that holds it; name single settings")
             section[last] = value
         yield change
 

@@ -116,9 +116,9 @@ def test_count_takes_the_first(tmp_path: Path) -> None:
         ("a.txt", " \n\n", "it is empty"),
         ("a.csv", "prompt\n", "it is empty"),
         ("a.txt", "\x07\n", "prompt 0: contains control characters (U+0007)"),
-        ("a.csv", "text\nx\n", "needs a `prompt`"),
+        ("a.csv", "text\nx\n", "needs a column `prompt`; it has text"),
         ("a.jsonl", '{"text": "x"}\n', "needs a `prompt`"),
-        ("a.jsonl", '{"prompt": "x"\n', "needs a `prompt`"),
+        ("a.jsonl", '{"prompt": "x"\n', "line 1 is not JSON"),
         ("a.jsonl", '["x"]\n', "needs a `prompt`"),
         ("a.jsonl", '{"prompt": null}\n', "no usable prompt"),
         ("a.jsonl", '{"prompt": ["x"]}\n', "no usable prompt"),
@@ -134,7 +134,7 @@ def test_a_file_without_usable_prompts_is_an_error(name: str, text: str, message
 
 
 def test_a_missing_or_binary_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"can't read the prompt file .*no\.txt: No such file"):
+    with pytest.raises(InputError, match=r"can't read .*no\.txt: No such file"):
         read(tmp_path / "no.txt")
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"a\.txt is not UTF-8 text"):

@@ -143,8 +143,8 @@ def test_overrides_reach_every_depth_and_win(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("seed", "must look like section.key=value"),
-        ("=3", "must look like section.key=value"),
+        ("seed", "takes section.key=value"),
+        ("=3", "takes section.key=value"),
         ("seed.low=3", "'seed' is a value, not a section"),
         ("align.stesp=3", "unknown key 'align.stesp': did you mean 'steps'"),
         ("align.steps=few", "align.steps: got 'few'"),
@@ -186,8 +186,10 @@ def test_an_unreadable_recipe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"can't read the recipe .*no\.yaml: No such file"):
         load_config(tmp_path / "no.yaml")
     (tmp_path / "recipe.yaml").write_bytes(b"seed: 1 # \xff\xfe")
-    with pytest.raises(InputError, match="is not valid YAML"):
+    with pytest.raises(InputError, match="is not UTF-8 text"):
         load_config(tmp_path / "recipe.yaml")
+    with pytest.raises(InputError, match="it is a folder or device"):
+        load_config(tmp_path)
 
 
 def test_prompt_files_are_taken_from_beside_the_recipe(tmp_path: Path) -> None:
@@ -195,9 +197,22 @@ def test_prompt_files_are_taken_from_beside_the_recipe(tmp_path: Path) -> None:
     config = load_config(recipe(tmp_path, text))
     assert config.generate.prompts.file == tmp_path / "texts" / "a.txt"
     assert config.evaluate.prompts.file == Path("/elsewhere/b.txt")
-    for stage in ("generate", "evaluate"):
-        config = load_config(recipe(tmp_path, text), (f"{stage}.prompts.file=c.csv",))
-        assert getattr(config, stage).prompts.file == tmp_path / "c.csv"
+
+
+def test_a_path_on_the_command_line_starts_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = recipe(
+        tmp_path, "generate: {prompts: {file: a.txt}}\ngenerator: {model: mine}\nreward: {model: no/folder}\n"
+    )
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "here" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    config = load_config(path, ("judge.questions=q.parquet", "evaluate.prompts={file: c.csv}", "score.released=mine"))
+    assert config.generate.prompts.file == tmp_path / "a.txt"
+    assert (config.judge.questions, config.evaluate.prompts.file) == (Path("q.parquet"), Path("c.csv"))
+    assert config.generator.model == str(tmp_path / "mine"), "a folder beside the recipe"
+    assert (config.reward.model, config.score.released) == ("no/folder", "mine"), "a name on the hub, one as typed"
 
 
 def test_a_part_holds_the_named_sections_alone() -> None:
@@ -214,12 +229,12 @@ def test_a_folder_in_place_of_a_file_is_refused(place: str, tmp_path: Path) -> N
     (tmp_path / "r.yaml").write_text("seed: 1\n")
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match=rf"^{place}: {tmp_path}/folder is a folder; name a file$"):
-        load_config(tmp_path / "r.yaml", (f"{place}=folder",))
+        load_config(tmp_path / "r.yaml", (f"{place}={tmp_path}/folder",))
 
 
 EXECUTION = (
     *("device=cpu", "threads=3", "generator.batch_size=1", "score.batch_size=1", "good.batch_size=1"),
-    *("restore.batch_size=1", "align.accumulation=2", "align.checkpoint_every=7", "align.gradient_checkpointing=true"),
+    *("restore.batch_size=1", "align.micro_batches=2", "align.checkpoint_every=7", "align.gradient_checkpointing=true"),
     *("reward.gradient_checkpointing=true", "judge.vlm.concurrency=1", "judge.vlm.timeout=5", "judge.vlm.attempts=9"),
     *("judge.vlm.budget.calls=10", "judge.vlm.requests_per_minute=1", "judge.vlm.answers=/elsewhere"),
     *("judge.vlm.panel=[{model: a, key_variable: OTHER}]",),
@@ -243,3 +258,39 @@ def test_what_a_result_depends_on_is_told(tmp_path: Path, override: str) -> None
     section = override.partition(".")[0].partition("=")[0]
     assert changed.part("seed", section) != plain.part("seed", section)
     assert changed.part("seed").keys() == {"seed"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"align": {"steps": 10, "snapshots": [5, 20]}}, "align: .*snapshots has step 20.*ends after steps: 10"),
+        ({"evaluate": {"step": 7}}, "evaluate.step is 7.*add it to align.snapshots"),
+        ({"reward": {"downscale": 65}}, "reward.downscale is 65"),
+        ({"reward": {"held_out": 0.9999}}, "reward.held_out: got 0.9999"),
+        ({"generator": {"fps": 1e300}}, "generator.fps: got 1e\\+300"),
+        ({"generator": {"height": 60}}, "generator.height: got 60.*multiple of 8"),
+        ({"threads": 10**6}, "threads: got 1000000"),
+        ({"seed": 2**63}, "seed: got 9223372036854775808"),
+        ({"grid": {"t": 10**9, "h": 1, "w": 1}}, "at most 1024 parts"),
+    ],
+)
+def test_values_that_could_only_fail_later_are_refused(raw: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_config(raw)
+
+
+def test_messages_stay_short(tmp_path: Path) -> None:
+    many = {f"key{number}": "x" * 10_000 for number in range(500)}
+    with pytest.raises(InputError, match="and 491 more") as caught:
+        make_config({"seed": "y" * 10_000} | many)
+    assert len(str(caught.value)) < 4000
+    with pytest.raises(InputError) as caught:
+        load_config(recipe(tmp_path, "seed: 1\n"), (f"seed.x={'z' * 10_000}",))
+    assert len(str(caught.value)) < 300
+
+
+def test_a_key_where_a_name_belongs_is_not_repeated() -> None:
+    secret = "sk-4f9dNeverShowThis"
+    with pytest.raises(InputError, match="not shown") as caught:
+        make_config({"judge": {"vlm": {secret: None}}})
+    assert secret not in str(caught.value)

@@ -68,6 +68,11 @@ def runs(draw: st.DrawFn) -> dict[str, Any]:
 def write_run(folder: Path, run: dict[str, Any], put: Put) -> None:
     """A run with the stages generate, judge and pair, as far as an export reads them."""
     write_clips(folder, run["clips"], put)
+    write_labels_and_pairs(folder, run)
+
+
+def write_labels_and_pairs(folder: Path, run: dict[str, Any]) -> None:
+    """The stages judge and pair of a run whose clips are there."""
     labels = [
         {"clip_id": name, "aspect": aspect, "score": score, "patch_scores": [score] * 8, "judge": "somebody"}
         for name, own in run["ratings"].items()
@@ -99,14 +104,19 @@ def write_clips(folder: Path, clips: list[tuple[str, str, str]], put: Put) -> No
     """The stage generate: (id, prompt id, prompt) of each clip."""
     with open_stage(folder, "generate", {"clips": clips}) as stage:
         assert stage is not None
-        table = []
-        for number, (name, prompt_id, prompt) in enumerate(clips):
-            put(stage.path / "clips" / f"{name}.mp4", number)
-            table.append(
-                {"clip_id": name, "prompt_id": prompt_id, "prompt": prompt, "seed": 1, "video": f"clips/{name}.mp4"}
-                | {"latents": f"latents/{name}.safetensors", "fps": 8.0}
-            )
-        stage.write("clips.parquet", rows_to_table(table, CLIPS))
+        stage.write("clips.parquet", clip_table(stage.path, clips, put))
+
+
+def clip_table(folder: Path, clips: list[tuple[str, str, str]], put: Put) -> pa.Table:
+    """The table of clips, which are put into a folder."""
+    table = []
+    for number, (name, prompt_id, prompt) in enumerate(clips):
+        put(folder / "clips" / f"{name}.mp4", number)
+        table.append(
+            {"clip_id": name, "prompt_id": prompt_id, "prompt": prompt, "seed": 1, "video": f"clips/{name}.mp4"}
+            | {"latents": f"latents/{name}.safetensors", "fps": 8.0}
+        )
+    return rows_to_table(table, CLIPS)
 
 
 def rows(run: Path, name: str) -> dict[str, Any]:
@@ -388,7 +398,8 @@ def test_an_export_never_writes_into_a_folder_that_holds_something(put: Put, tmp
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_run_with_names_that_are_paths_is_not_followed(put: Put, tmp_path: Path, name: str) -> None:
     clips = [("../../up", "../p0", "a/b"), ("good", "p1", "p"), ("/tmp/halovid-up", "/tmp/p2", "c/d")]
-    pairs = [("p1", "good", "../../up", 1.0)]
+    clips.append(("fine", "p1", "p"))
+    pairs = [("p1", "good", "../../up", 1.0), ("p1", "good", "fine", 1.0)]
     write_run(tmp_path / "deep/run", {"clips": [("good", "p1", "p")], "pairs": [], "ratings": {"good": {}}}, put)
     rows = [
         {
@@ -417,7 +428,7 @@ def test_a_run_with_names_that_are_paths_is_not_followed(put: Put, tmp_path: Pat
     assert all(path.is_relative_to(tmp_path / "deep/out") for path in made)
     videos = {path for path in made if path.suffix == ".mp4"}
     assert {hash_file(path) for path in videos} == {hash_file(tmp_path / "deep/run/generate/clips/good.mp4")}
-    assert name == "vbench" or len(videos) == 1  # whose names are made of prompts
+    assert name == "vbench" or {path.stem for path in videos} == {"good", "fine"}  # whose names are made of prompts
     assert hash_file(secret) not in map(hash_file, videos)
     assert not Path("/tmp/halovid-up.mp4").exists()
 
@@ -444,6 +455,50 @@ def test_ratings_of_an_import_before_are_not_exported(put: Put, tmp_path: Path) 
         export_run("videofeedback", tmp_path / "run", tmp_path / "out")
 
 
+def write_stage_clips(folder: Path, stage_name: str, clips: list[tuple[str, str, str]], put: Put) -> None:
+    """A stage that makes clips of those of generate."""
+    with open_stage(folder, stage_name, {}, ["generate"]) as stage:
+        assert stage is not None
+        stage.write("clips.parquet", clip_table(stage.path, clips, put))
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_pairs_of_good_and_of_remade_clips_are_exported_with_these_clips(put: Put, tmp_path: Path, name: str) -> None:
+    clips = [("a", "p0", "a fox"), ("b", "p0", "a fox")]
+    pairs = [("p0", "good-p0-00", "restored-p0-00", 0.25), ("p0", "a", "good-p0-00", 0.5), ("p0", "a", "b", 1.0)]
+    write_clips(tmp_path / "run", clips, put)
+    write_stage_clips(tmp_path / "run", "good", [("good-p0-00", "p0", "a fox"), ("good-p0-01", "p0", "a fox")], put)
+    write_stage_clips(tmp_path / "run", "restore", [("restored-p0-00", "p0", "a fox")], put)
+    write_labels_and_pairs(tmp_path / "run", {"pairs": pairs, "ratings": {}})
+    export_run(name, tmp_path / "run", tmp_path / "out")
+    import_run(name, tmp_path / "out", tmp_path / "again", None)
+    again = read_table(tmp_path / "again/pair/pairs.parquet", PAIRS).to_pylist()
+    assert [(pair["prompt_id"], pair["chosen"], pair["rejected"], pair["clip_margin"]) for pair in again] == [
+        ("p00000", *pair[1:]) for pair in pairs
+    ]
+    sources = {"good-p0-00": "good", "restored-p0-00": "restore", "a": "generate", "b": "generate"}
+    assert {row["clip_id"] for row in read_table(tmp_path / "again/generate/clips.parquet", CLIPS).to_pylist()} == {
+        *sources
+    }
+    for clip_id, stage in sources.items():
+        copied, original = (tmp_path / run / f"clips/{clip_id}.mp4" for run in ("again/generate", f"run/{stage}"))
+        assert copied.read_bytes() == original.read_bytes()
+
+
+@pytest.mark.parametrize("name", [*FORMATS])
+def test_an_export_of_nothing_is_a_mistake(put: Put, tmp_path: Path, name: str) -> None:
+    clips = [("a", "p0", "a fox"), ("b", "p0", "a fox")]
+    run = {"clips": clips, "pairs": [("p0", "a", "b", 1.0)], "ratings": {"a": {ASPECTS[0]: 2.0}}}
+    write_run(tmp_path / "run", run, put)
+    for clip_id in ("a", "b") if name not in PAIRED else ("b",):
+        (tmp_path / f"run/generate/clips/{clip_id}.mp4").unlink()
+    with pytest.raises(
+        InputError, match=r"none of the (clips|pairs) of .* can be exported as .*b\.mp4' does not exist"
+    ):
+        export_run(name, tmp_path / "run", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 @pytest.mark.parametrize("target", ["link", "nowhere", "file/below", "n" * 300])
 def test_an_export_to_an_odd_place_is_one_sentence(put: Put, tmp_path: Path, target: str) -> None:
     write_run(tmp_path / "run", {"clips": [("a", "p0", "p")], "pairs": [], "ratings": {}}, put)
@@ -451,7 +506,7 @@ def test_an_export_to_an_odd_place_is_one_sentence(put: Put, tmp_path: Path, tar
     (tmp_path / "link").symlink_to(tmp_path / "empty")
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"is there already|can't export"):
+    with pytest.raises(InputError, match=r"is there already|can't (export|write)"):
         export_run("folder", tmp_path / "run", tmp_path / target)
 
 

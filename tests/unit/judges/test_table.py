@@ -78,7 +78,7 @@ def test_the_name_changes_with_the_content(tmp_path: Path) -> None:
         ({"clip_id": "a"}, "a second label of it"),
         ({"clip_id": None}, "clip_id and aspect must be given"),
         ({"aspect": "Visual Quality"}, "there is no such aspect; known are visual_quality"),
-        ({"score": "good"}, "not a readable|another type"),
+        ({"score": "good"}, "line 2: score is 'good'; it must be a number"),
     ],
 )
 def test_a_bad_label_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -87,12 +87,23 @@ def test_a_bad_label_is_named(tmp_path: Path, change: dict[str, Any], message: s
         TableJudge(path, GRID)
 
 
-@pytest.mark.parametrize("content", [None, "", "no json", '{"clip_id": "a"}\n'])
-def test_a_bad_file_is_one_sentence(tmp_path: Path, content: str | None) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "can't read .*: No such file"),
+        ("", "is empty"),
+        ("no json", "line 1 is not JSON"),
+        ("null\n", "line 1 is None; it must be a JSON object"),
+        ('{"clip_id": "a"}\n', "lacks the columns"),
+        ('{"clip_id": "a", "clip_id": "b"}\n', "key 'clip_id' twice"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_bad_file_is_one_sentence(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "labels.jsonl"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(InputError, match=r"not a readable Parquet or JSON Lines file|must be given"):
+    with pytest.raises(InputError, match=message):
         TableJudge(path, GRID)
 
 
@@ -103,7 +114,7 @@ def test_ids_that_look_like_dates_are_ids(tmp_path: Path) -> None:
 
 def test_text_that_is_no_utf_8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.jsonl").write_bytes(b'{"clip_id": "\xe9", "aspect": "visual_quality", "score": 3}\n')
-    with pytest.raises(InputError, match="another type than a label table"):
+    with pytest.raises(InputError, match="is not UTF-8 text"):
         TableJudge(tmp_path / "labels.jsonl", GRID)
 
 

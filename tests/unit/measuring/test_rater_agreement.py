@@ -198,13 +198,17 @@ PREFERENCE = {"first": "a", "second": "b", "preference": 1.0}
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([], "holds no rating|not a readable"),
+        ([], "is empty: it holds no row"),
         ([{"clip": "a"}], "neither labels"),
         ([LABEL, LABEL], "twice in one aspect"),
         ([LABEL | {"score": None}], "missing or not a finite"),
-        ([LABEL | {"score": "good"}], "another type"),
+        ([LABEL | {"score": "good"}], "score is 'good'; it must be a number"),
         ([LABEL, LABEL | {"clip_id": "b", "patch_scores": [1.0]}], "equally long"),
         ([PREFERENCE, PREFERENCE | {"first": "b", "second": "a"}], "two preferences"),
+        ([PREFERENCE | {"first": None}], "without its first or second clip"),
+        ([PREFERENCE | {"second": "a"}], "compares the clip 'a' with itself"),
+        ([LABEL | {"score": True}], "score is True; it must be a number"),
+        ([None], "is None; it must be a JSON object"),
     ],
 )
 def test_files_that_are_no_ratings_are_refused(rows: list[dict[str, Any]], words: str, tmp_path: Path) -> None:
@@ -309,4 +313,4 @@ def test_the_command_prints_and_writes_the_table(tmp_path: Path) -> None:
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert found(rows, scope="clip", aspect=LOCAL)["accuracy with ties"]["count"] == 24
     missing = run_here("agreement", tmp_path / "none.parquet", judge)
-    assert missing.code == 2 and "not a readable" in missing.stderr
+    assert missing.code == 2 and "No such file" in missing.stderr

@@ -45,8 +45,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Cell, bool]]:
     """Replaces the stages: every cell is noted, and measured by how near its rate is to 1e-3 and its step to 5."""
     cells: list[tuple[Cell, bool]] = []
 
-    def measured(cell: Cell, train: bool, run_dir: Path) -> Any:
-        cells.append((cell, train))
+    def measured(cell: Cell, run_dir: Path) -> Any:
+        cells.append((cell, cell.config.evaluate.best_of == 1))
         value = -abs(cell.config.align.learning_rate - 1e-3) - abs(cell.step - 5) - cell.config.align.loss.beta_video
         row = {"method": cell.method, "setting": cell.setting, "seed": cell.seed, "step": cell.step, "prompt_id": "p"}
         row |= {"measure": "judge_rating"}
@@ -121,3 +121,34 @@ def test_mistakes_in_a_study(written: Path, change: dict[str, Any], words: str) 
     with pytest.raises(InputError) as error:
         load_study(written)
     assert words in str(error.value)
+
+
+def test_relative_paths_of_a_study_start_from_its_folder(written: Path, tmp_path: Path) -> None:
+    raw = STUDY_YAML | {
+        "change": {"judge": {"labels": "labels.jsonl"}},
+        "methods": {"clip": {"change": {"good": {"source": "good"}}, "tune": {"judge.labels": ["a.jsonl", "b.jsonl"]}}},
+    }
+    written.write_text(yaml.safe_dump(raw))
+    loaded, recipe = load_study(written)
+    assert recipe.judge.labels == tmp_path / "labels.jsonl"
+    assert loaded.methods["clip"].change == {"good": {"source": str(tmp_path / "good")}}
+    assert loaded.methods["clip"].tune == {"judge.labels": [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]}
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"change": {"align": {"clip_norm": 2}}}, r"method 'clip': 'align\.clip_norm' is now called"),
+        ({"tune": {"align.steps": [1, -1]}}, r"method 'clip': align\.steps: got -1"),
+        ({"tune": {"align": [{}], "align.steps": [1]}}, "name single settings"),
+        ({"tune": {"align.steps": list(range(1, 102)), "seed": list(range(10))}}, "tuned over"),
+        ({"tune": {"align.steps": []}}, "tuned over"),
+        ({"chnge": {}}, "did you mean 'change'"),
+    ],
+)
+def test_a_method_that_can_not_be_run_is_told_before_anything_is(
+    method: dict[str, Any], message: str, written: Path
+) -> None:
+    written.write_text(yaml.safe_dump(STUDY_YAML | {"methods": {"clip": method}}))
+    with pytest.raises(InputError, match=message):
+        load_study(written)

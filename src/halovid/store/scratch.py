@@ -1,0 +1,49 @@
+"""Where a command builds what must appear whole or not at all, and what becomes of it after a kill."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from halovid.store.errors import InputError
+
+_MARK = ".halovid"  # tells that a scratch folder is ours; locked by the process that works in it
+
+
+@contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """An empty folder on the disk of `target` in which it can be built, to be moved into place by `Path.replace`.
+
+    It lies in a hidden folder beside `target`, which is gone at the end. After a kill that stays; the next
+    command with the same target removes it.
+
+    Raises:
+        InputError: another process is making the same target, something else has the hidden folder's name, or nothing
+            can be written there.
+    """
+    hidden = target.parent / f".{target.name}.unfinished"
+    try:
+        hidden.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"can't write beside {target}: {error.strerror}") from error
+    if any(hidden.iterdir()) and not (hidden / _MARK).exists():
+        raise InputError(f"{hidden} is needed to build {target} and holds something else; move it away")
+    lock = os.open(hidden / _MARK, os.O_RDWR | os.O_CREAT, 0o644)  # the lock goes with the process, however it ends
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise InputError(f"another process is making {target}; wait for it, or name another place") from error
+    try:
+        content = hidden / "content"
+        if content.exists():
+            shutil.rmtree(content)
+        content.mkdir()
+        yield content
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+        os.close(lock)
