@@ -1,18 +1,19 @@
-"""Records that cross floors: a prompt and what it makes a model do, a request to a judge and its answer, ratings."""
+"""Records that cross floors: prompts and what they make a model do, requests to judges and answers, measures."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from halovid.maths.grid import LatentGeometry, PatchGrid
 from halovid.store.errors import InputError
 from halovid.store.files import atomic_path
 
@@ -175,3 +176,43 @@ class Refusal:
 
     reason: str
     again: bool = False
+
+
+Skip = Callable[[str, str, bool], None]  # is told of an item that fails, why, and whether another time may help
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What people see of a measure, which tables call by its id.
+
+    title: its name.  group: who measured, the heading it stands under.  unit: "" for none.
+    better: the direction that is an improvement; "same" for what an alignment should leave alone.
+    defect_kind: of the shares of defects by kind, which are one chart instead of lines in a table, the kind.
+    """
+
+    title: str
+    group: str
+    unit: str
+    better: Literal["lower", "higher", "same"]
+    defect_kind: str | None = None
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """Clips of one model that are measured together; all samples of a prompt are in the same batch.
+
+    video: [B, 3, F, H, W] in [-1, 1].  rows: of each clip at least its clip_id, prompt_id and prompt.
+    geometry: how the model's autoencoder divides a clip.  grid: the patches.
+    conditioning: prompt ids -> what they make the model do, a row each.
+    """
+
+    video: Tensor
+    rows: Sequence[dict[str, Any]]
+    geometry: LatentGeometry
+    grid: PatchGrid
+    conditioning: Callable[[Sequence[str]], Conditioning]
+
+    @property
+    def prompt_ids(self) -> list[str]:
+        """The prompt of each clip."""
+        return [row["prompt_id"] for row in self.rows]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Collection
 
 import torch
@@ -13,6 +12,7 @@ from halovid.models.family import Family
 from halovid.models.loading import find_pipeline, is_here, model_identity
 from halovid.records import Conditioning
 from halovid.store.errors import InputError
+from halovid.store.lazy import load_named
 from halovid.store.runtime import resolve_device, resolve_dtype
 
 __all__ = [
@@ -28,11 +28,11 @@ __all__ = [
     "open_model",
 ]
 
-# pipeline class, as model_index.json names it -> the module whose FAMILY drives it
+# pipeline class, as model_index.json names it -> the family that drives it
 FAMILIES = {
-    "WanPipeline": "halovid.models.families.wan",
-    "CogVideoXPipeline": "halovid.models.families.cogvideox",
-    "TextToVideoSDPipeline": "halovid.models.families.text_to_video_sd",
+    "WanPipeline": "halovid.models.families.wan:FAMILY",
+    "CogVideoXPipeline": "halovid.models.families.cogvideox:FAMILY",
+    "TextToVideoSDPipeline": "halovid.models.families.text_to_video_sd:FAMILY",
 }
 
 
@@ -79,5 +79,5 @@ def load_family(pipeline: str, model: str) -> Family:
         raise InputError(
             f"generator.model {model!r} is a {pipeline}; the pipelines that can be driven are {', '.join(FAMILIES)}"
         )
-    family: Family = importlib.import_module(FAMILIES[pipeline]).FAMILY
+    family: Family = load_named(FAMILIES[pipeline])
     return family

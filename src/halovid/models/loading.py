@@ -6,7 +6,6 @@ Weights that are missing would be random ones, so a component whose file does no
 from __future__ import annotations
 
 import importlib
-import importlib.resources
 import json
 import pickle
 from collections.abc import Collection, Iterator
@@ -23,8 +22,9 @@ from safetensors import SafetensorError
 from halovid.config.run import GeneratorConfig
 from halovid.store.errors import InputError
 from halovid.store.files import hash_folder
+from halovid.store.lazy import load_named
 
-PACKAGED = {"world": "world/pipeline"}  # names of pipelines that the package carries, and where in it
+PACKAGED = {"world": "halovid.world:packaged_pipeline"}  # model in a recipe -> function that gives its folder
 INDEX = "model_index.json"
 _HUB_SECONDS = 10.0
 # what readers of model files raise when a file is missing, cut off, of another kind or of another model
@@ -159,7 +159,8 @@ def advice() -> str:
 def _local_folder(model: str) -> Path | None:
     """The folder that a name stands for, None for the id of one on the hub."""
     if model in PACKAGED:
-        return Path(str(importlib.resources.files("halovid"))) / PACKAGED[model]
+        packaged: Path = load_named(PACKAGED[model])()
+        return packaged
     folder = Path(model)
     return folder if folder.is_dir() else None
 

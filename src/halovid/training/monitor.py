@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from halovid.clips.folder import Row
 from halovid.config.run import RunConfig
+from halovid.maths.numbers import show_number
 from halovid.maths.statistics import paired_bootstrap
-from halovid.measuring.measures import MEASURES, Instrument, Measure, measure_critic, measure_plain
+from halovid.measuring.instruments import MEASURES, Instrument
 from halovid.models import Sampler
-from halovid.records import Conditioning
+from halovid.records import ClipBatch, Conditioning, Measure
 from halovid.rewards.data import prompt_inputs
 from halovid.rewards.network import RewardNetwork
 from halovid.rewards.scoring import reward_clips
+from halovid.store.runtime import batches
 from halovid.store.video import write_video
 
 REWARD, PATCH_REWARD = "reward", "patch reward"
@@ -37,16 +41,24 @@ class Reading:
         return {f"monitor/{name}": float(value.mean()) for name, value in self.values.items()}
 
 
+def watching_instruments(config: RunConfig) -> list[str]:
+    """The instruments that watch a training of this recipe: formulas on pixels, and the critic when it also evaluates.
+
+    The truth has no place in a training, and a judge would be asked, and paid, at every look.
+    """
+    return ["plain", *(name for name in config.evaluate.instruments if name == "critic")]
+
+
 class Monitor:
     """Samples the same prompts with the same seeds at every call, keeps the clips, and measures them.
 
-    It uses the reward model that the pairs come from, the model-free measures and, in the embedded world, the critic;
-    the inspector's truth has no place in a training.
+    It holds the reward model that the pairs come from against instruments that the training does not follow.
 
     Args:
         folder: where the clips go.
         clips: a row of tables.CLIPS for each prompt, with the seed to sample it with.
-        conditioning: what the prompts make the model do, a row each.
+        conditioning: what their prompts make the model do, a row each.
+        instruments: what measures the clips besides the reward; `watching_instruments` names those of a recipe.
     """
 
     def __init__(
@@ -56,26 +68,40 @@ class Monitor:
         clips: Sequence[Row],
         conditioning: Conditioning,
         config: RunConfig,
+        instruments: Sequence[Instrument],
     ) -> None:
         self._folder, self._network, self._config = folder, network, config
         self._clips, self._conditioning = clips, conditioning
-        self._reward_prompts = prompt_inputs(network.backbone, clips, lambda _: conditioning)
-        self._seeds = [row["seed"] for row in clips]
-        self._instruments: list[Instrument] = [measure_plain]
-        if config.evaluate.critic == "world":
-            self._instruments.append(measure_critic)
+        self._row_of = {clip["prompt_id"]: row for row, clip in enumerate(clips)}
+        self._reward_prompts = prompt_inputs(network.backbone, clips, self._conditioning_of)
+        self._instruments = instruments
 
     def observe(self, sampler: Sampler, step: int) -> Reading:
-        """Samples and measures with the weights that `sampler` has now."""
-        video = sampler.decode_video(sampler.sample(self._conditioning, self._seeds))
-        for row, clip in zip(self._clips, video, strict=True):
-            name = f"{row['prompt_id']}-step{step:06d}.mp4"
-            write_video(self._folder / name, clip, self._config.generator.fps)
-        clips, patches = reward_clips(self._network, video, self._reward_prompts.to(video.device), self._config.grid)
-        values = {REWARD: clips, PATCH_REWARD: patches.flatten(1).mean(1)}
+        """Samples and measures with the weights that `sampler` has now, generator.batch_size clips at once."""
+        readings = [
+            self._observe_some(sampler, step, torch.tensor(rows))
+            for rows in batches(range(len(self._clips)), self._config.generator.batch_size)
+        ]
+        return Reading(step, {name: np.concatenate([some[name] for some in readings]) for name in readings[0]})
+
+    def _conditioning_of(self, prompt_ids: Sequence[str]) -> Conditioning:
+        return self._conditioning.rows([self._row_of[prompt_id] for prompt_id in prompt_ids])
+
+    def _observe_some(self, sampler: Sampler, step: int, rows: Tensor) -> dict[str, np.ndarray]:
+        """The same of the clips of some rows: measure -> values, [rows]."""
+        clips = [self._clips[row] for row in rows]
+        seeds = [clip["seed"] for clip in clips]
+        video = sampler.decode_video(sampler.sample(self._conditioning.rows(rows), seeds))
+        for clip, frames in zip(clips, video, strict=True):
+            name = f"{clip['prompt_id']}-step{step:06d}.mp4"
+            write_video(self._folder / name, frames, self._config.generator.fps)
+        prompts = self._reward_prompts[rows].to(video.device)
+        whole, patches = reward_clips(self._network, video, prompts, self._config.grid)
+        values = {REWARD: whole, PATCH_REWARD: patches.flatten(1).mean(1)}
+        batch = ClipBatch(video.cpu(), clips, sampler.geometry, self._config.grid, self._conditioning_of)
         for instrument in self._instruments:
-            values |= instrument(video.cpu(), self._clips, self._config.grid)
-        return Reading(step, {name: value.cpu().double().numpy() for name, value in values.items()})
+            values |= instrument.measure(batch, _keep_silent)
+        return {name: value.cpu().double().numpy() for name, value in values.items()}
 
 
 def parting(base: Reading, now: Reading, seed: int = 0) -> list[str]:
@@ -93,16 +119,21 @@ def parting(base: Reading, now: Reading, seed: int = 0) -> list[str]:
         before, after = base.values[name].mean(), now.values[name].mean()
         if _is_worse(measure, low, high, before):
             sentences.append(
-                f"step {now.step}: the reward rose from {base.values[REWARD].mean():.3g} to "
-                f"{now.values[REWARD].mean():.3g}, but {name} went from {before:.3g} to {after:.3g}"
+                f"step {now.step}: the reward rose from {show_number(base.values[REWARD].mean())} to "
+                f"{show_number(now.values[REWARD].mean())}, but {measure.title} went from {show_number(before)} to "
+                f"{show_number(after)}"
             )
     return sentences
 
 
 def _change(base: Reading, now: Reading, name: str, seed: int) -> tuple[float, float]:
     """The interval of a measure's change."""
-    found = paired_bootstrap(base.values[name], now.values[name], num_resamples=_RESAMPLES, seed=seed)
-    return found.low, found.high
+    change = paired_bootstrap(base.values[name], now.values[name], num_resamples=_RESAMPLES, seed=seed)
+    return change.low, change.high
+
+
+def _keep_silent(clip_id: str, reason: str, again: bool) -> None:
+    """Watching goes on without what can't be measured: its values are NaN."""
 
 
 def _is_worse(measure: Measure, low: float, high: float, before: float) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from halovid.config.recipes import make_config
-from halovid.config.renamed import REMOVED_SETTINGS, RENAMED_SETTINGS
+from halovid.config.renamed import RENAMED_SETTINGS
 from halovid.config.run import RunConfig
 from halovid.store.errors import InputError
 from hostile_texts import leaves
@@ -22,14 +22,7 @@ def test_an_old_name_is_refused_with_the_new_one(old: str, new: str) -> None:
         make_config(raw)
 
 
-@pytest.mark.parametrize("setting", REMOVED_SETTINGS)
-def test_a_setting_that_is_gone_is_refused_with_the_reason(setting: str) -> None:
-    section, name = setting.split(".")
-    with pytest.raises(InputError, match=f"'{setting}' is a setting no more: .*; leave it out"):
-        make_config({section: {name: "wan"}})
-
-
 def test_new_names_exist_and_old_ones_do_not() -> None:
     known = {setting for setting, _ in leaves(RunConfig)}
-    assert not known & (RENAMED_SETTINGS.keys() | REMOVED_SETTINGS.keys())
+    assert not known & RENAMED_SETTINGS.keys()
     assert {name for name in RENAMED_SETTINGS.values() if not name.startswith("score.server.")} <= known

@@ -24,7 +24,7 @@ from halovid.rewards.network import load_reward
 from halovid.rewards.released import UnscoredError
 from halovid.rewards.released.served import ServedReward
 from halovid.stages import reward, score
-from halovid.store import tables
+from halovid.store import resumable, tables
 from halovid.store.errors import InputError
 from halovid.store.files import write_json
 from halovid.store.folders import open_stage
@@ -112,7 +112,9 @@ def test_a_model_that_reads_text_scores_any_folder_and_watches_a_training(run_di
     assert found[0]["patch_rewards"] == pytest.approx(known["patch_rewards"], abs=1e-4)
     rows = [{"prompt_id": "p0", "prompt": "prompt 0", "seed": 1}]
     network = load_reward(run_dir / "reward")
-    monitor = Monitor(tmp_path, network, rows, Conditioning({"prompt_embeds": torch.zeros(1, 4, 5)}), config)
+    monitor = Monitor(
+        tmp_path, network, rows, Conditioning({"prompt_embeds": torch.zeros(1, 4, 5)}), config, instruments=[]
+    )
     reading = monitor.observe(OneClip(read_video(clips / "0.mp4", SIZE[1:], SIZE[0])), 1)
     assert reading.values[REWARD] == pytest.approx([known["reward"]], abs=1e-4)
 
@@ -141,7 +143,7 @@ def test_preferences_train_it_too_and_a_killed_training_continues(
     config = settings(reward=changes | {"gradient_checkpointing": True})
     whole = copy()
     reward.run(config, whole)
-    save, left = training.save_checkpoint, [3]
+    save, left = resumable.save_checkpoint, [3]
 
     def dying(path: Path, state: dict[str, Any]) -> None:
         save(path, state)
@@ -150,7 +152,7 @@ def test_preferences_train_it_too_and_a_killed_training_continues(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as killed:
-        killed.setattr(training, "save_checkpoint", dying)
+        killed.setattr(resumable, "save_checkpoint", dying)
         with pytest.raises(KeyboardInterrupt):
             reward.run(config, run_dir)
     reward.run(config, run_dir)
