@@ -1,9 +1,10 @@
-"""Records that cross floors: a prompt, a request to a judge and its answer, and the scale of ratings."""
+"""Records that cross floors: prompts, requests to judges and their answers, rewards, and the scale of ratings."""
 
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -77,7 +78,80 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A clip that could not be judged, and why; `again`: asking another time may help."""
+    """A clip that could not be judged or rewarded, and why; `again`: asking another time may help."""
 
     reason: str
     again: bool = False
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """What a rewarder is told of B clips besides their pixels.
+
+    texts: their prompts.  conditioning: the diffusion model's text conditions of these prompts, [B, L, D], where zero
+    rows are padding; None where nobody encoded them.  fps: frames a second at which each clip is played.
+
+    Raises:
+        ValueError: the three are not of equal length.
+    """
+
+    texts: tuple[str, ...]
+    conditioning: Tensor | None
+    fps: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.texts), len(self.fps), len(self.texts if self.conditioning is None else self.conditioning)}
+        if len(lengths) > 1:
+            raise ValueError(f"texts, conditioning and fps must have a row for each clip, their lengths are {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def rows(self, indices: Sequence[int]) -> PromptBatch:
+        """What is told of some of the clips, in the order of `indices`."""
+        return PromptBatch(
+            tuple(self.texts[index] for index in indices),
+            None if self.conditioning is None else self.conditioning[list(indices)],
+            tuple(self.fps[index] for index in indices),
+        )
+
+
+@dataclass(frozen=True)
+class AspectRatings:
+    """Ratings of B clips in one aspect: `clip` [B], `patches` [B, t, h, w]; None where it is not rated by patch."""
+
+    clip: Tensor
+    patches: Tensor | None
+
+
+@dataclass(frozen=True)
+class Showing:
+    """What a released reward model was shown of a clip: a score means nothing without it.
+
+    frames: indices into the clip.  policy: how they were chosen and shown, and the question.  model: its name.
+    """
+
+    frames: tuple[int, ...]
+    policy: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """Rewards of B clips and of their patches, higher is better; float32 on the CPU, NaN in the rows that are refused.
+
+    clip: [B].  patches: [B, t, h, w].  refusals: why a clip has no reward, None for each that has one.
+    ratings: aspect, by the rewarder's own names, -> the ratings that the rewards are made of; may be empty.
+    showings: what a released model was shown of each clip, None for a refused one; empty for other rewarders.
+    """
+
+    clip: Tensor
+    patches: Tensor
+    refusals: tuple[Refusal | None, ...]
+    ratings: dict[str, AspectRatings] = field(default_factory=dict)
+    showings: tuple[Showing | None, ...] = ()
+
+    @property
+    def patch_means(self) -> Tensor:
+        """The mean reward of each clip's patches, [B]."""
+        return self.patches.flatten(1).mean(1)

@@ -26,7 +26,7 @@ from halovid.config.run import GeneratorConfig
 from halovid.maths.grid import read_geometry
 from halovid.maths.seeds import clip_seed
 from halovid.models import Generator, Sampler
-from halovid.records import Prompt
+from halovid.records import Prompt, PromptBatch
 from halovid.store.errors import InputError
 from halovid.store.files import atomic_path, write_json
 from halovid.store.folders import StageFolder
@@ -35,6 +35,7 @@ from halovid.store.tables import CLIPS, read_table
 from halovid.store.video import read_video, write_video
 
 Row = dict[str, Any]
+Draw = Callable[[PromptBatch, list[int]], Tensor]  # prompts and a seed for each -> latents of a clip of each
 
 
 def sample_clips(
@@ -45,14 +46,24 @@ def sample_clips(
     seed: int,
     per_prompt: int,
     description: str,
+    draw: Draw | None = None,
 ) -> None:
-    """Samples `per_prompt` clips of every prompt into the stage's folder, with their table; continues after a kill."""
+    """Samples `per_prompt` clips of every prompt into the stage's folder, with their table; continues after a kill.
+
+    Args:
+        draw: how a batch of clips is sampled, where that is not the plain `sampler.sample`.
+    """
     folder = stage.path
     save_conditions(folder, sampler, prompts)
 
     def sample(batch: Sequence[tuple[Prompt, int]]) -> list[Row]:
         seeds = [clip_seed(seed, prompt.prompt_id, index) for prompt, index in batch]
-        latents = sampler.sample(sampler.encode_prompts([prompt.text for prompt, _ in batch]), seeds)
+        texts = tuple(prompt.text for prompt, _ in batch)
+        conditioning = sampler.encode_prompts(list(texts))
+        if draw is None:
+            latents = sampler.sample(conditioning, seeds)
+        else:
+            latents = draw(PromptBatch(texts, conditioning, (config.fps,) * len(texts)), seeds)
         names = [f"{prompt.prompt_id}-{index:02d}" for prompt, index in batch]
         owners = [prompt for prompt, _ in batch]
         return write_clips(folder, names, owners, seeds, latents, sampler.decode_video(latents), config.fps)
@@ -166,6 +177,15 @@ class ClipFolder:
         if row["latents"] is None:
             raise InputError(f"the clip {row['clip_id']!r} was imported and has no latents; encode them first")
         return _load_tensor(self.folder / row["latents"], "latents")
+
+    def prompt_batch(self, rows: Sequence[Row], conditioned: bool) -> PromptBatch:
+        """What a rewarder is told of the clips in `rows`, which may be those of another folder with these prompts.
+
+        Args:
+            conditioned: read their prompts' text conditions too, for a rewarder that needs them.
+        """
+        conditions = torch.stack([self.prompt_embeds(row["prompt_id"]) for row in rows]) if conditioned else None
+        return PromptBatch(tuple(row["prompt"] for row in rows), conditions, tuple(row["fps"] for row in rows))
 
     def prompt_embeds(self, prompt_id: str) -> Tensor:
         """[L, D]."""

@@ -22,11 +22,9 @@ from halovid.judges.base import Judge, make_requests
 from halovid.maths import statistics, video_metrics
 from halovid.maths.grid import LatentGeometry, PatchGrid
 from halovid.records import Judgement, Refusal
-from halovid.rewards.data import prompt_inputs
-from halovid.rewards.network import RewardNetwork, load_reward
-from halovid.rewards.scoring import reward_clips
+from halovid.rewards.rewarder import Rewarder, open_rewarder
 from halovid.store.folders import StageFolder
-from halovid.store.runtime import resolve_device
+from halovid.store.runtime import clips_at_once
 from halovid.store.tables import MEASURES as MEASURES_TABLE
 from halovid.world.captions import parse_caption
 from halovid.world.corruptions import KINDS
@@ -138,18 +136,20 @@ def measure_judge(judge: Judge, geometry: LatentGeometry) -> Instrument:
     return measure
 
 
-def measure_reward(network: RewardNetwork, conditions: Callable[[str], Tensor]) -> Instrument:
-    """The instrument that is the reward model: the reward of the clip and the mean of its patches, [B] each.
+def measure_reward(rewarder: Rewarder, folder: ClipFolder, skip: Skip) -> Instrument:
+    """The instrument that is a rewarder: the reward of the clip and the mean of its patches, [B] each.
 
     Args:
-        conditions: prompt id -> the generator's text conditions.
+        folder: of the clips that are measured.
+        skip: is told of clips that are refused; their values are NaN.
     """
 
     def measure(video: Tensor, clips: Sequence[Row], grid: PatchGrid) -> Values:
-        device = network.shift.device
-        prompts = prompt_inputs(network.backbone, clips, conditions).to(device)
-        whole, patches = reward_clips(network, video.to(device), prompts, grid)
-        return {"reward: clip": whole.float().cpu(), "reward: patches": patches.flatten(1).mean(1).float().cpu()}
+        rewards = rewarder.reward(video, folder.prompt_batch(clips, rewarder.needs_conditioning))
+        for clip, refusal in zip(clips, rewards.refusals, strict=True):
+            if refusal is not None:
+                skip(f"reward of {clip['clip_id']}", refusal.reason, refusal.again)
+        return {"reward: clip": rewards.clip, "reward: patches": rewards.patch_means}
 
     return measure
 
@@ -162,10 +162,11 @@ def _mean_rating(answer: Judgement | Refusal) -> float:
 
 
 Instrument = Callable[[Tensor, Sequence[Row], PatchGrid], Values]
+Skip = Callable[[str, str, bool], None]  # item, reason, and whether another time may help
 
 
-def instruments(config: RunConfig, run_dir: Path, clips: ClipFolder) -> list[Instrument]:
-    """What measures the clips."""
+def instruments(config: RunConfig, run_dir: Path, clips: ClipFolder, skip: Skip) -> list[Instrument]:
+    """What measures the clips; `skip` is told of what could not be measured."""
     chosen: list[Instrument] = [measure_plain, measure_diversity]
     if config.evaluate.truth == "inspector":
         chosen.append(measure_truth)
@@ -174,8 +175,7 @@ def instruments(config: RunConfig, run_dir: Path, clips: ClipFolder) -> list[Ins
     if config.evaluate.judge:
         chosen.append(measure_judge(make_judge(config.judge, config.grid, config.seed), clips.geometry))
     if config.evaluate.reward:
-        network = load_reward(run_dir / "reward").to(resolve_device(config.device))
-        chosen.append(measure_reward(network, clips.prompt_embeds))
+        chosen.append(measure_reward(open_rewarder(config, run_dir, clips.geometry), clips, skip))
     return chosen
 
 
@@ -186,7 +186,7 @@ def measure_clips(stage: StageFolder, run_dir: Path, model: str, config: RunConf
     needs another sample of its prompt.
     """
     clips = ClipFolder(stage.path, config.clip_size)
-    used = instruments(config, run_dir, clips)
+    used = instruments(config, run_dir, clips, stage.skip)
 
     def measure(prompts: Sequence[Sequence[Row]]) -> list[Row]:
         rows, video = clips.readable([row for own in prompts for row in own], stage.skip)
@@ -198,7 +198,7 @@ def measure_clips(stage: StageFolder, run_dir: Path, model: str, config: RunConf
         ]
         return [row for row in found if math.isfinite(row["value"])]
 
-    num_prompts = max(1, _BATCH // config.evaluate.samples)  # samples of a prompt are measured together
+    num_prompts = max(1, clips_at_once(config.clip_size, _BATCH) // config.evaluate.samples)  # samples stay together
     return stage.map_batches(f"measure {model}", list(clips.by_prompt.values()), num_prompts, measure, MEASURES_TABLE)
 
 

@@ -2,7 +2,8 @@
 
     halovid align RECIPE.yaml RUN
 
-Reads RUN/generate, RUN/pair, as its pairs need them RUN/good and RUN/restore, and RUN/reward to watch the training.
+Reads RUN/generate, RUN/pair, as its pairs need them RUN/good and RUN/restore, and to watch the training RUN/reward,
+unless a released or served model gives the rewards.
 Writes RUN/align: weights/ (a LoRA for diffusers' `load_lora_weights`, or the whole transformer), snapshots/,
 tensorboard/, samples/*.mp4, log.jsonl.
 """
@@ -19,11 +20,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from halovid.clips.folder import ClipFolder, Row
 from halovid.config.run import RunConfig
+from halovid.maths.grid import LatentGeometry
 from halovid.maths.losses import Margins, PairErrors, gran_dpo_loss, squared_error_map
 from halovid.maths.noise import sample_sigma, timestep_weight
 from halovid.maths.seeds import clip_seed, step_seed
 from halovid.models import Generator, model_identity, open_generator
-from halovid.rewards.network import load_reward
+from halovid.rewards.rewarder import open_rewarder, rewarder_identity
 from halovid.stages import STAGES
 from halovid.store.checkpoint import load_checkpoint, save_checkpoint
 from halovid.store.errors import InputError, TrainingError
@@ -40,6 +42,8 @@ _SIDES = ("chosen", "rejected")
 def run(config: RunConfig, run_dir: Path) -> None:
     """Trains the generator on the pairs."""
     depends = config.part("seed", "dtype", "grid", "generator", "align") | {"model": model_identity(config.generator)}
+    if _is_watched(config):
+        depends |= {"rewarder": rewarder_identity(config)}
     with open_stage(run_dir, "align", depends, STAGES["align"].reads(config)) as stage:
         if stage is None:
             return
@@ -86,6 +90,11 @@ class PairData:
         used = {_clip_of(pair, side) for pair in self._pairs for side in _SIDES}
         imported = [row for row in self._clips.rows if ("generate", row["clip_id"]) in used]
         self._clips.encode_latents(imported, generator, folder)
+
+    @property
+    def geometry(self) -> LatentGeometry:
+        """How the generator divides the clips."""
+        return self._clips.geometry
 
     @property
     def prompts(self) -> list[Row]:
@@ -247,12 +256,16 @@ def batch_indices(count: int, size: int, step: int, seed: int) -> list[int]:
     return [orders[position // count][position % count] for position in wanted]
 
 
+def _is_watched(config: RunConfig) -> bool:
+    """Whether clips are sampled and rewarded while the generator is trained."""
+    return config.align.sample_prompts > 0 and config.has_rewarder
+
+
 def make_monitor(pairs: PairData, config: RunConfig, run_dir: Path, folder: Path) -> Monitor | None:
-    """The monitor of the first `align.sample_prompts` prompts; None when there are to be none, or no reward model."""
-    if not (config.align.sample_prompts and config.trains_reward):
+    """The monitor of the first `align.sample_prompts` prompts; None when there are to be none, or no rewards."""
+    if not _is_watched(config):
         return None
     prompts = pairs.prompts[: config.align.sample_prompts]
     rows = [row | {"seed": clip_seed(config.seed, row["prompt_id"], 0)} for row in prompts]
-    device = resolve_device(config.device)
-    network = load_reward(run_dir / "reward").to(device)
-    return Monitor(folder, network, rows, pairs.prompt_embeds(rows), config)
+    rewarder = open_rewarder(config, run_dir, pairs.geometry)
+    return Monitor(folder, rewarder, rows, pairs.prompt_embeds(rows), config)

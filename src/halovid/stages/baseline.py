@@ -2,9 +2,9 @@
 
     halovid baseline RECIPE.yaml RUN
 
-Reads nothing of the run, but RUN/reward with `evaluate.reward`; writes RUN/baseline: a clip folder and measures.parquet
-(one row per clip and measure). It stands apart from `evaluate`, so that another alignment can be evaluated without
-sampling the base again.
+Reads nothing of the run, but with `evaluate.reward` RUN/reward, unless a released or served model gives the rewards;
+writes RUN/baseline: a clip folder and measures.parquet (one row per clip and measure). It stands apart from `evaluate`,
+so that another alignment can be evaluated without sampling the base again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from halovid.config.run import RunConfig
 from halovid.measuring.measures import EVALUATION_SEED, measure_clips
 from halovid.models import model_identity, open_generator
 from halovid.records import Prompt
+from halovid.rewards.rewarder import rewarder_identity
 from halovid.stages import STAGES
 from halovid.store.errors import InputError
 from halovid.store.folders import open_stage
@@ -42,6 +43,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
         "judge": config.part("judge") if config.evaluate.judge else None,
         "model": model_identity(config.generator),
     }
+    if config.evaluate.reward:
+        depends |= {"rewarder": rewarder_identity(config)}
     with open_stage(run_dir, "baseline", depends, STAGES["baseline"].reads(config)) as stage:
         if stage is None:
             return

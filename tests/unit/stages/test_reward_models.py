@@ -19,9 +19,9 @@ from halovid.config.recipes import make_config
 from halovid.config.run import RunConfig
 from halovid.maths.grid import LatentGeometry
 from halovid.rewards import training
-from halovid.rewards.network import load_reward
 from halovid.rewards.released import UnscoredError
 from halovid.rewards.released.served import ServedReward
+from halovid.rewards.rewarder import open_rewarder
 from halovid.stages import reward, score
 from halovid.store import tables
 from halovid.store.errors import InputError
@@ -110,8 +110,8 @@ def test_a_model_that_reads_text_scores_any_folder_and_watches_a_training(run_di
     assert found[0]["reward"] == pytest.approx(known["reward"], abs=1e-4)
     assert found[0]["patch_rewards"] == pytest.approx(known["patch_rewards"], abs=1e-4)
     rows = [{"prompt_id": "p0", "prompt": "prompt 0", "seed": 1}]
-    network = load_reward(run_dir / "reward")
-    monitor = Monitor(tmp_path, network, rows, torch.zeros(1, 4, 5), config)
+    rewarder = open_rewarder(config, run_dir, OneClip.geometry)
+    monitor = Monitor(tmp_path, rewarder, rows, torch.zeros(1, 4, 5), config)
     reading = monitor.observe(OneClip(read_video(clips / "0.mp4", SIZE[1:], SIZE[0])), 1)
     assert reading.values[REWARD] == pytest.approx([known["reward"]], abs=1e-4)
 
@@ -192,7 +192,7 @@ def test_a_server_scores_and_the_clips_that_it_does_not_score_are_listed(
 ) -> None:
     def rate(self: ServedReward, frames: torch.Tensor, prompt: str) -> torch.Tensor:
         if prompt == "prompt 1":
-            raise UnscoredError("no answer")
+            raise UnscoredError("no answer", again=True)
         return torch.tensor([2.0, 3.0, 4.0])
 
     monkeypatch.setattr(ServedReward, "rate", rate)
@@ -200,7 +200,7 @@ def test_a_server_scores_and_the_clips_that_it_does_not_score_are_listed(
     score.run(settings(score={"server": server}), run_dir)
     assert rewards(run_dir).column("reward").to_pylist() == [3.0] * 4
     skipped = json.loads((run_dir / "score" / "manifest.json").read_text())["skipped"]
-    assert skipped == [{"item": f"p1-{i}", "reason": "no answer"} for i in (0, 1)]
+    assert skipped == [{"item": f"p1-{i}", "reason": "no answer", "again": True} for i in (0, 1)]
 
 
 def test_changed_weights_score_anew(run_dir: Path, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from halovid.config.recipes import make_config
 from halovid.maths.grid import LatentGeometry
+from halovid.records import PromptBatch, Refusal, Rewards
 from halovid.rewards.network import RewardNetwork, RewardSpec
+from halovid.rewards.rewarder import NetworkRewarder
 from halovid.training.monitor import PATCH_REWARD, REWARD, Monitor, Reading, parting
 from tiny_models import encoder_spec
 
@@ -77,9 +79,10 @@ def test_the_monitor_keeps_the_clips_and_measures_each(tmp_path: Path) -> None:
     torch.manual_seed(0)
     backbone = encoder_spec(patch_size=8, num_frames=13, frame_height=32, frame_width=32, prompt_width=4)
     aspects = ("visual_quality",)
-    network = RewardNetwork(RewardSpec(backbone=backbone, aspects=aspects, patch_aspects=aspects))
+    network = RewardNetwork(RewardSpec(backbone=backbone, aspects=aspects, patch_aspects=aspects)).eval()
     clips = [{"prompt_id": "p0", "prompt": "a", "seed": 1}, {"prompt_id": "p1", "prompt": "b", "seed": 4}]
-    monitor = Monitor(tmp_path, network.eval(), clips, torch.randn(2, 3, 4), make_config({}))
+    config = make_config({"generator": {"batch_size": 1}})
+    monitor = Monitor(tmp_path, NetworkRewarder(network, config.grid), clips, torch.randn(2, 3, 4), config)
     found = monitor.observe(FlatSampler(), 30)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p0-step000030.mp4", "p1-step000030.mp4"]
     assert {REWARD, PATCH_REWARD, LOWER, "critic: defect probability"} <= found.values.keys()
@@ -87,3 +90,28 @@ def test_the_monitor_keeps_the_clips_and_measures_each(tmp_path: Path) -> None:
     assert all(value.shape == (2,) for value in found.values.values())
     assert found.values["SSIM of adjacent frames"] == pytest.approx([1, 1])
     assert found.means()["monitor/reward"] == pytest.approx(found.values[REWARD].mean())
+
+
+class Moody:
+    """A rewarder that refuses clips whose prompt is "no", and rewards others by their brightness."""
+
+    needs_conditioning = False
+
+    def reward(self, video: Tensor, prompts: PromptBatch) -> Rewards:
+        refusals = tuple(Refusal("because") if text == "no" else None for text in prompts.texts)
+        clip = video.mean((1, 2, 3, 4)).cpu()
+        clip[[refusal is not None for refusal in refusals]] = torch.nan
+        return Rewards(clip, clip[:, None, None, None].expand(-1, 1, 1, 1), refusals)
+
+
+def test_a_refused_clip_stops_no_training_and_counts_nowhere(tmp_path: Path) -> None:
+    clips = [{"prompt_id": str(i), "prompt": "no" if i == 1 else "yes", "seed": i} for i in range(5)]
+    monitor = Monitor(tmp_path, Moody(), clips, torch.randn(5, 3, 4), make_config({}))
+    base, now = monitor.observe(FlatSampler(), 0), monitor.observe(FlatSampler(), 1)
+    assert np.isnan(now.values[REWARD]).tolist() == [False, True, False, False, False]
+    assert now.means()["monitor/reward"] == pytest.approx((0 + 2 + 3 + 4) / 40)
+    now.values[REWARD] += 1
+    now.values[LOWER] += 1
+    assert len(parting(base, now)) == 1
+    nothing = Reading(1, {REWARD: np.full(5, np.nan)})
+    assert nothing.means() == {} and parting(base, nothing) == []
