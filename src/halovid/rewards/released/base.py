@@ -119,7 +119,7 @@ class LocalReward(ReleasedReward):
 
 
 def question_of(folder: Path, default: str, needed: tuple[str, ...] = ("{prompt}",)) -> tuple[str, str]:
-    """The question that a release is asked, and what to record of it: `prompt.txt` of its folder, or our own.
+    """The question that a release is asked, and what to record of it: `prompt.txt` of its folder, or halovid's own.
 
     A release answers best to the very words that it was trained with; its authors publish them with their code, not
     with the weights.
@@ -129,7 +129,7 @@ def question_of(folder: Path, default: str, needed: tuple[str, ...] = ("{prompt}
     """
     path = folder / QUESTION_FILE
     if not path.exists():
-        return default, "question halovid-1"
+        return default, f"question of halovid {hash_value(default)[:12]}"
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:

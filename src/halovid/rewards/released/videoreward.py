@@ -26,11 +26,12 @@ CONFIG = "model_config.json"
 KINDS = frozenset({"qwen2_vl"})
 _FPS, _LARGEST = 2.0, 448 * 448  # frames a second, and pixels that a frame may have, unless the settings say otherwise
 TOKENS = ("<|VQ_reward|>", "<|MQ_reward|>", "<|TA_reward|>")
+# the model is causal: what stands at a token has read only what comes before it, so the prompt comes first
 QUESTION = """You are asked to rate a video that was made by a text-to-video model.
+The prompt is: {prompt}
 Visual quality: is each frame clear, plausible, well composed and safe to look at? Rating: <|VQ_reward|>
 Motion quality: is the motion stable, plausible, fluent and present? Rating: <|MQ_reward|>
 Text alignment: do subject, motion, surroundings, style and camera follow the prompt? Rating: <|TA_reward|>
-The prompt is: {prompt}
 """
 _OUR_ASPECTS = ("visual_quality", "temporal_consistency", "text_alignment")
 
