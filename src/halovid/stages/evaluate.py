@@ -2,7 +2,7 @@
 
     halovid evaluate RECIPE.yaml RUN
 
-Reads RUN/baseline and RUN/align; with `evaluate.best_of`, which trains nothing, the rewarder's model instead of the latter.
+Reads RUN/baseline and RUN/align; with `evaluate.best_of`, which trains nothing, the reward model instead of the latter.
 Writes RUN/evaluate: a clip folder, measures.parquet (one row per clip and measure, of both models), metrics.parquet
 (base against aligned with intervals).
 """
