@@ -1,4 +1,4 @@
-"""The reward network: a backbone, a video head and a patch head on one scale."""
+"""The reward network: a backbone with a video head and a patch head, whose ratings are on one scale."""
 
 from __future__ import annotations
 
@@ -75,7 +75,10 @@ class RewardNetwork(nn.Module):
         return shift + scale * self.score_patches(features, grid)
 
     def start_heads(self, clip_labels: Tensor) -> None:
-        """Before a training: the released head, where the backbone comes with one; shift and scale of the labels.
+        """Prepares the heads for a training.
+
+        Shift and scale become the mean and the spread of the labels. Where the backbone is a released reward model, its
+        head becomes the video head of the aspects that both know, with the shift and scale of the release.
 
         Args:
             clip_labels: [n, aspects], the ratings to learn.
@@ -108,7 +111,7 @@ class RewardNetwork(nn.Module):
         }
 
     def load_stored(self, state: dict[str, Tensor]) -> None:
-        """Continues from `stored_state`.
+        """Takes over what `stored_state` gave of a network like this one.
 
         Raises:
             KeyError: a name is missing or there is one too many.

@@ -88,8 +88,8 @@ class ReleasedRewarder:
 
     def reward(self, video: Tensor, prompts: PromptBatch) -> Rewards:
         """See `Rewarder.reward`; a clip is refused when the model scores it or one of its patches not at all."""
-        told = zip(video, prompts.texts, prompts.fps, strict=True)
-        answers = [self._answer(clip, text, fps) for clip, text, fps in told]
+        clips = zip(video, prompts.texts, prompts.fps, strict=True)
+        answers = [self._answer(clip, text, fps) for clip, text, fps in clips]
         refusals = tuple(answer if isinstance(answer, Refusal) else None for answer in answers)
         showings = [
             None if isinstance(answer, Refusal) else Showing(answer[0].frames, answer[0].policy, answer[0].model)

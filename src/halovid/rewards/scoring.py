@@ -24,13 +24,17 @@ def score_dense(network: RewardNetwork, video: Tensor, prompts: Tensor, grid: Pa
 
 
 def score_crop(network: RewardNetwork, video: Tensor, prompts: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
-    """The same from P + 1 passes: every patch is rated as a small clip of its own, as in the paper."""
+    """The same ratings from 1 + P passes for a clip of P patches: each patch is rated as a clip of its own.
+
+    Source: the HALO paper, arXiv 2502.06812.
+    """
     ratings, _ = score_dense(network, video, prompts, grid)
     geometry, parts = geometry_of(network), []
     at_once = max(1, min(_CROPS_AT_ONCE, _CROP_BYTES // video[0].nbytes))
-    for some in batches(list(itertools.product(range(len(video)), range(grid.num_patches))), at_once):
-        crops = torch.cat([crop_patches(video[clip], grid, geometry, only=patch) for clip, patch in some])
-        features = network.features(crops, prompts[[clip for clip, _ in some]])
+    patches_of_clips = list(itertools.product(range(len(video)), range(grid.num_patches)))
+    for batch in batches(patches_of_clips, at_once):
+        crops = torch.cat([crop_patches(video[clip], grid, geometry, only=patch) for clip, patch in batch])
+        features = network.features(crops, prompts[[clip for clip, _ in batch]])
         parts.append(network.rate_videos(features)[:, network.patch_rows])
     patches = torch.cat(parts).unflatten(0, (len(video), *grid.shape))
     return ratings, patches.movedim(-1, 1)
@@ -58,7 +62,7 @@ def rate_clips(
 
 
 def geometry_of(network: RewardNetwork) -> LatentGeometry:
-    """The division in time that the network was built for."""
+    """How the diffusion model whose clips the network was built for divides time; patches follow that."""
     spec = network.spec.backbone
     return LatentGeometry(spec.temporal_stride, 1, spec.causal_first_frame)
 

@@ -94,7 +94,8 @@ class VideoReward(LocalReward):
     def start(self) -> Start:
         """Its weights and head, whose normalised scores of -2 to 2 become ratings of 1 to 5.
 
-        Its question has the clip first; ours has the prompt first, so the first ratings are not yet its scores.
+        Its question shows the clip first, the one asked in a training shows the prompt first (see
+        `backbones.language`), so the first ratings are near its scores but not equal to them.
         """
         zero = torch.zeros(len(TOKENS))
         head = Head(self._weight, zero, _OUR_ASPECTS, 3 - self._mean / self._std, 1 / self._std)
@@ -135,8 +136,8 @@ def _load_weights(
     state.pop("lm_head.weight", None)
     shape = (settings.model.output_dim, model.config.get_text_config().hidden_size)
     if head is None or head.shape != shape:
-        found = "missing" if head is None else tuple(head.shape)
-        raise InputError(f"{checkpoint}: rm_head.weight is {found}; it must be {shape}")
+        given = "missing" if head is None else tuple(head.shape)
+        raise InputError(f"{checkpoint}: rm_head.weight is {given}; it must be {shape}")
     assign(model, state, str(checkpoint))
     return model, head.float().expand(len(TOKENS), -1)
 

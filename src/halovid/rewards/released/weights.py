@@ -47,7 +47,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def read_tensors(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
     """Some tensors of a model folder, whose weights are one safetensors file or several with an index.
 
-    Of both, the one file is read, as transformers does.
+    Where a folder has the one file and the index, the one file is read, as transformers does.
 
     Raises:
         InputError: one is not there.
@@ -56,13 +56,13 @@ def read_tensors(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
     try:
         in_parts = not one.exists()
         files = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if in_parts else dict.fromkeys(names, one)
-        found = {}
+        tensors = {}
         for name in names:
             with safe_open(folder / Path(files[name]).name, framework="pt") as file:
-                found[name] = file.get_tensor(name)
+                tensors[name] = file.get_tensor(name)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(f"the weights in {folder} lack {', '.join(names)} ({error})") from error
-    return found
+    return tensors
 
 
 def assign(module: Any, state: dict[str, Tensor], source: str) -> None:
@@ -71,13 +71,13 @@ def assign(module: Any, state: dict[str, Tensor], source: str) -> None:
     Raises:
         InputError: they are not; the first ones are named.
     """
-    own = module.state_dict()
-    wrong = [
-        f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
-        for name in own.keys() & state.keys()
-        if own[name].shape != state[name].shape
+    needed = module.state_dict()
+    misshapen = [
+        f"{name} {tuple(state[name].shape)} for {tuple(needed[name].shape)}"
+        for name in needed.keys() & state.keys()
+        if needed[name].shape != state[name].shape
     ]
-    check_keys(source, own.keys() - state.keys(), state.keys() - own.keys(), wrong)
+    check_keys(source, needed.keys() - state.keys(), state.keys() - needed.keys(), misshapen)
     module.load_state_dict(state)
 
 
