@@ -17,7 +17,9 @@ from halovid.rewards.scoring import rate_clips
 def agreement_rows(
     network: RewardNetwork, data: LabelledClips, scoring: str, grid: PatchGrid, threshold: float, batch_size: int
 ) -> list[dict[str, Any]]:
-    """Rows of tables.AGREEMENT: clips and patches per aspect, and the consistency of the two scales.
+    """Rows of tables.AGREEMENT: how ratings of clips and of patches agree with the labels, aspect by aspect.
+
+    The last row tells whether clips and patches are rated on one scale: how a clip's rating agrees with its patches'.
 
     Args:
         threshold: a patch rated below it counts as defective; what AUROC separates.
@@ -49,7 +51,7 @@ def rate(
 def _row(
     scope: str, scoring: str, aspect: str, scores: np.ndarray, truth: np.ndarray, threshold: float | None
 ) -> dict[str, Any]:
-    """One row, over all whose truth is known; AUROC is that of calling the defective patches by a low score."""
+    """A row over all items whose truth is known; its AUROC tells how well low scores single out defective patches."""
     known = ~np.isnan(truth)
     scores, truth = scores[known], truth[known]
     auroc = float("nan") if threshold is None else statistics.auroc(-scores, truth < threshold)

@@ -22,7 +22,8 @@ from halovid.store.errors import InputError
 class LabelledClips:
     """n clips of m prompts with their labels.
 
-    video: [n, 3, F, H, W] float16 in [-1, 1].  prompts: [m, ...], see `prompt_inputs`.  prompt_of: [n], row of them.
+    video: [n, 3, F, H, W] float16 in [-1, 1].
+    prompts: [m, ...], what `prompt_inputs` gives of the prompts.  prompt_of: [n], the row of `prompts` of each clip.
     clip_ratings: [n, aspects].  patch_ratings: [n, patch aspects, t, h, w], NaN where nobody was asked.
     """
 

@@ -152,7 +152,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is missing or damaged ({error}); download the model again") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} must hold a JSON object; download the model again")

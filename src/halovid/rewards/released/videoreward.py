@@ -131,7 +131,8 @@ def _load_weights(
         state = model.state_dict()
         more = _renamed(read_pickled(checkpoint / "non_lora_state_dict.pth"))
         state |= more | _renamed(read_safetensors(checkpoint / "adapter_model.safetensors"))
-    state = merge_lora(state, settings.lora.lora_r, settings.lora.lora_alpha, settings.lora.use_rslora)
+    lora = settings.lora
+    state = merge_lora(state, lora.lora_r, lora.lora_alpha, lora.use_rslora, str(checkpoint))
     head = state.pop("rm_head.weight", None)
     state.pop("lm_head.weight", None)
     shape = (settings.model.output_dim, model.config.get_text_config().hidden_size)
