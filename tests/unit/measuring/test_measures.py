@@ -11,8 +11,15 @@ import pytest
 import torch
 
 from halovid.maths.grid import LatentGeometry, PatchGrid
-from halovid.measuring.measures import MEASURES, compare, measure_diversity, measure_judge, measure_truth
-from halovid.records import Judgement, Refusal, Request
+from halovid.measuring.measures import (
+    MEASURES,
+    compare,
+    measure_diversity,
+    measure_judge,
+    measure_reward,
+    measure_truth,
+)
+from halovid.records import Judgement, PromptBatch, Refusal, Request, Rewards
 from halovid.store.tables import MEASURES as MEASURES_TABLE
 from halovid.store.tables import rows_to_table
 from halovid.world.captions import write_caption
@@ -89,3 +96,32 @@ def test_a_judge_s_rating_is_the_mean_over_all_aspects() -> None:
     found = measure(torch.zeros(2, 3, 1, 4, 4), clips, GRID)["judge: rating"]
     assert found[0].item() == 3.0  # the patches of a, 3, and the clip in b, 3
     assert found[1].isnan()
+
+
+class Folder:
+    """As much of a clip folder as a rewarder's instrument asks for."""
+
+    def prompt_batch(self, clips: Sequence[dict[str, str]], conditioned: bool) -> PromptBatch:
+        assert not conditioned
+        return PromptBatch(tuple(clip["prompt"] for clip in clips), None, (8.0,) * len(clips))
+
+
+class HalfBlind:
+    """A rewarder that refuses the prompt "no" for now."""
+
+    needs_conditioning = False
+
+    def reward(self, video: torch.Tensor, prompts: PromptBatch) -> Rewards:
+        refusals = tuple(Refusal("down", again=True) if text == "no" else None for text in prompts.texts)
+        patches = torch.tensor([[1.0, 3.0], [torch.nan, torch.nan]])[:, None, None]
+        return Rewards(torch.tensor([4.0, torch.nan]), patches, refusals)
+
+
+def test_clips_that_a_rewarder_refuses_are_listed_and_tried_again() -> None:
+    skipped: list[tuple[str, str, bool]] = []
+    measure = measure_reward(HalfBlind(), Folder(), lambda *entry: skipped.append(entry))  # type: ignore[arg-type]
+    clips = [{"prompt_id": "p", "prompt": prompt, "clip_id": prompt} for prompt in ("yes", "no")]
+    values = measure(torch.zeros(2, 3, 1, 4, 4), clips, GRID)
+    assert values["reward: clip"][0].item() == 4 and values["reward: patches"][0].item() == 2
+    assert values["reward: clip"][1].isnan()
+    assert skipped == [("reward of no", "down", True)]

@@ -18,11 +18,13 @@ from halovid.commands.score_folder import score_folder
 from halovid.config.recipes import make_config
 from halovid.config.run import RunConfig
 from halovid.maths.grid import LatentGeometry
+from halovid.measuring.best_of import BestOf
+from halovid.records import PromptBatch
 from halovid.rewards import training
 from halovid.rewards.released import UnscoredError
 from halovid.rewards.released.served import ServedReward
 from halovid.rewards.rewarder import open_rewarder
-from halovid.stages import reward, score
+from halovid.stages import STAGES, reward, score
 from halovid.store import tables
 from halovid.store.errors import InputError
 from halovid.store.files import write_json
@@ -32,6 +34,7 @@ from halovid.training.monitor import REWARD, Monitor
 from tiny_models import write_language_model, write_videoreward
 
 SIZE = (9, 16, 24)
+SERVER = {"family": "videoscore2", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
 BASE: dict[str, Any] = {
     "device": "cpu",
     "threads": 1,
@@ -196,8 +199,7 @@ def test_a_server_scores_and_the_clips_that_it_does_not_score_are_listed(
         return torch.tensor([2.0, 3.0, 4.0])
 
     monkeypatch.setattr(ServedReward, "rate", rate)
-    server = {"family": "videoscore2", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
-    score.run(settings(score={"server": server}), run_dir)
+    score.run(settings(score={"server": SERVER}), run_dir)
     assert rewards(run_dir).column("reward").to_pylist() == [3.0] * 4
     skipped = json.loads((run_dir / "score" / "manifest.json").read_text())["skipped"]
     assert skipped == [{"item": f"p1-{i}", "reason": "no answer", "again": True} for i in (0, 1)]
@@ -231,3 +233,21 @@ def test_half_precision_floats_are_refused_for_language_models(run_dir: Path, tm
     config = settings(reward={"backbone": "smolvlm", "model": str(folder)}).model_copy(update={"dtype": "float16"})
     with pytest.raises(InputError, match="dtype is float16"):
         reward.run(config, run_dir)
+
+
+def test_best_of_works_with_a_model_that_reads_text(run_dir: Path, tmp_path: Path) -> None:
+    folder = write_language_model("smolvlm", tmp_path / "model")
+    config = settings(reward={"backbone": "smolvlm", "model": str(folder)})
+    reward.run(config, run_dir)
+    rewarder = open_rewarder(config, run_dir, OneClip.geometry)
+    assert not rewarder.needs_conditioning
+    video = read_video(run_dir / "generate" / "clips" / "0.mp4", SIZE[1:], SIZE[0])
+    draw = BestOf(OneClip(video), rewarder, 2, "patch")
+    assert draw(PromptBatch(("prompt 0",), torch.zeros(1, 4, 5), (8.0,)), [1]).shape == (1, 1)
+
+
+@pytest.mark.parametrize("score", [{"released": "some/model"}, {"server": SERVER}])
+def test_with_a_released_or_served_model_nothing_reads_the_run_s_own(score: dict[str, Any]) -> None:
+    config = make_config({"score": score, "evaluate": {"reward": True, "best_of": 2}})
+    assert not any("reward" in stage.reads(config) for stage in STAGES.values())
+    assert config.scored_size == config.clip_size and config.has_rewarder
