@@ -1,13 +1,16 @@
-"""Records that cross floors: prompts, requests to judges and their answers, rewards, and the scale of ratings."""
+"""Records that cross floors: prompts, requests to judges and their answers, the scale of ratings, rewards, measures."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
+
+from halovid.maths.grid import LatentGeometry, PatchGrid
 
 MAX_CHARACTERS = 4000  # longer than any text encoder reads
 
@@ -84,20 +87,74 @@ class Refusal:
     again: bool = False
 
 
+Skip = Callable[[str, str, bool], None]  # is told of an item that fails, why, and whether another time may help
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What people see of a measure, which tables call by its id.
+
+    title: its name.  group: who measured, the heading it stands under.  unit: "" for none.
+    better: the direction that is an improvement; "same" for what an alignment should leave alone.
+    defect_kind: of the shares of defects by kind, which are one chart instead of lines in a table, the kind.
+    """
+
+    title: str
+    group: str
+    unit: str
+    better: Literal["lower", "higher", "same"]
+    defect_kind: str | None = None
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """Clips of one model that are measured together; all samples of a prompt are in the same batch.
+
+    video: [B, 3, F, H, W] in [-1, 1].  rows: of each clip at least its clip_id, prompt_id and prompt.
+    geometry: how the model's autoencoder divides a clip.  grid: the patches.
+    text_condition: prompt id -> the model's text condition, [L, D].
+    """
+
+    video: Tensor
+    rows: Sequence[dict[str, Any]]
+    geometry: LatentGeometry
+    grid: PatchGrid
+    text_condition: Callable[[str], Tensor]
+
+    @property
+    def prompt_ids(self) -> list[str]:
+        """The prompt of each clip."""
+        return [row["prompt_id"] for row in self.rows]
+
+
 @dataclass(frozen=True)
 class PromptBatch:
-    """What a rewarder is told of B clips besides their pixels.
+    """What a rewarder is told of B clips besides their pixels: their prompts, and how they are laid out in time.
 
     texts: their prompts.  conditioning: the diffusion model's text conditions of these prompts, [B, L, D], where zero
     rows are padding; None where nobody encoded them.  fps: frames a second at which each clip is played.
+    geometry: how the diffusion model divides a clip, and with it the patches.
 
     Raises:
-        ValueError: the three are not of equal length.
+        ValueError: texts, conditioning and fps are not of equal length.
     """
 
     texts: tuple[str, ...]
     conditioning: Tensor | None
     fps: tuple[float, ...]
+    geometry: LatentGeometry
+
+    @classmethod
+    def of_rows(
+        cls, rows: Sequence[Mapping[str, Any]], geometry: LatentGeometry, condition: Callable[[str], Tensor] | None
+    ) -> PromptBatch:
+        """What is told of clips by their rows of tables.CLIPS.
+
+        Args:
+            condition: prompt id -> its text condition, [L, D]; None for a rewarder that needs none.
+        """
+        conditioning = torch.stack([condition(row["prompt_id"]) for row in rows]) if condition else None
+        return cls(tuple(row["prompt"] for row in rows), conditioning, tuple(row["fps"] for row in rows), geometry)
 
     def __post_init__(self) -> None:
         lengths = {len(self.texts), len(self.fps), len(self.texts if self.conditioning is None else self.conditioning)}
@@ -113,6 +170,7 @@ class PromptBatch:
             tuple(self.texts[index] for index in indices),
             None if self.conditioning is None else self.conditioning[list(indices)],
             tuple(self.fps[index] for index in indices),
+            self.geometry,
         )
 
 

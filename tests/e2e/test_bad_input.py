@@ -227,7 +227,7 @@ def test_no_prompt_that_the_judge_can_read(tiny_recipe: Path, tmp_path: Path) ->
 def test_held_out_prompts_that_the_inspector_cannot_read(finished_run: Copy, tiny_recipe: Path, tmp_path: Path) -> None:
     run_dir, path = finished_run(before="baseline"), tmp_path / "prompts.txt"
     path.write_text(f"{CAPTION}\na cat\n")
-    words = ("evaluate.truth is 'inspector'", "p00001", "'a cat'", "set evaluate.truth to none")
+    words = ("evaluate.instruments names 'inspector'", "p00001", "'a cat'", "take it out")
     argv = ("baseline", tiny_recipe, run_dir, "--set", f"evaluate.prompts={{file: {path}}}")
     refuse(run_dir, *argv, words=words)
     assert not (run_dir / "baseline").exists(), "it was said only after the work began"
@@ -554,11 +554,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(
         words = ("the loss is not finite at step 0", "bad_batch_0.safetensors", "align.learning_rate")
         refuse(run_dir, "align", tiny_recipe, run_dir, words=words, code=1)
     batch = load_file(run_dir / "align" / "bad_batch_0.safetensors")
-    assert batch.keys() == {
-        *("chosen", "rejected", "prompt_embeds", "clip_margin", "patch_margins", "weight", "noise", "sigma")
-    }
-    assert batch["chosen"].shape == batch["noise"][:, 0].shape == (2, LAYOUT["z_dim"], 4, 8, 8)
-    assert batch["chosen"].isinf().all() and batch["noise"].isfinite().all()
+    assert batch.keys() == {*("latents", "prompt_embeds", "clip_margin", "patch_margins", "weight", "noise", "level")}
+    assert batch["latents"].shape == batch["noise"].shape == (2, 2, LAYOUT["z_dim"], 4, 8, 8)
+    assert batch["latents"].isinf().all() and batch["noise"].isfinite().all()
     assert not (run_dir / "align" / "weights").exists()
     assert run_here("align", tiny_recipe, run_dir).code == 0
     assert results(run_dir, "align").items() >= results(first_run[0], "align").items()

@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 
 from conftest import LORA, Kill, Outcome, Plan, manifest, results, run_here, start_apart
 from halovid.rewards import training
-from halovid.stages import STAGES, align, judge
+from halovid.stages import STAGES, judge
 from halovid.store.tables import REWARDS, patch_matrix, read_table
+from halovid.training import loop
 
 pytestmark = pytest.mark.e2e
 
@@ -183,7 +184,7 @@ class Interrupted:
         return TRAIN_STEP(policy, optimizer, pairs, config, step, folder)
 
 
-TRAIN_STEP = align.train_step
+TRAIN_STEP = loop.train_step
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -197,7 +198,7 @@ def test_align_continues_exactly(
     whole.rename(tmp_path / "whole")
 
     interrupted = Interrupted(stops=[1, 3, 5])
-    monkeypatch.setattr(align, "train_step", interrupted)
+    monkeypatch.setattr(loop, "train_step", interrupted)
     for _ in range(3):
         with pytest.raises(RuntimeError, match="interrupted"):
             run_here(*argv)

@@ -21,7 +21,7 @@ from halovid.config.run import RunConfig
 from halovid.stages import STAGES, check_stages, required_stages, run_stage
 from halovid.store.errors import InputError, TrainingError
 from halovid.store.folders import is_imported
-from halovid.store.runtime import console
+from halovid.store.runtime import console, memory_trouble
 
 FORMAT_NAMES = ("folder", "videofeedback", "rewardbench", "genaibench", "vbench", "videodpo")  # formats.FORMATS
 
@@ -221,6 +221,11 @@ def main() -> None:
         _fail(str(error), 2)
     except TrainingError as error:
         _fail(str(error), 1)
+    except (MemoryError, RuntimeError) as error:
+        trouble = memory_trouble(error)
+        if trouble is None:
+            raise
+        _fail(trouble, 2)
     except (OSError, SafetensorError) as error:
         trouble = _write_trouble(error)
         if trouble is None:

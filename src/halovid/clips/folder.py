@@ -63,7 +63,7 @@ def sample_clips(
         if draw is None:
             latents = sampler.sample(conditioning, seeds)
         else:
-            latents = draw(PromptBatch(texts, conditioning, (config.fps,) * len(texts)), seeds)
+            latents = draw(PromptBatch(texts, conditioning, (config.fps,) * len(texts), sampler.geometry), seeds)
         names = [f"{prompt.prompt_id}-{index:02d}" for prompt, index in batch]
         owners = [prompt for prompt, _ in batch]
         return write_clips(folder, names, owners, seeds, latents, sampler.decode_video(latents), config.fps)
@@ -184,8 +184,7 @@ class ClipFolder:
         Args:
             conditioned: read their prompts' text conditions too, for a rewarder that needs them.
         """
-        conditions = torch.stack([self.prompt_embeds(row["prompt_id"]) for row in rows]) if conditioned else None
-        return PromptBatch(tuple(row["prompt"] for row in rows), conditions, tuple(row["fps"] for row in rows))
+        return PromptBatch.of_rows(rows, self.geometry, self.prompt_embeds if conditioned else None)
 
     def prompt_embeds(self, prompt_id: str) -> Tensor:
         """[L, D]."""

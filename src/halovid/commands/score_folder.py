@@ -51,6 +51,11 @@ class Scorer:
     rewarder: NetworkRewarder
     conditions: dict[str, Tensor]
 
+    @property
+    def geometry(self) -> LatentGeometry:
+        """How the network divides time."""
+        return geometry_of(self.rewarder.network)
+
     def rate(self, clip: SourceClip) -> tuple[Rewards, Tensor]:
         """The rewards of a clip, a batch of one, and the clip as the network saw it, [3, F, H, W].
 
@@ -60,9 +65,8 @@ class Scorer:
         spec = self.rewarder.network.spec.backbone
         fps = probe_video(clip.files[0]).fps
         video = read_video(clip.files[0], (spec.frame_height, spec.frame_width), spec.num_frames)
-        rewards = self.rewarder.reward(
-            video[None], PromptBatch((clip.prompt,), self.conditions.get(clip.prompt), (fps,))
-        )
+        prompts = PromptBatch((clip.prompt,), self.conditions.get(clip.prompt), (fps,), self.geometry)
+        rewards = self.rewarder.reward(video[None], prompts)
         if refusal := rewards.refusals[0]:
             raise InputError(refusal.reason)
         return rewards, video
@@ -114,8 +118,7 @@ def _score_clips(found: Collection, scorer: Scorer, heatmaps: Path | None) -> li
             else:
                 if unfinished is not None and heatmaps is not None:
                     heatmap = unfinished / f"{clip_ids[name]}.mp4"
-                    geometry = geometry_of(scorer.rewarder.network)
-                    _write_heatmap(heatmap, clip, rewards.patches[0], geometry, video)
+                    _write_heatmap(heatmap, clip, rewards.patches[0], scorer.geometry, video)
                     heatmap.replace(heatmaps / heatmap.name)
             advance()
     return rows

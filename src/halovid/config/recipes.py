@@ -11,14 +11,14 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from halovid.config.plain_yaml import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
-from halovid.config.renamed import RENAMED_SETTINGS
+from halovid.config.renamed import REPLACED_SETTINGS, renamed_within
 from halovid.config.run import RunConfig
-from halovid.config.sections import Section, section_fields
+from halovid.config.sections import Section, locate, section_fields
 from halovid.store.errors import InputError, shorten
 from halovid.store.foreign import read_text
 
@@ -135,12 +135,22 @@ def changed(config: RunConfig, *changes: dict[str, Any]) -> RunConfig:
 
 
 def _merge(raw: dict[str, Any], change: dict[str, Any]) -> None:
-    """Puts the values of `change` into `raw`, mappings into mappings."""
+    """Puts the values of `change` into `raw`, mappings into mappings; one of another `name` begins anew."""
     for key, value in change.items():
-        if isinstance(value, dict) and isinstance(raw.get(key), dict):
-            _merge(raw[key], value)
+        old = raw.get(key)
+        if (
+            isinstance(value, dict)
+            and isinstance(old, dict)
+            and value.get("name") in (None, old.get("name", value.get("name")))
+        ):
+            _merge(old, value)
         else:
             raw[key] = copy.deepcopy(value)
+
+
+def _is_renamed(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether two mappings choose different things by `name`, so that the settings of one mean nothing to the other."""
+    return "name" in old and "name" in new and old["name"] != new["name"]
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:
@@ -164,19 +174,24 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
 
 def _explain(root: type[Section], problem: Any) -> str:
     """One sentence for one pydantic problem."""
-    setting = ".".join(str(part) for part in problem["loc"])
+    keys, _ = locate(root, problem["loc"])
+    setting = ".".join(keys)
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return _explain_unknown(setting, problem["loc"], _known_keys(root, problem["loc"][:-1]))
+        _, section = locate(root, problem["loc"][:-1])
+        return _explain_unknown(setting, problem, list(section_fields(section)))
     message = problem["msg"].removeprefix("Value error, ")
     return f"{shorten(setting) or 'recipe'}: got {_shown(problem['loc'], problem['input'])}. {message}"
 
 
-def _explain_unknown(setting: str, loc: tuple[str | int, ...], known: list[str]) -> str:
+def _explain_unknown(setting: str, problem: Any, known: list[str]) -> str:
     """One sentence for a key that is not allowed: its new name, or the nearest known one."""
-    new = RENAMED_SETTINGS.get(setting)
-    if new is not None:
-        return f"{setting!r} is now called {new!r}: rename it; its meaning is the same"
-    name = str(loc[-1])
+    renamed = renamed_within(setting, problem["input"])
+    if renamed:
+        names = ", ".join(f"{old!r} is now called {new!r}" for old, new in renamed.items())
+        return f"{names}: rename it; its meaning is the same"
+    if setting in REPLACED_SETTINGS:
+        return f"{setting!r} is no setting any more: {REPLACED_SETTINGS[setting]}"
+    loc, name = problem["loc"], str(problem["loc"][-1])
     if not _SECRETIVE.isdisjoint(loc) and not _SETTING_NAME.fullmatch(name):  # a key that stands where its name belongs
         setting = setting.removesuffix(name) + "(not shown)"
     near = difflib.get_close_matches(shorten(name), known, n=1, cutoff=0.0)
@@ -189,12 +204,3 @@ def _shown(loc: tuple[str | int, ...], value: Any) -> str:
     shown = repr(value)
     may_be_key = not _SECRETIVE.isdisjoint(loc) and not isinstance(value, int | float)
     return "a value that is not shown" if may_be_key or _WITH_USER.search(shown) else shorten(shown)
-
-
-def _known_keys(root: type[Section], path: tuple[str | int, ...]) -> list[str]:
-    """The keys allowed in the section at `path`; numbers lead into lists, names also into dicts of sections."""
-    section: Any = root
-    for part in path:
-        fields = section_fields(section)
-        section = fields[part] if part in fields else get_args(section)[0 if isinstance(part, int) else -1]
-    return list(section_fields(section))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from halovid.config.objectives import GranDPOOptions, ObjectiveOptions
 from halovid.config.reward import RewardConfig, ScoreConfig
 from halovid.config.sections import (
     Batch,
@@ -23,7 +24,6 @@ from halovid.config.sections import (
 )
 from halovid.config.vlm import VlmConfig
 from halovid.maths.grid import PatchGrid
-from halovid.maths.losses import GranDPOOptions
 from halovid.maths.noise import SigmaSampling, WeightScheme
 
 Split = Literal["train", "heldout"]
@@ -152,12 +152,14 @@ class PairConfig(Section):
 
 
 class AlignConfig(Section):
-    """Gran-DPO training."""
+    """The training of the generator on pairs."""
 
     method: Literal["lora", "full"] = "lora"
     seed: Seed | None = Field(None, description="seed of the training alone; the run's when left out")
     lora: LoraOptions = LoraOptions()
-    loss: GranDPOOptions = GranDPOOptions()
+    objective: ObjectiveOptions = Field(
+        GranDPOOptions(), discriminator="name", description="what training makes small: gran_dpo (left out), sft, nft"
+    )
     sigma: SigmaSampling = SigmaSampling()
     timestep_weight: WeightScheme = "constant"
     shared_noise: bool = Field(True, description="chosen and rejected clip of a pair get the same noise")
@@ -183,6 +185,14 @@ class AlignConfig(Section):
         False, description="less memory, more time: activations are computed twice"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _gran_dpo_when_no_objective_is_named(cls, raw: Any) -> Any:
+        objective = raw.get("objective") if isinstance(raw, dict) else None
+        if isinstance(objective, dict) and "name" not in objective:
+            return raw | {"objective": {"name": "gran_dpo"} | objective}
+        return raw
+
     @model_validator(mode="after")
     def _snapshots_are_reached(self) -> AlignConfig:
         late = [step for step in self.snapshots if step > self.steps]
@@ -200,6 +210,9 @@ class ExamineConfig(Section):
     )
 
 
+InstrumentName = Literal["inspector", "critic", "judge", "reward", "diversity", "plain"]
+
+
 class EvaluateConfig(Section):
     """Base against aligned generator, on prompts that no stage has seen."""
 
@@ -212,10 +225,13 @@ class EvaluateConfig(Section):
         1, ge=1, le=10_000, description="no training: the base, and the best of so many tries by the reward"
     )
     best_by: Literal["clip", "patch"] = Field("clip", description="reward that best_of compares")
-    truth: Literal["inspector", "none"] = Field("inspector", description="who knows the truth; none for real models")
-    critic: Literal["world", "none"] = Field("world", description="independent reward model; none for real models")
-    judge: bool = Field(False, description="also have the judge of this recipe rate the clips")
-    reward: bool = Field(False, description="also have the reward model of this run rate the clips")
+    instruments: tuple[InstrumentName, ...] = Field(
+        ("inspector", "critic", "diversity", "plain"),
+        min_length=1,
+        max_length=6,
+        description="what measures the clips: inspector (the truth) and critic (an independent reward model), both of "
+        "the embedded world alone; judge (of this recipe), reward (the reward model), diversity, plain (on pixels)",
+    )
     num_resamples: int = Field(10_000, ge=100, le=1_000_000)
 
 
@@ -274,6 +290,11 @@ class RunConfig(Section):
         return self.seed if self.reward.seed is None else self.reward.seed
 
     @property
+    def knows_truth(self) -> bool:
+        """Whether the evaluation knows the truth about every patch, as only an embedded world does."""
+        return "inspector" in self.evaluate.instruments
+
+    @property
     def scored_folders(self) -> list[str]:
         """The clip folders (stages) whose clips need rewards, since pairs are made of these."""
         folders = {"candidates": ["generate"], "good": ["generate", "good"], "twins": ["restore"]}
@@ -293,7 +314,7 @@ class RunConfig(Section):
     @property
     def trains_reward(self) -> bool:
         """Whether a run trains a reward model of its own: rewards are asked for, and no released model gives them."""
-        asked = bool(self.scored_folders) or self.evaluate.best_of > 1 or self.evaluate.reward
+        asked = bool(self.scored_folders) or self.evaluate.best_of > 1 or "reward" in self.evaluate.instruments
         return asked and self.score.uses_run_network
 
     @property
@@ -341,6 +362,15 @@ class RunConfig(Section):
             raise ValueError(
                 f"reward.downscale is {self.reward.downscale}: the reward model would see clips of {height} x {width} "
                 f"pixels, less than a token of reward.patch_size {tokens}; lower one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _measurable_by_the_judge(self) -> RunConfig:
+        if "judge" in self.evaluate.instruments and self.judge.judge == "table":
+            raise ValueError(
+                "evaluate.instruments names 'judge', but judge.judge is 'table': its labels are of the candidates and "
+                "tell nothing of other clips; name 'reward' instead"
             )
         return self
 

@@ -7,8 +7,9 @@ stage that ran out of memory continues with a smaller batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -72,9 +73,48 @@ def _without_execution(value: Any, dumped: Any) -> Any:
 
 
 def section_fields(section: Any) -> dict[Any, Any]:
-    """Field name -> type of a pydantic model or dataclass, also of one that may be None."""
-    if isinstance(section, UnionType):
-        section = next(part for part in get_args(section) if part is not NoneType)
+    """Field name -> type of a pydantic model or dataclass, also of one that may be None; of several, of the first."""
+    section = _alternatives(section)[0]
     if isinstance(section, type) and issubclass(section, BaseModel):
         return {name: field.annotation for name, field in section.model_fields.items()}
     return dict(getattr(section, "__annotations__", {}))
+
+
+def locate(root: type[Section], location: Sequence[str | int]) -> tuple[list[str], Any]:
+    """The keys that lead to a problem, as a recipe has them, and the type of the last section on the way.
+
+    Args:
+        location: of pydantic: where sections are told apart by their `name` it has that name too, which is no key.
+    """
+    section: Any = root
+    keys: list[str] = []
+    for part in location:
+        named = {_name_of(choice): choice for choice in _alternatives(section)}
+        if len(named) > 1 and part in named:
+            section = named[part]
+            continue
+        keys.append(str(part))
+        section = _child(section, part)
+    return keys, section
+
+
+def _child(section: Any, part: str | int) -> Any:
+    """The type at a key of a section, or in a list or dict of sections; None for a key that it does not know."""
+    fields = section_fields(section)
+    if part in fields:
+        return fields[part]
+    inner = get_args(_alternatives(section)[0])
+    return inner[0 if isinstance(part, int) else -1] if inner else None
+
+
+def _alternatives(section: Any) -> list[Any]:
+    """The types of a union but for None; the type itself when it is none."""
+    if isinstance(section, UnionType) or get_origin(section) is Union:
+        return [part for part in get_args(section) if part is not NoneType]
+    return [section]
+
+
+def _name_of(section: Any) -> str | None:
+    """The `name` by which a section is chosen; None of sections that are not."""
+    names = get_args(section_fields(section).get("name"))
+    return names[0] if names else None

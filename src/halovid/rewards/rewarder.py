@@ -77,19 +77,17 @@ class ReleasedRewarder:
 
     That is the paper's way to reward patches, in P + 1 passes, or calls, for each clip.
 
-    Args:
-        geometry: how the diffusion model that made the clips divides time, and with it the patches.
     """
 
     needs_conditioning = False
 
-    def __init__(self, released: ReleasedReward, grid: PatchGrid, geometry: LatentGeometry) -> None:
-        self.released, self._grid, self._geometry = released, grid, geometry
+    def __init__(self, released: ReleasedReward, grid: PatchGrid) -> None:
+        self.released, self._grid = released, grid
 
     def reward(self, video: Tensor, prompts: PromptBatch) -> Rewards:
         """See `Rewarder.reward`; a clip is refused when the model scores it or one of its patches not at all."""
         clips = zip(video, prompts.texts, prompts.fps, strict=True)
-        answers = [self._answer(clip, text, fps) for clip, text, fps in clips]
+        answers = [self._answer(clip, text, fps, prompts.geometry) for clip, text, fps in clips]
         refusals = tuple(answer if isinstance(answer, Refusal) else None for answer in answers)
         showings = [
             None if isinstance(answer, Refusal) else Showing(answer[0].frames, answer[0].policy, answer[0].model)
@@ -111,13 +109,13 @@ class ReleasedRewarder:
         rewards = read(lambda score: score.overall)
         return refuse_what_is_not_finite(Rewards(*rewards, refusals, ratings, tuple(showings)))
 
-    def _answer(self, clip: Tensor, text: str, fps: float) -> list[ReleasedScore] | Refusal:
+    def _answer(self, clip: Tensor, text: str, fps: float, geometry: LatentGeometry) -> list[ReleasedScore] | Refusal:
         """The scores of a clip [3, F, H, W] and of its patches, or why there are none."""
         try:
             scores = [self.released.score(clip, fps, text)]
             for patch in range(self._grid.num_patches):  # one crop at a time: each is as large as the clip
                 with one_thread():  # several enlarge by other sums: not the pictures that a server has answered about
-                    crop = crop_patches(clip, self._grid, self._geometry, only=patch)[0]
+                    crop = crop_patches(clip, self._grid, geometry, only=patch)[0]
                 scores.append(self.released.score(crop, fps, text))
         except UnscoredError as error:
             return Refusal(str(error), error.again)
@@ -150,21 +148,18 @@ def refuse_what_is_not_finite(rewards: Rewards) -> Rewards:
     )
 
 
-def open_rewarder(config: RunConfig, run_dir: Path, geometry: LatentGeometry) -> Rewarder:
+def open_rewarder(config: RunConfig, run_dir: Path) -> Rewarder:
     """The rewarder that a recipe names: a released or served model, or else the network in RUN/reward.
-
-    Args:
-        geometry: how the diffusion model that made the clips divides time, as their clip folder tells.
 
     Raises:
         InputError: the model can't be read, or a package that its server needs is missing.
     """
     if config.score.server:
-        return ReleasedRewarder(ServedReward(config.score.server), config.grid, geometry)
+        return ReleasedRewarder(ServedReward(config.score.server), config.grid)
     device = resolve_device(config.device)
     if config.score.released:
         released = load_released(config.score.released, device, resolve_dtype(config.dtype, device))
-        return ReleasedRewarder(released, config.grid, geometry)
+        return ReleasedRewarder(released, config.grid)
     return NetworkRewarder(load_reward(run_dir / "reward").to(device), config.grid, config.score.scoring)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +19,8 @@ from halovid.maths.seeds import step_seed
 from halovid.rewards.data import LabelledClips
 from halovid.rewards.network import RewardNetwork
 from halovid.rewards.scoring import crop_patches, geometry_of
-from halovid.store.checkpoint import load_checkpoint, save_checkpoint
 from halovid.store.errors import TrainingError
-from halovid.store.runtime import progress
+from halovid.store.resumable import ResumableTraining
 
 CHECKPOINT_EVERY = 100
 _LOG_EVERY = 10
@@ -38,44 +37,47 @@ def train_reward(network: RewardNetwork, data: LabelledClips, config: RewardConf
     """
     make_optimizer = AdamW if network.backbone.pretrained else MuonAdamW
     optimizer = make_optimizer(network, config.learning_rate, weight_decay=0.05)
-    total, step, log = config.video_steps + config.patch_steps, 0, []
-    checkpoint = folder / "parts" / "training.safetensors"
-    if checkpoint.exists():
-        state = load_checkpoint(checkpoint)
-        network.load_stored(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, log = state["step"], state["log"]
+    parts = {"network": _StoredNetwork(network), "optimizer": optimizer}
+    training = ResumableTraining(folder / "parts" / "training.safetensors", parts, folder / "log.jsonl")
     network.train()
     if config.gradient_checkpointing:
         network.backbone.checkpoint_gradients()
-    with progress("reward", total, step) as advance:
-        while step < total:
-            if step == config.video_steps:
-                network.start_patch_head()
-            generator = torch.Generator().manual_seed(step_seed(seed, 1_000_003, step))
-            batch = data.subset(torch.randint(len(data), (config.batch_size,), generator=generator))
-            batch = batch.mirrored(config.mirror, generator)
-            terms = _loss_terms(network, batch, config, step >= config.video_steps, generator)
-            loss = torch.stack(list(terms.values())).sum()
-            if not torch.isfinite(loss):
-                raise TrainingError(f"the reward loss became {loss.item()} at step {step}; lower reward.learning_rate")
-            optimizer.set_rate(config.learning_rate * _rate_share(step, config))
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            step += 1
-            advance()
-            if step % _LOG_EVERY == 0:
-                log.append({"step": step} | {name: term.item() for name, term in terms.items()})
-            if step % CHECKPOINT_EVERY == 0:
-                state = {"network": network.stored_state(), "optimizer": optimizer.state_dict()}
-                save_checkpoint(checkpoint, state | {"step": step, "log": log})
+    for step in training.steps(config.video_steps + config.patch_steps, CHECKPOINT_EVERY, "reward"):
+        if step == config.video_steps:
+            network.start_patch_head()
+        generator = torch.Generator().manual_seed(step_seed(seed, 1_000_003, step))
+        batch = data.subset(torch.randint(len(data), (config.batch_size,), generator=generator))
+        batch = batch.mirrored(config.mirror, generator)
+        terms = _loss_terms(network, batch, config, step >= config.video_steps, generator)
+        loss = torch.stack(list(terms.values())).sum()
+        if not torch.isfinite(loss):
+            raise TrainingError(f"the reward loss became {loss.item()} at step {step}; lower reward.learning_rate")
+        optimizer.set_rate(config.learning_rate * _rate_share(step, config))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        if (step + 1) % _LOG_EVERY == 0:
+            training.record({name: term.item() for name, term in terms.items()})
     if not config.patch_steps:  # without a second phase patches are rated as clips are
         network.start_patch_head()
     if config.loss == "bradley_terry":
         _calibrate(network, data, config.batch_size)
-    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+
+
+class _StoredNetwork:
+    """A reward network as a checkpoint holds it: without the pretrained weights that do not change."""
+
+    def __init__(self, network: RewardNetwork) -> None:
+        self._network = network
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is stored."""
+        return self._network.stored_state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over what was stored."""
+        self._network.load_stored(state_dict)
 
 
 def _loss_terms(

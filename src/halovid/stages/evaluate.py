@@ -16,7 +16,7 @@ import pyarrow as pa
 from halovid.clips.folder import ClipFolder, Draw, sample_clips
 from halovid.config.run import RunConfig
 from halovid.measuring.best_of import BestOf
-from halovid.measuring.measures import EVALUATION_SEED, compare, measure_clips
+from halovid.measuring.evaluation import EVALUATION_SEED, compare, measure_clips
 from halovid.models import Sampler, model_identity, open_generator
 from halovid.rewards.rewarder import open_rewarder, rewarder_identity
 from halovid.stages import STAGES
@@ -31,7 +31,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     depends = config.part("seed", "dtype", "grid", "generator", "evaluate") | {
         "model": model_identity(config.generator)
     }
-    if config.evaluate.best_of > 1 or config.evaluate.reward:
+    if config.evaluate.best_of > 1 or "reward" in config.evaluate.instruments:
         depends |= {"rewarder": rewarder_identity(config)}
     with open_stage(run_dir, "evaluate", depends, STAGES["evaluate"].reads(config)) as stage:
         if stage is None:
@@ -57,8 +57,9 @@ def _compared_model(config: RunConfig, run_dir: Path) -> tuple[Sampler, Draw | N
     """
     generator = open_generator(config)
     if config.evaluate.best_of > 1:
-        rewarder = open_rewarder(config, run_dir, generator.geometry)
-        return generator, BestOf(generator, rewarder, config.evaluate.best_of, config.evaluate.best_by)
+        return generator, BestOf(
+            generator, open_rewarder(config, run_dir), config.evaluate.best_of, config.evaluate.best_by
+        )
     weights = run_dir / "align" / "weights"
     if config.evaluate.step is not None:
         weights = snapshot_folder(run_dir / "align", config.evaluate.step)

@@ -7,6 +7,7 @@ Reads all stages of the run; writes RUN/report/report.html.
 
 from __future__ import annotations
 
+import fnmatch
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -20,8 +21,8 @@ from halovid.clips.folder import ClipFolder, Row
 from halovid.config.run import RunConfig
 from halovid.config.sections import result_settings
 from halovid.maths.grid import PatchGrid, spread_to_frames
-from halovid.maths.statistics import paired_ratio
-from halovid.measuring.measures import KIND_PREFIX
+from halovid.measuring.headline import sample_size, verdict
+from halovid.measuring.instruments import MEASURES
 from halovid.pages import report_page
 from halovid.records import Refusal
 from halovid.rewards.rewarder import Rewarder, open_rewarder, rewarder_identity
@@ -29,13 +30,13 @@ from halovid.stages import STAGES, required_stages
 from halovid.store.errors import InputError
 from halovid.store.files import write_text
 from halovid.store.folders import open_stage, read_manifest, versions
-from halovid.store.tables import AGREEMENT, MEASURES, METRICS, read_table
+from halovid.store.tables import AGREEMENT, METRICS, read_table
+from halovid.store.tables import MEASURES as MEASURES_TABLE
 
-HEADLINE = "defective sprite patches"
-_ALIGNMENT_CURVES = {  # title -> label of the axis, what is drawn
-    "Alignment loss": ("loss", ("loss/total", "loss/video", "loss/patch")),
-    "Alignment accuracies": ("share", ("rewards/accuracies", "rewards/patch_accuracies")),
-    "Error against the reference": ("squared error", ("errors/chosen", "errors/rejected")),
+_ALIGNMENT_CURVES = {  # title -> label of the axis, what is drawn of all that the objective logs
+    "Alignment loss": ("loss", "loss/*"),
+    "Alignment accuracies": ("share", "rewards/*accuracies"),
+    "Error against the reference": ("squared error", "errors/*"),
 }
 _SMOOTHING = 20  # training steps averaged for a point of a curve
 
@@ -52,10 +53,10 @@ def run(config: RunConfig, run_dir: Path) -> None:
         content = report_page.PageContent(
             title=config.report.title,
             subtitle=f"{config.generator.model}, {config.align.method}, {config.align.steps} steps",
-            verdict=verdict(metrics, evaluated),
-            metrics=[_metric_row(row) for row in metrics if not row["measure"].startswith(KIND_PREFIX)],
+            verdict=verdict(metrics, read_table(evaluated / "measures.parquet", MEASURES_TABLE)),
+            metrics=[_metric_row(row) for row in metrics if not MEASURES[row["measure"]].defect_kind],
             clips=_clip_pairs(config, run_dir, stage.skip),
-            kinds=[_kind_row(row) for row in metrics if row["measure"].startswith(KIND_PREFIX)],
+            kinds=[_kind_row(row) for row in metrics if MEASURES[row["measure"]].defect_kind],
             agreement=_agreement(run_dir) if "examine" in stages else [],
             curves=_curves(run_dir, stages),
             skipped=_skipped(config, run_dir, stage.skipped),
@@ -66,42 +67,15 @@ def run(config: RunConfig, run_dir: Path) -> None:
         write_text(stage.path / "report.html", report_page.render_page(content))
 
 
-def verdict(metrics: list[Row], evaluated: Path) -> str:
-    """One sentence: what happened to the defects, and whether it is beyond chance."""
-    row = next((row for row in metrics if row["measure"] == HEADLINE), None)
-    if row is None:
-        return "The truth was not compared (none asked for, or fewer than two prompts): see the measures below."
-    base, aligned = _by_prompt(evaluated)
-    if not base.any():
-        return "The base generator made no defects, so there was nothing to mend."
-    change = paired_ratio(base, aligned)
-    if not change.mean:
-        return f"The aligned generator makes as many defective sprite patches as the base: {row['base']:.1f}%."
-    direction = "fewer" if change.mean > 0 else "more"
-    clear = "clear of zero" if row["low"] * row["high"] > 0 else "not clear of zero"
-    return (
-        f"The aligned generator makes {abs(change.mean):.0%} {direction} defective sprite patches than the base: "
-        f"{row['aligned']:.1f}% instead of {row['base']:.1f}% (difference {row['difference']:+.1f} points, "
-        f"95% interval {row['low']:+.1f} to {row['high']:+.1f}, {clear})."
-    )
-
-
-def _by_prompt(evaluated: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The headline measure of each prompt, base and aligned."""
-    table = read_table(evaluated / "measures.parquet", MEASURES)
-    rows = table.group_by(["measure", "model", "prompt_id"]).aggregate([("value", "mean")]).to_pylist()
-    own = {(row["model"], row["prompt_id"]): row["value_mean"] for row in rows if row["measure"] == HEADLINE}
-    names = sorted({prompt for model, prompt in own if ("base", prompt) in own and ("aligned", prompt) in own})
-    base, aligned = (np.array([own[model, name] for name in names]) for model in ("base", "aligned"))
-    return base, aligned
-
-
 def _metric_row(row: Row) -> report_page.MetricRow:
-    return report_page.MetricRow(name=row["measure"], **{key: value for key, value in row.items() if key != "measure"})
+    shown = {
+        key: value for key, value in row.items() if key not in ("measure", "prompts", "base_clips", "aligned_clips")
+    }
+    return report_page.MetricRow(name=MEASURES[row["measure"]].title, sample_size=sample_size(row), **shown)
 
 
 def _kind_row(row: Row) -> report_page.KindRow:
-    kind = row["measure"].removeprefix(KIND_PREFIX)
+    kind = str(MEASURES[row["measure"]].defect_kind)
     return report_page.KindRow(kind=kind, base=row["base"] / 100, aligned=row["aligned"] / 100)
 
 
@@ -124,7 +98,7 @@ def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str, bool
     base, aligned = (ClipFolder(run_dir / stage, config.scored_size) for stage in ("baseline", "evaluate"))
     other = {row["clip_id"]: row for row in aligned.rows}
     first = [rows[0] for rows in base.by_prompt.values()][: config.report.clips]
-    rewarder = open_rewarder(config, run_dir, base.geometry) if config.has_rewarder else None
+    rewarder = open_rewarder(config, run_dir) if config.has_rewarder else None
     order = torch.arange(float(config.grid.t))[:, None, None]
     frame_to_patch = (
         spread_to_frames(order, config.generator.num_frames, base.geometry).round().long().flatten().tolist()
@@ -178,10 +152,10 @@ def _curves(run_dir: Path, stages: Sequence[str]) -> list[report_page.Curve]:
         curves.append(report_page.Curve("Reward model", "step", "squared error", losses))
     if "align" in stages:
         log = _read_log(run_dir / "align")
-        curves += [
-            report_page.Curve(title, "step", label, {name: _smooth(log, name) for name in names})
-            for title, (label, names) in _ALIGNMENT_CURVES.items()
-        ]
+        logged = sorted({name for line in log for name in line})
+        for title, (label, pattern) in _ALIGNMENT_CURVES.items():
+            series = {name: _smooth(log, name) for name in fnmatch.filter(logged, pattern)}
+            curves += [report_page.Curve(title, "step", label, series)] if series else []
     return curves
 
 

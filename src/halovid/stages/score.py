@@ -38,7 +38,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
             return
         stage.use_threads(config.threads)
         generated = ClipFolder(run_dir / "generate", config.scored_size)
-        rewarder = open_rewarder(config, run_dir, generated.geometry)
+        rewarder = open_rewarder(config, run_dir)
         for name in config.scored_folders:
             clips = generated if name == "generate" else ClipFolder(run_dir / name, config.scored_size)
             _score_folder(stage, name, clips, generated, rewarder, config.score)

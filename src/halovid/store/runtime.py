@@ -18,6 +18,13 @@ from halovid.store.errors import InputError
 T = TypeVar("T")
 _HELD_BYTES = 1 << 29  # of float32 clips in one batch: what is computed of them takes several times as much
 
+_OUT_OF_MEMORY = (
+    "not enough memory",
+    "can't allocate memory",
+    "out of memory",
+    "_STATUS_ALLOC_FAILED",
+)  # torch's words
+
 console = Console(stderr=True, markup=False)  # names and reasons hold anybody's words
 
 
@@ -44,6 +51,20 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def memory_trouble(error: BaseException) -> str | None:
+    """One sentence for a lack of memory, the device's or the machine's, that says what to lower; None for all else."""
+    words = str(error)
+    if not isinstance(error, MemoryError | torch.OutOfMemoryError):
+        if not isinstance(error, RuntimeError) or not any(part in words for part in _OUT_OF_MEMORY):
+            return None
+    device = next((f" on the {name} device" for name in ("CUDA", "MPS", "XPU") if name in words), "")
+    return (
+        f"there is not enough memory{device}: lower the batch_size of the stage (to sample: generator.batch_size), or "
+        f"generator.num_frames, height and width; a training also needs less with align.micro_batches higher and "
+        f"gradient_checkpointing: true. What is finished is kept: run the same command again"
+    )
 
 
 def set_threads(threads: int | None) -> None:

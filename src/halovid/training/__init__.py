@@ -1,1 +1,1 @@
-"""Training of a generator: the policy, and what watches it."""
+"""Training of a generator. To be read from `loop` down: its parts are the policy, the objectives, pairs and batches."""

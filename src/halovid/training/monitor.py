@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from halovid.clips.folder import Row
 from halovid.config.run import RunConfig
+from halovid.maths.numbers import show_number
 from halovid.maths.statistics import paired_bootstrap
-from halovid.measuring.measures import MEASURES, Instrument, Measure, measure_critic, measure_plain
+from halovid.measuring.instruments import MEASURES, Instrument
 from halovid.models import Sampler
-from halovid.records import PromptBatch
+from halovid.records import ClipBatch, Measure, PromptBatch
 from halovid.rewards.rewarder import Rewarder
 from halovid.store.runtime import batches
 from halovid.store.video import write_video
@@ -42,16 +44,23 @@ class Reading:
         return {f"monitor/{name}": float(value.mean()) for name, value in known.items() if len(value)}
 
 
+def watching_instruments(config: RunConfig) -> list[str]:
+    """The instruments that watch a training of this recipe: formulas on pixels, and the critic when it also evaluates.
+
+    The truth has no place in a training, and a judge would be asked, and paid, at every look.
+    """
+    return ["plain", *(name for name in config.evaluate.instruments if name == "critic")]
+
+
 class Monitor:
     """Samples the same prompts with the same seeds at every call, keeps the clips, and measures them.
 
-    It uses the rewarder that the pairs come from, the model-free measures and, in the embedded world, the critic;
-    the inspector's truth has no place in a training.
+    It holds the rewarder that the pairs come from against instruments that the training does not follow.
 
     Args:
         folder: where the clips go.
-        clips: a row of tables.CLIPS for each prompt, with the seed to sample it with.
-        prompt_embeds: [n, L, D], their prompts' text conditions, on the device of the model that is trained.
+        clips: a row of tables.CLIPS for each prompt, with the seed to sample it with.  prompt_embeds: [n, L, D].
+        instruments: what measures the clips besides the reward; `watching_instruments` names those of a recipe.
     """
 
     def __init__(
@@ -61,34 +70,35 @@ class Monitor:
         clips: Sequence[Row],
         prompt_embeds: Tensor,
         config: RunConfig,
+        instruments: Sequence[Instrument],
     ) -> None:
         self._folder, self._rewarder, self._config = folder, rewarder, config
-        self._clips, self._seeds = clips, [row["seed"] for row in clips]
-        texts, fps = tuple(row["prompt"] for row in clips), (config.generator.fps,) * len(clips)
-        self._prompts = PromptBatch(texts, prompt_embeds, fps)
-        self._instruments: list[Instrument] = [measure_plain]
-        if config.evaluate.critic == "world":
-            self._instruments.append(measure_critic)
+        self._clips, self._prompt_embeds = clips, prompt_embeds
+        self._conditions = {row["prompt_id"]: embeds for row, embeds in zip(clips, prompt_embeds, strict=True)}
+        self._instruments = instruments
 
     def observe(self, sampler: Sampler, step: int) -> Reading:
-        """Samples and measures with the weights that `sampler` has now, `generator.batch_size` clips at a time."""
-        parts = [
-            self._observe(sampler, step, rows)
+        """Samples and measures with the weights that `sampler` has now, generator.batch_size clips at once."""
+        readings = [
+            self._observe_some(sampler, step, torch.tensor(rows))
             for rows in batches(range(len(self._clips)), self._config.generator.batch_size)
         ]
-        return Reading(step, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+        return Reading(step, {name: np.concatenate([some[name] for some in readings]) for name in readings[0]})
 
-    def _observe(self, sampler: Sampler, step: int, rows: Sequence[int]) -> dict[str, np.ndarray]:
-        """The values of some of the clips."""
-        clips, prompts = [self._clips[row] for row in rows], self._prompts.rows(rows)
-        assert prompts.conditioning is not None
-        video = sampler.decode_video(sampler.sample(prompts.conditioning, [self._seeds[row] for row in rows]))
-        for clip, pixels in zip(clips, video, strict=True):
-            write_video(self._folder / f"{clip['prompt_id']}-step{step:06d}.mp4", pixels, self._config.generator.fps)
-        rewards = self._rewarder.reward(video, prompts)
-        values: dict[str, Tensor] = {REWARD: rewards.clip, PATCH_REWARD: rewards.patch_means}
+    def _observe_some(self, sampler: Sampler, step: int, rows: Tensor) -> dict[str, np.ndarray]:
+        """The same of the clips of some rows: measure -> values, [rows]."""
+        clips = [self._clips[row] for row in rows]
+        seeds = [clip["seed"] for clip in clips]
+        video = sampler.decode_video(sampler.sample(self._prompt_embeds[rows], seeds))
+        for clip, frames in zip(clips, video, strict=True):
+            name = f"{clip['prompt_id']}-step{step:06d}.mp4"
+            write_video(self._folder / name, frames, self._config.generator.fps)
+        texts, fps = tuple(clip["prompt"] for clip in clips), (self._config.generator.fps,) * len(clips)
+        rewards = self._rewarder.reward(video, PromptBatch(texts, self._prompt_embeds[rows], fps, sampler.geometry))
+        values = {REWARD: rewards.clip, PATCH_REWARD: rewards.patch_means}
+        batch = ClipBatch(video.cpu(), clips, sampler.geometry, self._config.grid, self._conditions.__getitem__)
         for instrument in self._instruments:
-            values |= instrument(video.cpu(), clips, self._config.grid)
+            values |= instrument.measure(batch, _keep_silent)
         return {name: value.cpu().double().numpy() for name, value in values.items()}
 
 
@@ -109,16 +119,21 @@ def parting(base: Reading, now: Reading, seed: int = 0) -> list[str]:
         before, after = base.values[name].mean(), now.values[name].mean()
         if _is_worse(measure, low, high, before):
             sentences.append(
-                f"step {now.step}: the reward rose from {base.values[REWARD].mean():.3g} to "
-                f"{now.values[REWARD].mean():.3g}, but {name} went from {before:.3g} to {after:.3g}"
+                f"step {now.step}: the reward rose from {show_number(base.values[REWARD].mean())} to "
+                f"{show_number(now.values[REWARD].mean())}, but {measure.title} went from {show_number(before)} to "
+                f"{show_number(after)}"
             )
     return sentences
 
 
 def _change(base: Reading, now: Reading, name: str, seed: int) -> tuple[float, float]:
     """The interval of a measure's change."""
-    interval = paired_bootstrap(base.values[name], now.values[name], num_resamples=_RESAMPLES, seed=seed)
-    return interval.low, interval.high
+    change = paired_bootstrap(base.values[name], now.values[name], num_resamples=_RESAMPLES, seed=seed)
+    return change.low, change.high
+
+
+def _keep_silent(clip_id: str, reason: str, again: bool) -> None:
+    """Watching goes on without what can't be measured: its values are NaN."""
 
 
 def _is_worse(measure: Measure, low: float, high: float, before: float) -> bool:

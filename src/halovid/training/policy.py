@@ -13,17 +13,22 @@ from torch import Tensor, nn
 
 from halovid.config.run import AlignConfig
 from halovid.models import ADAPTER, Generator
+from halovid.training.parallel import OneProcess, Parallel
 
 
 class Policy:
     """A generator in training: with a LoRA whose switching-off gives the reference, or whole with a frozen copy.
 
-    The trained parameters have a moving average, which is what sampling and saving use.
+    The trained parameters have an exponential moving average (EMA), which is what sampling and saving use.
+
+    Raises:
+        ValueError: the network has no layers of the names that the LoRA is to be put on.
     """
 
-    def __init__(self, generator: Generator, config: AlignConfig) -> None:
+    def __init__(self, generator: Generator, config: AlignConfig, parallel: Parallel | None = None) -> None:
         self.generator = generator
         denoiser = generator.denoiser
+        parallel = parallel or OneProcess()
         self._frozen: nn.Module | None = None
         if config.method == "lora":
             lora = LoraConfig(
@@ -36,14 +41,16 @@ class Policy:
         else:
             denoiser.float()  # before the copy: policy and reference must compute alike
             self._frozen = copy.deepcopy(denoiser)
+            parallel.wrap(self._frozen)
             denoiser.requires_grad_(True)
         if config.gradient_checkpointing:
             denoiser.enable_gradient_checkpointing()
         for value in denoiser.parameters():
             if value.requires_grad:
-                value.data = value.data.float()  # bfloat16 would round small steps and the average's away
+                value.data = value.data.float()  # bfloat16 would round small steps, and those of the EMA, away
+        parallel.wrap(denoiser)  # before the parameters are collected: it may replace them
         self.parameters = {name: value for name, value in denoiser.named_parameters() if value.requires_grad}
-        self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self.ema = {name: value.detach().clone() for name, value in self.parameters.items()}
         self._decay = config.ema
 
     @contextmanager
@@ -65,30 +72,30 @@ class Policy:
                     policy.enable_adapters()
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def ema_weights(self) -> Iterator[None]:
         """Inside, the generator has the averaged weights."""
         live = {name: value.detach().clone() for name, value in self.parameters.items()}
-        self._assign(self.average)
+        self._assign(self.ema)
         try:
             yield
         finally:
             self._assign(live)
 
     @torch.no_grad()
-    def update_average(self) -> None:
-        """Moves the average towards the trained weights; to be called after each optimiser step."""
+    def update_ema(self) -> None:
+        """Moves the average towards the trained weights; to be called after each optimizer step."""
         for name, value in self.parameters.items():
-            self.average[name].lerp_(value, 1 - self._decay)
+            self.ema[name].lerp_(value, 1 - self._decay)
 
-    def state(self) -> dict[str, dict[str, Tensor]]:
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Trained weights and their average."""
-        return {"parameters": dict(self.parameters), "average": self.average}
+        return {"parameters": dict(self.parameters), "ema": self.ema}
 
-    def load_state(self, state: dict[str, dict[str, Tensor]]) -> None:
-        """Takes over what `state` gave."""
-        self._assign(state["parameters"])
-        for name, value in state["average"].items():
-            self.average[name].copy_(value)
+    def load_state_dict(self, state_dict: dict[str, dict[str, Tensor]]) -> None:
+        """Takes over what `state_dict` gave."""
+        self._assign(state_dict["parameters"])
+        for name, value in state_dict["ema"].items():
+            self.ema[name].copy_(value)
 
     @torch.no_grad()
     def _assign(self, values: dict[str, Tensor]) -> None:

@@ -13,9 +13,10 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from halovid.maths.optimizers import MuonAdamW
+from halovid.store.resumable import Stateful
 from halovid.world_training.clips import Clips
 from halovid.world_training.generator import latent_statistics, load_latents
-from halovid.world_training.loop import Stateful, descend, run_steps
+from halovid.world_training.loop import descend, run_steps
 from halovid.world_training.vae import reconstruction_loss, use_channels_last
 
 NUM_STEPS = 400

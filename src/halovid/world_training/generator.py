@@ -16,8 +16,9 @@ from halovid.maths.optimizers import MuonAdamW
 from halovid.models.wan import merge_text_padding
 from halovid.store.checkpoint import load_checkpoint
 from halovid.store.files import atomic_path
+from halovid.store.resumable import Stateful
 from halovid.world_training.clips import SHARD_SIZE, Clips, caption_path
-from halovid.world_training.loop import Stateful, descend, run_steps
+from halovid.world_training.loop import descend, run_steps
 from halovid.world_training.text import MAX_TEXT, CaptionReader, build_text_encoder, build_tokenizer
 
 NUM_CHANNELS = 8  # of the latents
@@ -119,7 +120,7 @@ def train_generator(clips_folder: Path, folder: Path, schedule: Schedule, seed: 
     model.text_encoder.load_state_dict(load_text_encoder(folder / "text.safetensors"))
     model.latents_mean.copy_(data.mean.flatten())
     model.latents_std.copy_(data.std.flatten())
-    average = torch.optim.swa_utils.AveragedModel(
+    ema = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.ema)
     )
     optimizer = MuonAdamW(model, schedule.rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -128,10 +129,10 @@ def train_generator(clips_folder: Path, folder: Path, schedule: Schedule, seed: 
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         loss = flow_loss(model, *data.batch(schedule, generator), generator)
         descend(loss, model, optimizer, schedule.rate_at(step + 1))
-        average.update_parameters(model)
+        ema.update_parameters(model)
         return {"loss": loss.item()}
 
-    parts: dict[str, Stateful] = {"model": model, "average": average, "optimizer": optimizer}
+    parts: dict[str, Stateful] = {"model": model, "ema": ema, "optimizer": optimizer}
     run_steps(folder / "generator.safetensors", parts, schedule.num_steps, train_step, schedule.checkpoint_every)
 
 

@@ -1,18 +1,14 @@
-"""The loop that all trainings of this folder share: steps, a log, checkpoints, exact resume."""
+"""What all trainings of this folder share: one optimizer step, and the loop with its log and checkpoints."""
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from halovid.maths.optimizers import MuonAdamW
-from halovid.store.checkpoint import load_checkpoint, save_checkpoint
-from halovid.store.runtime import progress
+from halovid.store.resumable import ResumableTraining, Stateful
 
 LOG_EVERY = 50
 
@@ -26,14 +22,6 @@ def descend(loss: Tensor, module: nn.Module, optimizer: MuonAdamW, rate: float) 
     optimizer.step()
 
 
-class Stateful(Protocol):
-    """What a checkpoint holds: a module, an optimizer, an average of weights."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
-
-
 def run_steps(
     checkpoint: Path,
     parts: Mapping[str, Stateful],
@@ -41,28 +29,13 @@ def run_steps(
     train_step: Callable[[int], dict[str, float]],
     checkpoint_every: int,
 ) -> None:
-    """Runs `train_step` from the checkpoint's step (0 without one) to `num_steps`, and keeps checkpoint and log.
+    """Runs `train_step` from the checkpoint's step (0 without one) to `num_steps`; see `ResumableTraining`.
 
-    The log is `checkpoint` with the suffix .jsonl: the means of what `train_step` returns over LOG_EVERY steps. To
-    resume exactly, a step must draw all its randomness from its own number.
+    The log is `checkpoint` with the suffix .jsonl: the means of what `train_step` returns over LOG_EVERY steps.
     """
-    step, log = 0, checkpoint.with_suffix(".jsonl")
-    if checkpoint.exists():
-        state = load_checkpoint(checkpoint)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        step = state["step"]
-    started, recent = time.monotonic(), []
-    with progress(checkpoint.stem, num_steps, step) as advance:
-        while step < num_steps:
-            recent.append(train_step(step))
-            step += 1
-            advance()
-            if step % LOG_EVERY == 0 or step == num_steps:
-                means = {name: sum(row[name] for row in recent) / len(recent) for name in recent[0]}
-                line = {"step": step} | means | {"seconds": round(time.monotonic() - started, 1)}
-                with log.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-                recent.clear()
-            if step % checkpoint_every == 0 or step == num_steps:
-                save_checkpoint(checkpoint, {name: part.state_dict() for name, part in parts.items()} | {"step": step})
+    training, recent = ResumableTraining(checkpoint, parts, checkpoint.with_suffix(".jsonl")), []
+    for step in training.steps(num_steps, checkpoint_every, checkpoint.stem):
+        recent.append(train_step(step))
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == num_steps:
+            training.record({name: sum(row[name] for row in recent) / len(recent) for name in recent[0]})
+            recent.clear()

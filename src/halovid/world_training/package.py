@@ -26,9 +26,9 @@ def load_vae(checkpoint: Path) -> AutoencoderKLWan:
 
 def load_text_to_latents(checkpoint: Path) -> TextToLatents:
     """The averaged generator of a training checkpoint."""
-    averaged = torch.optim.swa_utils.AveragedModel(TextToLatents())
-    averaged.load_state_dict(load_checkpoint(checkpoint)["average"])
-    return cast(TextToLatents, averaged.module.eval())
+    ema = torch.optim.swa_utils.AveragedModel(TextToLatents())
+    ema.load_state_dict(load_checkpoint(checkpoint)["ema"])
+    return cast(TextToLatents, ema.module.eval())
 
 
 def write_pipeline(vae: AutoencoderKLWan, model: TextToLatents, folder: Path) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from halovid.maths.optimizers import MuonAdamW
+from halovid.store.resumable import Stateful
 from halovid.world.captions import all_words, write_caption
 from halovid.world.scenes import (
     BACKGROUNDS,
@@ -29,7 +30,7 @@ from halovid.world.scenes import (
     SceneSpec,
     sample_spec,
 )
-from halovid.world_training.loop import Stateful, descend, run_steps
+from halovid.world_training.loop import descend, run_steps
 
 MAX_TEXT = 512  # what WanPipeline pads every prompt to
 WIDTH = 128

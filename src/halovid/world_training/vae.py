@@ -11,8 +11,9 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from halovid.maths.optimizers import MuonAdamW
+from halovid.store.resumable import Stateful
 from halovid.world_training.clips import Clips
-from halovid.world_training.loop import Stateful, descend, run_steps
+from halovid.world_training.loop import descend, run_steps
 
 LAYOUT = {
     "base_dim": 24,

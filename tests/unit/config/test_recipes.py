@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from halovid.config.recipes import load_config, make_config
+from halovid.config.objectives import GranDPOOptions, NftOptions
+from halovid.config.recipes import changed, load_config, make_config
 from halovid.config.run import RunConfig
 from halovid.config.sections import result_settings
 from halovid.maths.grid import PatchGrid
-from halovid.maths.losses import GranDPOOptions
 from halovid.store.errors import InputError
 
 
@@ -45,7 +45,7 @@ def test_values_arrive_in_their_sections(tmp_path: Path) -> None:
         generate: {candidates: 7, prompts: {count: 11}}
         align:
           learning_rate: 1e-3
-          loss: {beta_patch: 13, tie: 0.25}
+          objective: {beta_patch: 13, tie: 0.25}
           sigma: {scheme: uniform, lowest: 0.1}
           lora: {rank: 5, targets: [to_q, to_k]}
     """
@@ -54,7 +54,7 @@ def test_values_arrive_in_their_sections(tmp_path: Path) -> None:
     assert config.grid == PatchGrid(2, 3, 5)
     assert (config.generate.candidates, config.generate.prompts.count) == (7, 11)
     assert config.align.learning_rate == 1e-3
-    assert config.align.loss == GranDPOOptions(beta_patch=13, tie=0.25)
+    assert config.align.objective == GranDPOOptions(beta_patch=13, tie=0.25)
     assert (config.align.sigma.scheme, config.align.sigma.lowest, config.align.sigma.highest) == ("uniform", 0.1, 1)
     assert config.align.lora.targets == ("to_q", "to_k")
 
@@ -72,7 +72,7 @@ def test_a_configuration_does_not_change() -> None:
     [
         ({"alihn": {}}, "alihn", "align", "evaluate"),
         ({"align": {"stesp": 3}}, "align.stesp", "steps", "learning_rate"),
-        ({"align": {"loss": {"beta_pach": 3}}}, "align.loss.beta_pach", "beta_patch", "lambda_anchor"),
+        ({"align": {"objective": {"beta_pach": 3}}}, "align.objective.beta_pach", "beta_patch", "lambda_anchor"),
         ({"align": {"sigma": {"sheme": "x"}}}, "align.sigma.sheme", "scheme", "shift"),
         ({"align": {"lora": {"rnk": 3}}}, "align.lora.rnk", "rank", "targets"),
         ({"grid": {"t": 1, "h": 1, "w": 1, "hh": 2}}, "grid.hh", "h", "w"),
@@ -94,8 +94,8 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(
     [
         ({"align": {"steps": "many"}}, "align.steps", "'many'"),
         ({"align": {"steps": 2.5}}, "align.steps", "2.5"),
-        ({"align": {"loss": {"beta_patch": -3}}}, "align.loss.beta_patch", "-3"),
-        ({"align": {"loss": 3}}, "align.loss", "3"),
+        ({"align": {"objective": {"beta_patch": -3}}}, "align.objective.beta_patch", "-3"),
+        ({"align": {"objective": 3}}, "align.objective", "3"),
         ({"align": {"sigma": {"lowest": 0.9, "highest": 0.1}}}, "align.sigma", "lowest sigma 0.9"),
         ({"align": {"method": "loras"}}, "align.method", "'loras'"),
         ({"grid": {"t": 0, "h": 3, "w": 5}}, "grid", "(0, 3, 5)"),
@@ -107,7 +107,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(
         ({"reward": {"backbone": "conv", "patch_size": 6}}, "reward", "patch_size 6 must be a power of two"),
         ({"seed": float("nan")}, "seed", "nan"),
         ({"align": {"learning_rate": float("inf")}}, "align.learning_rate", "inf"),
-        ({"align": {"loss": {"beta_patch": float("inf")}}}, "align.loss.beta_patch", "inf"),
+        ({"align": {"objective": {"beta_patch": float("inf")}}}, "align.objective.beta_patch", "inf"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_place(raw: dict[str, Any], place: str, value: str) -> None:
@@ -126,10 +126,16 @@ def test_every_problem_is_told_at_once() -> None:
 
 def test_overrides_reach_every_depth_and_win(tmp_path: Path) -> None:
     path = recipe(tmp_path, "seed: 1\nalign: {steps: 5, ema: 0.5}\n")
-    overrides = ("seed=2", "align.steps=7", "align.loss.beta_patch=3e1", "grid={t: 2, h: 3, w: 5}", "report.title=a=b")
+    overrides = (
+        "seed=2",
+        "align.steps=7",
+        "align.objective.beta_patch=3e1",
+        "grid={t: 2, h: 3, w: 5}",
+        "report.title=a=b",
+    )
     config = load_config(path, overrides)
     assert (config.seed, config.align.steps, config.align.ema) == (2, 7, 0.5)
-    assert config.align.loss.beta_patch == 30
+    assert config.align.objective.beta_patch == 30
     assert config.grid == PatchGrid(2, 3, 5)
     assert config.report.title == "a=b"
     assert load_config(path, ("align.steps=7", "align.steps=9")).align.steps == 9
@@ -155,11 +161,11 @@ def test_a_section_without_entries_counts_as_left_out(tmp_path: Path) -> None:
     path = recipe(tmp_path, "seed: 1\nalign:\n")
     assert load_config(path).align == RunConfig().align
     assert load_config(path, ("align.steps=3",)).align.steps == 3
-    path = recipe(tmp_path, "align:\n  loss:\n  ema: 0.5\nevaluate:\n  prompts:\n")
-    assert load_config(path).align.loss == GranDPOOptions()
+    path = recipe(tmp_path, "align:\n  objective:\n  ema: 0.5\nevaluate:\n  prompts:\n")
+    assert load_config(path).align.objective == GranDPOOptions()
     assert load_config(path).align.ema == 0.5
     assert load_config(path).evaluate == RunConfig().evaluate
-    assert load_config(path, ("align.loss.tie=0.5",)).align.loss.tie == 0.5
+    assert load_config(path, ("align.objective.tie=0.5",)).align.objective.tie == 0.5
     with pytest.raises(InputError, match=r"align\.steps: got None"):
         load_config(recipe(tmp_path, "align:\n  steps:\n"))
 
@@ -215,7 +221,7 @@ def test_a_part_holds_the_named_sections_alone() -> None:
     part = first.part("seed", "grid", "align")
     assert set(part) == {"seed", "grid", "align"}
     assert part["grid"] == {"t": 4, "h": 4, "w": 4}
-    assert part["align"]["loss"]["beta_patch"] == first.align.loss.beta_patch
+    assert part["align"]["objective"]["beta_patch"] == first.align.objective.beta_patch
     assert make_config(part) == first
 
 
@@ -225,6 +231,52 @@ def test_a_folder_in_place_of_a_file_is_refused(place: str, tmp_path: Path) -> N
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match=rf"^{place}: {tmp_path}/folder is a folder; name a file$"):
         load_config(tmp_path / "r.yaml", (f"{place}={tmp_path}/folder",))
+
+
+def test_an_objective_is_chosen_by_its_name() -> None:
+    assert make_config({"align": {"objective": {"beta_clip": 3}}}).align.objective == GranDPOOptions(beta_clip=3)
+    assert make_config({"align": {"objective": {"name": "nft", "beta": 0.5}}}).align.objective == NftOptions(beta=0.5)
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ({"name": "dpo"}, r"^align\.objective: got .*'gran_dpo', 'sft', 'nft'"),
+        ({"name": "sft", "beta": 1}, r"^unknown key 'align\.objective\.beta'.*allowed here: name$"),
+        ({"name": "nft", "beta": -1}, r"^align\.objective\.beta: got -1"),
+        ({"lambda_clip": 0, "lambda_patch": 0, "lambda_anchor": 0}, r"^align\.objective: got .*every lambda_\* is 0"),
+        ([1], r"^align\.objective: got \[1\]"),
+    ],
+)
+def test_a_wrong_objective_is_explained(objective: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_config({"align": {"objective": objective}})
+
+
+@pytest.mark.parametrize(
+    ("align", "names"),
+    [
+        ({"loss": {}}, ("'align.loss' is now called 'align.objective'",)),
+        (
+            {"loss": {"beta_video": 3, "tie": 1}},
+            ("'align.loss' is now called 'align.objective'", "'align.loss.beta_video' is now called", "beta_clip'"),
+        ),
+        ({"objective": {"lambda_video": 0}}, ("lambda_video' is now called 'align.objective.lambda_clip'",)),
+        ({"loss": {"lambda_nft": 1}}, ("'align.loss.lambda_nft' is now called 'align.objective.name: nft'",)),
+    ],
+)
+def test_an_old_name_is_answered_with_the_new_one(align: dict[str, Any], names: tuple[str, ...]) -> None:
+    with pytest.raises(InputError) as caught:
+        make_config({"align": align})
+    assert all(name in str(caught.value) for name in names)
+    assert "tie" not in str(caught.value)
+
+
+def test_another_objective_takes_none_of_the_options_of_the_one_before() -> None:
+    config = make_config({"align": {"objective": {"beta_clip": 3}}})
+    assert changed(config, {"align": {"objective": {"tie": 1}}}).align.objective == GranDPOOptions(beta_clip=3, tie=1)
+    others = ({"align": {"objective": {"name": "nft"}}}, {"align": {"objective": {"beta": 1}}})
+    assert changed(config, *others).align.objective == NftOptions(beta=1)
 
 
 EXECUTION = (

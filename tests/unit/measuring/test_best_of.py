@@ -11,7 +11,7 @@ from halovid.measuring.best_of import BestOf
 from halovid.records import PromptBatch, Refusal, Rewards
 from halovid.store.errors import InputError
 
-PROMPTS = PromptBatch(("a", "b"), torch.zeros(2, 1, 1), (8.0, 8.0))
+PROMPTS = PromptBatch(("a", "b"), torch.zeros(2, 1, 1), (8.0, 8.0), LatentGeometry(4, 8, causal_first_frame=True))
 
 
 class SeedSampler:

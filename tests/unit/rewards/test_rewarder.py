@@ -39,7 +39,7 @@ def make_video() -> Tensor:
 
 def make_prompts(texts: tuple[str, ...] = ("a cat", "two red dogs", "rain")) -> PromptBatch:
     rows = [torch.randn(4, 5, generator=torch.Generator().manual_seed(len(text))) for text in texts]
-    return PromptBatch(texts, torch.stack(rows), (8.0,) * len(texts))
+    return PromptBatch(texts, torch.stack(rows), (8.0,) * len(texts), GEOMETRY)
 
 
 def small_network() -> RewardNetwork:
@@ -75,9 +75,9 @@ IMPLEMENTATIONS: dict[str, Callable[[Server, Path, torch.device], Rewarder]] = {
     "network, crop": lambda _, folder, device: NetworkRewarder(small_network().to(device), GRID, "crop"),
     "language model": lambda _, folder, device: NetworkRewarder(language_network(folder).to(device), GRID),
     "released": lambda _, folder, device: ReleasedRewarder(
-        load_released(str(write_videoreward(folder / "VideoReward", "whole", 3)), device), GRID, GEOMETRY
+        load_released(str(write_videoreward(folder / "VideoReward", "whole", 3)), device), GRID
     ),
-    "served": lambda server, folder, _: ReleasedRewarder(served(server, folder), GRID, GEOMETRY),
+    "served": lambda server, folder, _: ReleasedRewarder(served(server, folder), GRID),
 }
 CASES = [pytest.param((name, device), id=f"{name} on {device}") for name in IMPLEMENTATIONS for device in DEVICES]
 
@@ -91,7 +91,7 @@ def rewarder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def told(rewarder: Rewarder, prompts: PromptBatch) -> PromptBatch:
     """Prompts with no more than a rewarder says that it needs."""
-    return prompts if rewarder.needs_conditioning else PromptBatch(prompts.texts, None, prompts.fps)
+    return prompts if rewarder.needs_conditioning else PromptBatch(prompts.texts, None, prompts.fps, prompts.geometry)
 
 
 def numbers(rewards: Rewards, row: int) -> list[Tensor]:
@@ -183,19 +183,21 @@ def test_larger_clips_than_the_network_s_are_reduced() -> None:
 
 def test_a_network_that_reads_conditions_says_when_there_are_none() -> None:
     with pytest.raises(ValueError, match="text conditions; none were given"):
-        NetworkRewarder(small_network(), GRID).reward(make_video(), PromptBatch(("a",) * CLIPS, None, (8.0,) * CLIPS))
+        NetworkRewarder(small_network(), GRID).reward(
+            make_video(), PromptBatch(("a",) * CLIPS, None, (8.0,) * CLIPS, GEOMETRY)
+        )
 
 
 def test_prompts_that_do_not_fit_together_are_refused() -> None:
     for texts, rows, fps in ((("a",), 2, (8.0,)), (("a", "b"), 2, (8.0,)), ((), 1, ())):
         with pytest.raises(ValueError, match="must have a row for each clip"):
-            PromptBatch(texts, torch.zeros(rows, 1, 1), fps)
+            PromptBatch(texts, torch.zeros(rows, 1, 1), fps, GEOMETRY)
 
 
 @pytest.mark.parametrize("again", [False, True])
 def test_a_patch_without_a_score_refuses_its_clip_alone(again: bool, tmp_path: Path) -> None:
     released = load_released(str(write_videoreward(tmp_path / "VideoReward", "whole", 3)))
-    rewarder, rate, calls = ReleasedRewarder(released, GRID, GEOMETRY), released.rate, []
+    rewarder, rate, calls = ReleasedRewarder(released, GRID), released.rate, []
 
     def fail_once(frames: Tensor, prompt: str) -> Tensor:
         calls.append(prompt)
@@ -220,14 +222,14 @@ def test_the_recipe_says_who_rewards(tmp_path: Path) -> None:
     save_reward(small_network(), tmp_path / "reward")
     folder = write_videoreward(tmp_path / "VideoReward", "whole", 3)
     video, prompts = make_video(), make_prompts()
-    by_network = open_rewarder(recipe(scoring="crop"), tmp_path, GEOMETRY)
+    by_network = open_rewarder(recipe(scoring="crop"), tmp_path)
     expected = NetworkRewarder(small_network(), GRID, "crop").reward(video, prompts)
     torch.testing.assert_close(by_network.reward(video, prompts).patches, expected.patches)
     nowhere = tmp_path / "nowhere"
-    by_release = open_rewarder(recipe(released=str(folder)), nowhere, GEOMETRY)
+    by_release = open_rewarder(recipe(released=str(folder)), nowhere)
     assert isinstance(by_release, ReleasedRewarder) and by_release.released.names == ("VQ", "MQ", "TA")
     server = {"family": "unifiedreward", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
-    by_server = open_rewarder(recipe(server=server), nowhere, GEOMETRY)
+    by_server = open_rewarder(recipe(server=server), nowhere)
     assert isinstance(by_server, ReleasedRewarder) and isinstance(by_server.released, ServedReward)
     with pytest.raises(InputError, match="holds no readable reward model"):
-        open_rewarder(recipe(), nowhere, GEOMETRY)
+        open_rewarder(recipe(), nowhere)

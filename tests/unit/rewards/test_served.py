@@ -198,7 +198,7 @@ def test_an_outage_amid_a_clip_costs_only_what_is_missing_whatever_the_threads(
     grid, geometry = PatchGrid(1, 2, 2), LatentGeometry(4, 8, causal_first_frame=True)
 
     def reward() -> Rewards:
-        return ReleasedRewarder(make_reward(), grid, geometry).reward(clip[None], PromptBatch(("cat",), None, (8.0,)))
+        return ReleasedRewarder(make_reward(), grid).reward(clip[None], PromptBatch(("cat",), None, (8.0,), geometry))
 
     server.plan = [reply(completion(SCORES))] * 3
     server.always = status(503)

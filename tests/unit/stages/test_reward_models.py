@@ -25,7 +25,7 @@ from halovid.rewards.released import UnscoredError
 from halovid.rewards.released.served import ServedReward
 from halovid.rewards.rewarder import open_rewarder
 from halovid.stages import STAGES, reward, score
-from halovid.store import tables
+from halovid.store import resumable, tables
 from halovid.store.errors import InputError
 from halovid.store.files import write_json
 from halovid.store.folders import open_stage
@@ -113,8 +113,7 @@ def test_a_model_that_reads_text_scores_any_folder_and_watches_a_training(run_di
     assert found[0]["reward"] == pytest.approx(known["reward"], abs=1e-4)
     assert found[0]["patch_rewards"] == pytest.approx(known["patch_rewards"], abs=1e-4)
     rows = [{"prompt_id": "p0", "prompt": "prompt 0", "seed": 1}]
-    rewarder = open_rewarder(config, run_dir, OneClip.geometry)
-    monitor = Monitor(tmp_path, rewarder, rows, torch.zeros(1, 4, 5), config)
+    monitor = Monitor(tmp_path, open_rewarder(config, run_dir), rows, torch.zeros(1, 4, 5), config, instruments=[])
     reading = monitor.observe(OneClip(read_video(clips / "0.mp4", SIZE[1:], SIZE[0])), 1)
     assert reading.values[REWARD] == pytest.approx([known["reward"]], abs=1e-4)
 
@@ -146,7 +145,7 @@ def test_preferences_train_it_too_and_a_killed_training_continues(
     config = settings(reward=changes | {"gradient_checkpointing": True})
     whole = copy()
     reward.run(config, whole)
-    save, left = training.save_checkpoint, [3]
+    save, left = resumable.save_checkpoint, [3]
 
     def dying(path: Path, state: dict[str, Any]) -> None:
         save(path, state)
@@ -155,7 +154,7 @@ def test_preferences_train_it_too_and_a_killed_training_continues(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as killed:
-        killed.setattr(training, "save_checkpoint", dying)
+        killed.setattr(resumable, "save_checkpoint", dying)
         with pytest.raises(KeyboardInterrupt):
             reward.run(config, run_dir)
     reward.run(config, run_dir)
@@ -239,15 +238,15 @@ def test_best_of_works_with_a_model_that_reads_text(run_dir: Path, tmp_path: Pat
     folder = write_language_model("smolvlm", tmp_path / "model")
     config = settings(reward={"backbone": "smolvlm", "model": str(folder)})
     reward.run(config, run_dir)
-    rewarder = open_rewarder(config, run_dir, OneClip.geometry)
+    rewarder = open_rewarder(config, run_dir)
     assert not rewarder.needs_conditioning
     video = read_video(run_dir / "generate" / "clips" / "0.mp4", SIZE[1:], SIZE[0])
     draw = BestOf(OneClip(video), rewarder, 2, "patch")
-    assert draw(PromptBatch(("prompt 0",), torch.zeros(1, 4, 5), (8.0,)), [1]).shape == (1, 1)
+    assert draw(PromptBatch(("prompt 0",), torch.zeros(1, 4, 5), (8.0,), OneClip.geometry), [1]).shape == (1, 1)
 
 
 @pytest.mark.parametrize("score", [{"released": "some/model"}, {"server": SERVER}])
 def test_with_a_released_or_served_model_nothing_reads_the_run_s_own(score: dict[str, Any]) -> None:
-    config = make_config({"score": score, "evaluate": {"reward": True, "best_of": 2}})
+    config = make_config({"score": score, "evaluate": {"instruments": ["reward"], "best_of": 2}})
     assert not any("reward" in stage.reads(config) for stage in STAGES.values())
     assert config.scored_size == config.clip_size and config.has_rewarder

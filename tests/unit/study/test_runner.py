@@ -21,8 +21,8 @@ STUDY_YAML: dict[str, Any] = {
     "settings": {"all pairs": {}, "few pairs": {"pair": {"limit": 3}}},
     "methods": {
         "clip": {
-            "change": {"align": {"loss": {"lambda_patch": 0}}},
-            "tune": {"align.learning_rate": [1e-4, 1e-3], "align.loss.beta_video": [10, 20]},
+            "change": {"align": {"objective": {"lambda_patch": 0}}},
+            "tune": {"align.learning_rate": [1e-4, 1e-3], "align.objective.beta_clip": [10, 20]},
         },
         "best of 4": {"change": {"evaluate": {"best_of": 4}}, "train": False},
     },
@@ -47,9 +47,11 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Cell, bool]]:
 
     def measured(cell: Cell, run_dir: Path) -> Any:
         cells.append((cell, cell.config.evaluate.best_of == 1))
-        value = -abs(cell.config.align.learning_rate - 1e-3) - abs(cell.step - 5) - cell.config.align.loss.beta_video
+        value = (
+            -abs(cell.config.align.learning_rate - 1e-3) - abs(cell.step - 5) - cell.config.align.objective.beta_clip
+        )
         row = {"method": cell.method, "setting": cell.setting, "seed": cell.seed, "step": cell.step, "prompt_id": "p"}
-        row |= {"measure": "judge: rating"}
+        row |= {"measure": "judge_rating"}
         base, aligned = {"model": "base", "value": -100.0}, {"model": "aligned", "value": value}
         return rows_to_table([row | base, row | aligned], STUDY)
 
@@ -63,7 +65,7 @@ def test_every_combination_is_tuned_on_validation_prompts_with_a_seed_of_its_own
 ) -> None:
     run_study(written, tmp_path / "out")
     tuning = [cell for cell, _ in seen if cell.setting == "tuning"]
-    tried = {(c.config.align.learning_rate, c.config.align.loss.beta_video, c.step) for c in tuning}
+    tried = {(c.config.align.learning_rate, c.config.align.objective.beta_clip, c.step) for c in tuning}
     assert tried == {(rate, beta, step) for rate in (1e-4, 1e-3) for beta in (10, 20) for step in (5, 10)}
     assert len(tuning) == 8, "methods without dials are not tuned"
     for cell in tuning:
@@ -74,7 +76,7 @@ def test_every_combination_is_tuned_on_validation_prompts_with_a_seed_of_its_own
     assert max(row["value"] for row in rows if row["method"] == "clip") == -10, "the base's own rating does not count"
     assert (
         next(row["change"] for row in rows if row["method"] == "clip")
-        == "align.learning_rate=0.0001 align.loss.beta_video=10"
+        == "align.learning_rate=0.0001 align.objective.beta_clip=10"
     )
 
 
@@ -90,7 +92,7 @@ def test_cells_have_the_best_settings_and_every_seed_under_every_setting(
     for cell in trained:
         config: RunConfig = cell.config
         assert (config.seed, config.align.seed) == (7, cell.seed)
-        assert (config.align.learning_rate, config.align.loss.beta_video, config.align.loss.lambda_patch) == (
+        assert (config.align.learning_rate, config.align.objective.beta_clip, config.align.objective.lambda_patch) == (
             1e-3,
             10,
             0,

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from halovid.config.recipes import make_config
 from halovid.maths.grid import LatentGeometry
+from halovid.measuring.instruments import MEASURES, open_instruments
 from halovid.records import PromptBatch, Refusal, Rewards
 from halovid.rewards.network import RewardNetwork, RewardSpec
 from halovid.rewards.rewarder import NetworkRewarder
-from halovid.training.monitor import PATCH_REWARD, REWARD, Monitor, Reading, parting
+from halovid.training.monitor import PATCH_REWARD, REWARD, Monitor, Reading, parting, watching_instruments
 from tiny_models import encoder_spec
 
 NUM_CLIPS = 12
-LOWER, HIGHER, SAME = "flow warp error", "SSIM of adjacent frames", "flow magnitude"
+LOWER, HIGHER, SAME = "flow_warp_error", "adjacent_frame_ssim", "flow_magnitude"
 
 
 def reading(step: int, **changes: float) -> Reading:
@@ -41,7 +42,9 @@ def test_a_reward_that_rises_with_all_else_is_no_reason_to_warn() -> None:
 )
 def test_a_measure_that_gets_worse_while_the_reward_rises_is_named(change: dict[str, float], name: str) -> None:
     [sentence] = parting(reading(0), reading(70, reward=0.5, **change))
-    assert sentence.startswith("step 70: the reward rose from ") and f"but {name} went from " in sentence
+    assert (
+        sentence.startswith("step 70: the reward rose from ") and f"but {MEASURES[name].title} went from " in sentence
+    )
 
 
 def test_without_a_higher_reward_nothing_is_said() -> None:
@@ -68,28 +71,48 @@ class FlatSampler:
     def encode_prompts(self, prompts: list[str]) -> Tensor:
         raise AssertionError("the monitor has its prompts encoded already")
 
+    def __init__(self) -> None:
+        self.sampled: list[int] = []
+
     def sample(self, prompt_embeds: Tensor, seeds: list[int]) -> Tensor:
+        self.sampled.append(len(seeds))
         return torch.tensor(seeds, dtype=torch.float32)[:, None] / 10
 
     def decode_video(self, latents: Tensor) -> Tensor:
         return latents[:, :, None, None, None].expand(-1, 3, 13, 64, 64)
 
 
-def test_the_monitor_keeps_the_clips_and_measures_each(tmp_path: Path) -> None:
+def make_monitor(folder: Path, num_clips: int, batch_size: int) -> Monitor:
     torch.manual_seed(0)
     backbone = encoder_spec(patch_size=8, num_frames=13, frame_height=32, frame_width=32, prompt_width=4)
     aspects = ("visual_quality",)
-    network = RewardNetwork(RewardSpec(backbone=backbone, aspects=aspects, patch_aspects=aspects)).eval()
-    clips = [{"prompt_id": "p0", "prompt": "a", "seed": 1}, {"prompt_id": "p1", "prompt": "b", "seed": 4}]
-    config = make_config({"generator": {"batch_size": 1}})
-    monitor = Monitor(tmp_path, NetworkRewarder(network, config.grid), clips, torch.randn(2, 3, 4), config)
-    found = monitor.observe(FlatSampler(), 30)
+    network = RewardNetwork(RewardSpec(backbone=backbone, aspects=aspects, patch_aspects=aspects))
+    clips = [{"prompt_id": f"p{i}", "prompt": "a", "seed": 1 + 3 * i} for i in range(num_clips)]
+    config = make_config({"generator": {"batch_size": batch_size}})
+    instruments = open_instruments(watching_instruments(config), config, folder)
+    return Monitor(
+        folder, NetworkRewarder(network.eval(), config.grid), clips, torch.randn(num_clips, 3, 4), config, instruments
+    )
+
+
+def test_the_monitor_keeps_the_clips_and_measures_each(tmp_path: Path) -> None:
+    found = make_monitor(tmp_path, 2, 16).observe(FlatSampler(), 30)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p0-step000030.mp4", "p1-step000030.mp4"]
-    assert {REWARD, PATCH_REWARD, LOWER, "critic: defect probability"} <= found.values.keys()
+    assert {REWARD, PATCH_REWARD, LOWER, "critic_defect_probability"} <= found.values.keys()
     assert not any("sprite" in name or "alignment" in name for name in found.values), "the truth is not for training"
     assert all(value.shape == (2,) for value in found.values.values())
-    assert found.values["SSIM of adjacent frames"] == pytest.approx([1, 1])
+    assert found.values[HIGHER] == pytest.approx([1, 1])
     assert found.means()["monitor/reward"] == pytest.approx(found.values[REWARD].mean())
+
+
+def test_no_more_clips_are_sampled_at_once_than_the_generator_may(tmp_path: Path) -> None:
+    few, all_at_once = FlatSampler(), FlatSampler()
+    first = make_monitor(tmp_path, 5, 2).observe(few, 1)
+    second = make_monitor(tmp_path, 5, 16).observe(all_at_once, 1)
+    assert (few.sampled, all_at_once.sampled) == ([2, 2, 1], [5])
+    assert first.values.keys() == second.values.keys()
+    for name, values in first.values.items():
+        assert values == pytest.approx(second.values[name], rel=1e-4, abs=1e-5), name
 
 
 class Moody:
@@ -106,7 +129,9 @@ class Moody:
 
 def test_a_refused_clip_stops_no_training_and_counts_nowhere(tmp_path: Path) -> None:
     clips = [{"prompt_id": str(i), "prompt": "no" if i == 1 else "yes", "seed": i} for i in range(5)]
-    monitor = Monitor(tmp_path, Moody(), clips, torch.randn(5, 3, 4), make_config({}))
+    config = make_config({})
+    instruments = open_instruments(["plain"], config, tmp_path)
+    monitor = Monitor(tmp_path, Moody(), clips, torch.randn(5, 3, 4), config, instruments)
     base, now = monitor.observe(FlatSampler(), 0), monitor.observe(FlatSampler(), 1)
     assert np.isnan(now.values[REWARD]).tolist() == [False, True, False, False, False]
     assert now.means()["monitor/reward"] == pytest.approx((0 + 2 + 3 + 4) / 40)

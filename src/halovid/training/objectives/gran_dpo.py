@@ -1,0 +1,55 @@
+"""Gran-DPO (HALO, arXiv 2502.06812), and Diffusion-DPO as the case without patches."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from halovid.config.objectives import GranDPOOptions
+from halovid.maths.grid import pool_cells
+from halovid.maths.losses import (
+    Margins,
+    PairErrors,
+    anchor_term,
+    clip_term,
+    displacement,
+    patch_accuracy,
+    patch_term,
+    patch_weights,
+    sft_term,
+)
+from halovid.training.objectives.base import Needs
+
+
+class GranDPO:
+    """loss = sum of lambda_term * term over clip, patch, anchor and sft; a term of weight 0 is not computed."""
+
+    def __init__(self, options: GranDPOOptions) -> None:
+        self._options = options
+        compares = options.lambda_clip > 0 or options.lambda_patch > 0
+        self.needs = Needs(rejected=compares or options.lambda_anchor > 0, reference=compares)
+
+    def loss(self, errors: PairErrors, margins: Margins, timestep_weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Objective.loss`."""
+        options = self._options
+        gap = errors.gap_chosen - errors.gap_rejected
+        weights = patch_weights(margins.patches, options.margin_power_patch, options.tie)
+        terms: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
+        if options.lambda_clip:
+            logits = -options.beta_clip * timestep_weight * gap.mean((1, 2, 3))
+            terms["clip"] = clip_term(logits, margins.clip, options.margin_power_clip)
+            metrics |= {"rewards/margins": logits, "rewards/accuracies": 0.5 + 0.5 * logits.sign()}
+        if options.lambda_patch:
+            logits = -options.beta_patch * timestep_weight[:, None, None, None] * pool_cells(gap, margins.grid)
+            terms["patch"] = patch_term(logits, margins.patches, weights)
+            metrics |= {"rewards/patch_accuracies": patch_accuracy(logits, margins.patches, weights)}
+        if options.lambda_anchor:
+            terms["anchor"] = anchor_term(errors, margins.patches, weights)
+        if options.lambda_sft:
+            terms["sft"] = sft_term(errors)
+        loss = reduce(torch.add, (getattr(options, f"lambda_{name}") * term for name, term in terms.items()))
+        metrics |= {f"loss/{name}": term for name, term in terms.items()}
+        return loss, metrics | displacement(errors, margins.patches, weights)

@@ -1,0 +1,108 @@
+"""A training small enough for unit tests: a network of a few weights behind the methods that a training calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from halovid.config.recipes import make_config
+from halovid.config.run import AlignConfig
+from halovid.maths.losses import Margins
+from halovid.maths.noise import flow_interpolate, flow_velocity
+from halovid.training.loop import Alignment
+from halovid.training.objectives import make_objective
+from halovid.training.pairs import PairBatch
+from halovid.training.parallel import OneProcess, Parallel
+from halovid.training.policy import Policy
+
+C, T, H, W = 2, 3, 4, 4
+GRID = (3, 2, 2)
+PROMPT = (3, C)  # rows and width of a text condition
+OPTIONS: dict[str, Any] = {
+    "method": "full",
+    "batch_size": 4,
+    "learning_rate": 0.01,
+    "warmup": 0,
+    "steps": 6,
+    "ema": 0.5,
+}
+
+
+class TinyDenoiser(nn.Module):
+    """Mixes channels, and adds the mean of the text condition and the level."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv3d(C, C, 1)
+        self.text = nn.Linear(C, C)
+
+    def forward(self, noisy: Tensor, level: Tensor, prompts: Tensor) -> Tensor:
+        condition = self.text(prompts.mean(1)) + level[:, None]
+        return self.mix(noisy) + condition[:, :, None, None, None]
+
+
+class TinyGenerator:
+    """What a training calls of a generator; `predicted` notes how many clips each prediction was for."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.denoiser: Any = TinyDenoiser()
+        self.predicted: list[int] = []
+        self.saved: list[Path] = []
+
+    def add_noise(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        return flow_interpolate(latents, noise, sigma)
+
+    def target(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        return flow_velocity(latents, noise)
+
+    def predict(self, noisy_latents: Tensor, sigma: Tensor, prompt_embeds: Tensor) -> Tensor:
+        self.predicted.append(len(noisy_latents))
+        return self.denoiser(noisy_latents, sigma, prompt_embeds)
+
+    def save_weights(self, folder: Path) -> None:
+        self.saved.append(folder)
+
+
+class TinyPairs:
+    """Pairs that are functions of their index alone; the indices in `tied` have patches that all tie."""
+
+    def __init__(self, count: int = 10, sides: int = 2, tied: Sequence[int] = (), broken: Sequence[int] = ()) -> None:
+        self._count, self._sides, self._tied, self._broken = count, sides, tied, broken
+
+    def __len__(self) -> int:
+        return self._count
+
+    def batch(self, indices: Sequence[int]) -> PairBatch:
+        pairs = [self._pair(index) for index in indices]
+        latents, prompts, clip, patches, weight = (torch.stack(values) for values in zip(*pairs, strict=True))
+        return PairBatch(latents, prompts, Margins(clip, patches), weight)
+
+    def _pair(self, index: int) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(index)
+        latents = torch.randn(2, C, T, H, W, generator=generator)[: self._sides]
+        prompts, patches = torch.randn(*PROMPT, generator=generator), torch.randn(*GRID, generator=generator)
+        if index in self._broken:
+            latents = latents * torch.inf
+        return (
+            latents,
+            prompts,
+            torch.tensor(0.5 + index),
+            patches * (index not in self._tied),
+            torch.tensor(1.0 + index),
+        )
+
+
+def make_alignment(
+    folder: Path, pairs: TinyPairs | None = None, parallel: Parallel | None = None, **options: Any
+) -> Alignment:
+    """A training of `TinyGenerator` on `TinyPairs` with some options of the section align changed."""
+    align: AlignConfig = make_config({"align": OPTIONS | options}).align
+    objective = make_objective(align.objective)
+    sides = 2 if objective.needs.rejected else 1
+    policy = Policy(TinyGenerator(), align, parallel)
+    return Alignment(policy, objective, pairs or TinyPairs(sides=sides), align, 5, folder, parallel or OneProcess())
