@@ -1,10 +1,10 @@
-"""Records that cross floors: prompts and what they make a model do, requests to judges and answers, measures."""
+"""Records that cross floors: prompts and what they make a model do, answers of judges, rewards, measures."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -172,7 +172,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A clip that could not be judged, and why; `again`: asking another time may help."""
+    """A clip that could not be judged or rewarded, and why; `again`: asking another time may help."""
 
     reason: str
     again: bool = False
@@ -216,3 +216,94 @@ class ClipBatch:
     def prompt_ids(self) -> list[str]:
         """The prompt of each clip."""
         return [row["prompt_id"] for row in self.rows]
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """What a rewarder is told of B clips besides their pixels: their prompts, and how they are laid out in time.
+
+    texts: their prompts.  conditioning: what these prompts make the diffusion model do, a row each; None where nobody
+    encoded them.  fps: frames a second at which each clip is played.
+    geometry: how the diffusion model divides a clip, and with it the patches.
+
+    Raises:
+        ValueError: texts, conditioning and fps are not of equal length.
+    """
+
+    texts: tuple[str, ...]
+    conditioning: Conditioning | None
+    fps: tuple[float, ...]
+    geometry: LatentGeometry
+
+    @classmethod
+    def of_rows(
+        cls,
+        rows: Sequence[Mapping[str, Any]],
+        geometry: LatentGeometry,
+        condition: Callable[[Sequence[str]], Conditioning] | None,
+    ) -> PromptBatch:
+        """What is told of clips by their rows of tables.CLIPS.
+
+        Args:
+            condition: prompt ids -> their conditioning; None for a rewarder that needs none.
+        """
+        conditioning = condition([row["prompt_id"] for row in rows]) if condition else None
+        return cls(tuple(row["prompt"] for row in rows), conditioning, tuple(row["fps"] for row in rows), geometry)
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.texts), len(self.fps), len(self.texts if self.conditioning is None else self.conditioning)}
+        if len(lengths) > 1:
+            raise ValueError(f"texts, conditioning and fps must have a row for each clip, their lengths are {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def rows(self, indices: Sequence[int]) -> PromptBatch:
+        """What is told of some of the clips, in the order of `indices`."""
+        return PromptBatch(
+            tuple(self.texts[index] for index in indices),
+            None if self.conditioning is None else self.conditioning.rows(indices),
+            tuple(self.fps[index] for index in indices),
+            self.geometry,
+        )
+
+
+@dataclass(frozen=True)
+class AspectRatings:
+    """Ratings of B clips in one aspect: `clip` [B], `patches` [B, t, h, w]; None where it is not rated by patch."""
+
+    clip: Tensor
+    patches: Tensor | None
+
+
+@dataclass(frozen=True)
+class Showing:
+    """What a released reward model was shown of a clip: a score means nothing without it.
+
+    frames: indices into the clip.  policy: how they were chosen and shown, and the question.  model: its name.
+    """
+
+    frames: tuple[int, ...]
+    policy: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """Rewards of B clips and of their patches, higher is better; float32 on the CPU, NaN in the rows that are refused.
+
+    clip: [B].  patches: [B, t, h, w].  refusals: why a clip has no reward, None for each that has one.
+    ratings: aspect, by the rewarder's own names, -> the ratings that the rewards are made of; may be empty.
+    showings: what a released model was shown of each clip, None for a refused one; empty for other rewarders.
+    """
+
+    clip: Tensor
+    patches: Tensor
+    refusals: tuple[Refusal | None, ...]
+    ratings: dict[str, AspectRatings] = field(default_factory=dict)
+    showings: tuple[Showing | None, ...] = ()
+
+    @property
+    def patch_means(self) -> Tensor:
+        """The mean reward of each clip's patches, [B]."""
+        return self.patches.flatten(1).mean(1)

@@ -569,5 +569,5 @@ def test_an_interrupt_says_how_to_go_on(finished_run: Copy, tiny_recipe: Path, m
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("halovid.stages.score.load_reward", interrupted)
+    monkeypatch.setattr("halovid.rewards.rewarder.load_reward", interrupted)
     refuse(run_dir, "score", tiny_recipe, run_dir, words=("interrupted", "run the same command again"), code=130)

@@ -52,18 +52,17 @@ def copy_conditions(source: Path, target: Path) -> None:
             shutil.copyfile(path, temporary)
 
 
-def read_condition(folder: Path, prompt_id: str) -> Conditioning:
-    """The conditioning of a prompt.
+def read_conditioning(folder: Path, prompt_ids: Sequence[str]) -> Conditioning:
+    """What these prompts make the model do, a row each.
 
     Raises:
-        InputError: it is missing or damaged.
+        InputError: the conditioning of one is missing or damaged.
     """
-    path = condition_path(folder, prompt_id)
-    if not path.parent.exists() and (folder / "sources.parquet").exists():
+    if not (folder / "prompts").exists() and (folder / "sources.parquet").exists():
         raise InputError(
             f"the prompts of the clips imported into {folder} are not encoded; import them again with --recipe"
         )
-    return Conditioning.load(path)
+    return Conditioning.cat([Conditioning.load(condition_path(folder, prompt_id)) for prompt_id in prompt_ids])
 
 
 def read_negative(folder: Path, config: RunConfig) -> Conditioning:

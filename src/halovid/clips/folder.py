@@ -21,12 +21,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from halovid.clips.conditions import read_condition
+from halovid.clips.conditions import read_conditioning
 from halovid.config.run import GeneratorConfig
 from halovid.maths.grid import read_geometry
 from halovid.maths.seeds import clip_seed
 from halovid.models import DiffusionModel, Sampler
-from halovid.records import Conditioning, Prompt
+from halovid.records import Conditioning, Prompt, PromptBatch
 from halovid.store.errors import InputError
 from halovid.store.files import atomic_path
 from halovid.store.folders import StageFolder
@@ -35,6 +35,7 @@ from halovid.store.tables import CLIPS, read_table
 from halovid.store.video import read_video, write_video
 
 Row = dict[str, Any]
+Draw = Callable[[PromptBatch, list[int]], Tensor]  # prompts and a seed for each -> latents of a clip of each
 
 
 def sample_clips(
@@ -45,18 +46,25 @@ def sample_clips(
     seed: int,
     per_prompt: int,
     description: str,
+    draw: Draw | None = None,
 ) -> None:
     """Samples `per_prompt` clips of every prompt into the stage's folder, with their table; continues after a kill.
 
     The folder has the conditionings of the prompts already.
+
+    Args:
+        draw: how a batch of clips is sampled, where that is not the plain `sampler.sample`.
     """
     folder = stage.path
 
     def sample(batch: Sequence[tuple[Prompt, int]]) -> list[Row]:
         seeds = [clip_seed(seed, prompt.prompt_id, index) for prompt, index in batch]
-        latents = sampler.sample(
-            Conditioning.cat([read_condition(folder, prompt.prompt_id) for prompt, _ in batch]), seeds
-        )
+        texts = tuple(prompt.text for prompt, _ in batch)
+        conditioning = read_conditioning(folder, [prompt.prompt_id for prompt, _ in batch])
+        if draw is None:
+            latents = sampler.sample(conditioning, seeds)
+        else:
+            latents = draw(PromptBatch(texts, conditioning, (config.fps,) * len(texts), sampler.geometry), seeds)
         names = [f"{prompt.prompt_id}-{index:02d}" for prompt, index in batch]
         owners = [prompt for prompt, _ in batch]
         return write_clips(folder, names, owners, seeds, latents, sampler.decode_video(latents), config.fps)
@@ -162,9 +170,17 @@ class ClipFolder:
             raise InputError(f"the clip {row['clip_id']!r} was imported and has no latents; encode them first")
         return _load_tensor(self.folder / row["latents"], "latents")
 
+    def prompt_batch(self, rows: Sequence[Row], conditioned: bool) -> PromptBatch:
+        """What a rewarder is told of the clips in `rows`, which may be those of another folder with these prompts.
+
+        Args:
+            conditioned: read their prompts' conditioning too, for a rewarder that needs them.
+        """
+        return PromptBatch.of_rows(rows, self.geometry, self.conditioning if conditioned else None)
+
     def conditioning(self, prompt_ids: Sequence[str]) -> Conditioning:
         """What these prompts make the model do, a row each; InputError when a file is missing or damaged."""
-        return Conditioning.cat([read_condition(self.folder, prompt_id) for prompt_id in prompt_ids])
+        return read_conditioning(self.folder, prompt_ids)
 
 
 def _save_tensor(path: Path, name: str, value: Tensor) -> None:

@@ -2,9 +2,9 @@
 
     halovid baseline RECIPE.yaml RUN
 
-Reads nothing of the run, but RUN/reward when `evaluate.instruments` names the reward model. Writes RUN/baseline: a
-clip folder and measures.parquet (one row per clip and measure). It stands apart from `evaluate`, so that another
-alignment can be evaluated without sampling the base again.
+Reads nothing of the run, but RUN/reward when `evaluate.instruments` names the reward model and that is the run's own.
+Writes RUN/baseline: a clip folder and measures.parquet (one row per clip and measure). It stands apart from `evaluate`,
+so that another alignment can be evaluated without sampling the base again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from halovid.config.run import RunConfig
 from halovid.measuring.evaluation import EVALUATION_SEED, measure_clips
 from halovid.measuring.instruments import require_measurable, settings_read
 from halovid.models import model_identity, open_model
+from halovid.rewards.rewarder import rewarder_identity
 from halovid.stages import STAGES
 from halovid.store.folders import open_stage
 
@@ -39,6 +40,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
         "settings of instruments": settings_read(config),
         "model": model_identity(config.generator),
     }
+    if "reward" in config.evaluate.instruments:
+        depends |= {"rewarder": rewarder_identity(config)}
     with open_stage(run_dir, "baseline", depends, STAGES["baseline"].reads(config)) as stage:
         if stage is None:
             return

@@ -152,7 +152,7 @@ class Replacing(OneProcess):
 def test_parameters_are_collected_after_the_network_was_wrapped(method: str, make_policy: MakePolicy) -> None:
     parallel = Replacing()
     policy = make_policy(method, parallel)
-    denoiser = denoiser(policy)
-    assert denoiser in parallel.wrapped and len(parallel.wrapped) == (2 if method == "full" else 1)
-    now = dict(denoiser.named_parameters())
+    network = denoiser(policy)
+    assert network in parallel.wrapped and len(parallel.wrapped) == (2 if method == "full" else 1)
+    now = dict(network.named_parameters())
     assert all(value is now[name] for name, value in policy.parameters.items())
