@@ -17,10 +17,13 @@ import numpy as np
 import torch
 
 from halovid.maths.grid import PatchGrid
-from halovid.measuring.measures import measure_critic, measure_plain, measure_truth
+from halovid.measuring.plain import PlainInstrument
+from halovid.records import ClipBatch
 from halovid.store.video import read_video, write_video
 from halovid.world.captions import write_caption
 from halovid.world.corruptions import render_corrupted, sample_events
+from halovid.world.inspector import GEOMETRY
+from halovid.world.instruments import CriticInstrument, InspectorInstrument
 from halovid.world.scenes import FRAME_SIZE, sample_scene
 
 GRID = PatchGrid(4, 4, 4)
@@ -41,8 +44,13 @@ def main() -> None:
             write_video(path, render_corrupted(scene, sample_events(scene, rng, 0.5), rng), 8.0)
         read = timed("read", count, lambda: [read_video(path, (FRAME_SIZE, FRAME_SIZE)) for path in paths])
     video = torch.stack(read)
-    for measure in (measure_truth, measure_plain, measure_critic):
-        timed(measure.__name__.removeprefix("measure_"), count, partial(measure, video, rows, GRID))
+    clips = ClipBatch(video, rows, GEOMETRY, GRID, lambda prompt_id: torch.zeros(0))
+    for name, instrument in (
+        ("inspector", InspectorInstrument()),
+        ("plain", PlainInstrument()),
+        ("critic", CriticInstrument()),
+    ):
+        timed(name, count, partial(instrument.measure, clips, lambda *_: None))
 
 
 def timed(name: str, count: int, work: Callable[[], Any]) -> Any:

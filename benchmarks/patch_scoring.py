@@ -23,7 +23,6 @@ import transformers
 from torch import Tensor
 
 from halovid.config.reward import RewardConfig
-from halovid.judges.inspector import InspectorJudge
 from halovid.maths import statistics
 from halovid.maths.grid import PatchGrid, pool_cells
 from halovid.records import DEFECT_RATING, Judgement, Request
@@ -34,6 +33,7 @@ from halovid.rewards.scoring import crop_patches, geometry_of, score_crop, score
 from halovid.rewards.training import train_reward
 from halovid.store.runtime import progress
 from halovid.world.inspector import GEOMETRY
+from halovid.world.judge import InspectorJudge
 from halovid.world_training.clips import render_training_clip
 from halovid.world_training.generator import build_tokenizer
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from halovid.store.lazy import load_named
 
 SOURCE = Path(__file__).parents[1] / "src" / "halovid"
 MAX_FUNCTION, MAX_FILE = 80, 400
@@ -121,6 +124,29 @@ def test_no_stage_imports_another() -> None:
 
 def test_only_the_entry_point_imports_the_command() -> None:
     assert [module for module, target in EDGES if target == "cli.main"] == ["__main__"]
+
+
+def test_generic_modules_know_the_embedded_world_by_name_only() -> None:
+    """What a recipe can choose of the embedded world stands in tables of names."""
+    outside = [edge for edge in EDGES if edge[1].startswith("world.") or edge[1] == "world"]
+    assert all(folder(module) in ("world", "world_training") for module, _ in outside)
+
+
+NAMES = sorted(
+    (module, node.value)
+    for module, path in MODULES.items()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"halovid[\w.]+:\w+", node.value)
+)
+
+
+@pytest.mark.parametrize(("module", "name"), NAMES)
+def test_what_a_table_names_exists(module: str, name: str) -> None:
+    assert callable(load_named(name))
+
+
+def test_tables_of_names_are_seen() -> None:
+    assert {"judges", "clips.prompts", "clips.good_clips", "models"} <= {module for module, _ in NAMES}
 
 
 def test_the_world_is_trained_by_its_own_command_alone() -> None:

@@ -1,12 +1,15 @@
-"""Records that cross floors: a prompt, a request to a judge and its answer, and the scale of ratings."""
+"""Records that cross floors: prompts, requests to judges and their answers, the scale of ratings, measures."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
+
+from halovid.maths.grid import LatentGeometry, PatchGrid
 
 MAX_CHARACTERS = 4000  # longer than any text encoder reads
 
@@ -81,3 +84,43 @@ class Refusal:
 
     reason: str
     again: bool = False
+
+
+Skip = Callable[[str, str, bool], None]  # is told of an item that fails, why, and whether another time may help
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What people see of a measure, which tables call by its id.
+
+    title: its name.  group: who measured, the heading it stands under.  unit: "" for none.
+    better: the direction that is an improvement; "same" for what an alignment should leave alone.
+    defect_kind: of the shares of defects by kind, which are one chart instead of lines in a table, the kind.
+    """
+
+    title: str
+    group: str
+    unit: str
+    better: Literal["lower", "higher", "same"]
+    defect_kind: str | None = None
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """Clips of one model that are measured together; all samples of a prompt are in the same batch.
+
+    video: [B, 3, F, H, W] in [-1, 1].  rows: of each clip at least its clip_id, prompt_id and prompt.
+    geometry: how the model's autoencoder divides a clip.  grid: the patches.
+    text_condition: prompt id -> the model's text condition, [L, D].
+    """
+
+    video: Tensor
+    rows: Sequence[dict[str, Any]]
+    geometry: LatentGeometry
+    grid: PatchGrid
+    text_condition: Callable[[str], Tensor]
+
+    @property
+    def prompt_ids(self) -> list[str]:
+        """The prompt of each clip."""
+        return [row["prompt_id"] for row in self.rows]

@@ -74,7 +74,7 @@ def _content() -> PageContent:
         ClipPair(prompt, seed, _encode(seed), _encode(seed + 5), rewards, rewards, FRAME_TO_PATCH, NUM_FRAMES, FPS)
         for seed, prompt in enumerate(prompts)
     ]
-    metrics = [MetricRow("Truth", "Defects", "%", 18, 9, -9, -11, -7, "lower")]
+    metrics = [MetricRow("Truth", "Defects", "%", 18, 9, -9, -11, -7, "lower", "64 prompts")]
     return PageContent("Report", "", "Fewer defects.", metrics, clips, [], [], [], [], "seed: 1", {}, "today")
 
 

@@ -227,7 +227,7 @@ def test_no_prompt_that_the_judge_can_read(tiny_recipe: Path, tmp_path: Path) ->
 def test_held_out_prompts_that_the_inspector_cannot_read(finished_run: Copy, tiny_recipe: Path, tmp_path: Path) -> None:
     run_dir, path = finished_run(before="baseline"), tmp_path / "prompts.txt"
     path.write_text(f"{CAPTION}\na cat\n")
-    words = ("evaluate.truth is 'inspector'", "p00001", "'a cat'", "set evaluate.truth to none")
+    words = ("evaluate.instruments names 'inspector'", "p00001", "'a cat'", "take it out")
     argv = ("baseline", tiny_recipe, run_dir, "--set", f"evaluate.prompts={{file: {path}}}")
     refuse(run_dir, *argv, words=words)
     assert not (run_dir / "baseline").exists(), "it was said only after the work began"

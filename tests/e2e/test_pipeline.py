@@ -362,9 +362,9 @@ def test_a_label_budget_is_spent_in_rounds(
 def test_the_reward_model_may_rate_both_models_too(finished_run: Callable[..., Path], tiny_recipe: Path) -> None:
     folder = finished_run(before="baseline")
     for stage in ("baseline", "evaluate"):
-        assert run_here(stage, tiny_recipe, folder, "--set", "evaluate.reward=true").code == 0
+        assert run_here(stage, tiny_recipe, folder, "--set", "evaluate.instruments=[reward]").code == 0
     measured = rows(folder, "evaluate/measures.parquet")
-    for name in ("reward: clip", "reward: patches"):
+    for name in ("reward_clip", "reward_patches"):
         assert len([row for row in measured if row["measure"] == name]) == 12
         assert name in {row["measure"] for row in rows(folder, "evaluate/metrics.parquet")}
 

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from conftest import LORA, manifest, run_here
 from halovid.config.recipes import load_config
 from halovid.config.reward import RewardConfig
+from halovid.measuring.headline import headline_measure
+from halovid.measuring.instruments import instrument_measures
 from halovid.store.folders import open_stage
 from halovid.store.tables import LABELS, rows_to_table
 from halovid.store.video import read_video
@@ -81,7 +83,9 @@ def aligned(arguments: list[Any]) -> Path:
 def test_the_recipe_asks_for_no_embedded_world() -> None:
     config = load_config(RECIPE)
     assert config.generator.model == "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
-    assert config.evaluate.truth == config.evaluate.critic == "none"
+    assert {"inspector", "critic"}.isdisjoint(config.evaluate.instruments)
+    measured = {key for name in config.evaluate.instruments for key in instrument_measures(name)}
+    assert headline_measure(measured) == "reward_clip", "a run of a real model has a verdict too"
     for prompts in (config.generate.prompts, config.evaluate.prompts):
         assert prompts.file is not None and prompts.file.exists()
     assert config.generate.prompts.file != config.evaluate.prompts.file
@@ -114,6 +118,6 @@ def test_evaluation_and_report_claim_no_truth_that_nobody_knows(aligned: Path, a
         outcome = run_here(stage, *arguments)
         assert outcome.code == 0, outcome.stderr
     measures = {row["measure"] for row in pq.read_table(aligned / "evaluate" / "metrics.parquet").to_pylist()}
-    assert "flow warp error" in measures
+    assert "flow_warp_error" in measures
     assert not {name for name in measures if "defect" in name}
     assert "The truth was not compared" in (aligned / "report" / "report.html").read_text(encoding="utf-8")

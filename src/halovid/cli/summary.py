@@ -2,42 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from halovid.measuring.measures import KIND_PREFIX
+from halovid.maths.numbers import show_interval, show_number
+from halovid.measuring.headline import sample_size, verdict
+from halovid.measuring.instruments import MEASURES
 from halovid.store.folders import read_manifest
+from halovid.store.tables import MEASURES as MEASURES_TABLE
 from halovid.store.tables import METRICS, read_table
 
 
 def print_summary(run_dir: Path) -> None:
-    """Prints the comparison of base and aligned generator, what was skipped, and the report's path."""
-    title = "base against aligned, held-out prompts"
+    """Prints the comparison of base and aligned generator, the verdict, what was skipped, and the report's path."""
+    metrics = read_table(run_dir / "evaluate" / "metrics.parquet", METRICS).to_pylist()
+    measured = read_table(run_dir / "evaluate" / "measures.parquet", MEASURES_TABLE)
+    console = Console()
+    console.print(_comparison(metrics))
+    console.print(verdict(metrics, measured), highlight=False)
+    for folder in sorted(run_dir.iterdir()):
+        manifest = read_manifest(folder) if folder.is_dir() else None
+        if manifest and manifest["skipped"]:
+            console.print(f"{folder.name}: {len(manifest['skipped'])} items skipped, listed in {folder}/manifest.json")
+    console.print(f"report: {run_dir / 'report' / 'report.html'}", soft_wrap=True)
+
+
+def _comparison(metrics: Sequence[Mapping[str, Any]]) -> Table:
+    """A line for every measure, under a heading for whoever measured."""
+    sizes = dict.fromkeys(sample_size(row) for row in metrics)
+    title = f"base against aligned, held-out prompts ({'; '.join(sizes)})"
     table = Table("measure", title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in ("base", "aligned", "difference", "95% interval"):
         table.add_column(column, justify="right", no_wrap=True)
     group = None
-    for row in read_table(run_dir / "evaluate" / "metrics.parquet", METRICS).to_pylist():
-        if row["measure"].startswith(KIND_PREFIX):
+    for row in metrics:
+        measure = MEASURES[row["measure"]]
+        if measure.defect_kind:
             continue
         if row["group"] != group:
             group = row["group"]
             table.add_section()
             table.add_row(f"[bold]{group}[/bold]")
         table.add_row(
-            f"{row['measure']}{', ' if row['unit'] else ''}{row['unit']}",
-            f"{row['base']:.3g}",
-            f"{row['aligned']:.3g}",
-            f"{row['difference']:+.3g}",
-            f"{row['low']:+.3g} .. {row['high']:+.3g}",
+            f"{measure.title}{', ' if measure.unit else ''}{measure.unit}",
+            show_number(row["base"]),
+            show_number(row["aligned"]),
+            show_number(row["difference"], signed=True),
+            show_interval(row["low"], row["high"]),
         )
-    console = Console()
-    console.print(table)
-    for folder in sorted(run_dir.iterdir()):
-        manifest = read_manifest(folder) if folder.is_dir() else None
-        if manifest and manifest["skipped"]:
-            console.print(f"{folder.name}: {len(manifest['skipped'])} items skipped, listed in {folder}/manifest.json")
-    console.print(f"report: {run_dir / 'report' / 'report.html'}", soft_wrap=True)
+    return table

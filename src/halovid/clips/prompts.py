@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from halovid.config.run import PromptsConfig
 from halovid.records import Prompt, prompt_problem
 from halovid.store.errors import InputError, shorten
 from halovid.store.foreign import read_csv, read_json_lines, read_text
-from halovid.world.captions import write_caption
-from halovid.world.scenes import sample_spec
+from halovid.store.lazy import load_named
+
+_DRAWN = "halovid.world.prompts:draw_captions"  # the prompts of a recipe that names no file
 
 
 def load_prompts(config: PromptsConfig) -> tuple[list[Prompt], list[tuple[str, str]]]:
@@ -22,7 +21,7 @@ def load_prompts(config: PromptsConfig) -> tuple[list[Prompt], list[tuple[str, s
         InputError: the file can't be read, or holds no usable prompt.
     """
     if config.file is None:
-        return _world_prompts(config), []
+        return load_named(_DRAWN)(config), []
     texts = _read_texts(config.file)[: config.count]
     prompts, refused = [], []
     for index, text in enumerate(texts):
@@ -37,15 +36,6 @@ def load_prompts(config: PromptsConfig) -> tuple[list[Prompt], list[tuple[str, s
             f"{config.file} holds no usable prompt ({reasons or 'it is empty'}); put one prompt on each line"
         )
     return prompts, refused
-
-
-def _world_prompts(config: PromptsConfig) -> list[Prompt]:
-    """Captions of the embedded world: a function of split, seed and number."""
-    prompts = []
-    for index in range(config.count or 64):
-        rng = np.random.default_rng([config.seed, index, config.split == "heldout", 7])
-        prompts.append(Prompt(f"p{index:05d}", write_caption(sample_spec(rng, config.split), rng)))
-    return prompts
 
 
 def _read_texts(path: Path) -> list[Any]:

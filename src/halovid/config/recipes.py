@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from halovid.config.plain_yaml import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
-from halovid.config.renamed import renamed_within
+from halovid.config.renamed import REPLACED_SETTINGS, renamed_within
 from halovid.config.run import RunConfig
 from halovid.config.sections import Section, locate, section_fields
 from halovid.store.errors import InputError, shorten
@@ -189,6 +189,8 @@ def _explain_unknown(setting: str, problem: Any, known: list[str]) -> str:
     if renamed:
         names = ", ".join(f"{old!r} is now called {new!r}" for old, new in renamed.items())
         return f"{names}: rename it; its meaning is the same"
+    if setting in REPLACED_SETTINGS:
+        return f"{setting!r} is no setting any more: {REPLACED_SETTINGS[setting]}"
     loc, name = problem["loc"], str(problem["loc"][-1])
     if not _SECRETIVE.isdisjoint(loc) and not _SETTING_NAME.fullmatch(name):  # a key that stands where its name belongs
         setting = setting.removesuffix(name) + "(not shown)"

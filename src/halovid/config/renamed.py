@@ -1,4 +1,4 @@
-"""Settings that have another name than in recipes of the past."""
+"""Settings of past recipes that have another name now, or that others took the place of."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ RENAMED_SETTINGS = {
     "align.objective.nft_step": "align.objective.beta, beside name: nft",
     "align.objective.nft_margin": "align.objective.certain_margin, beside name: nft",
     "score.server.tries": "score.server.attempts",
+}
+# old dotted name -> what to write instead
+REPLACED_SETTINGS = {
+    "evaluate.truth": "name 'inspector' in evaluate.instruments for the embedded world's truth, or leave it out",
+    "evaluate.critic": "name 'critic' in evaluate.instruments for the embedded world's critic, or leave it out",
+    "evaluate.judge": "name 'judge' in evaluate.instruments to have the judge rate the clips, or leave it out",
+    "evaluate.reward": "name 'reward' in evaluate.instruments to have the reward model rate them, or leave it out",
 }
 
 

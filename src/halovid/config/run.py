@@ -210,6 +210,9 @@ class ExamineConfig(Section):
     )
 
 
+InstrumentName = Literal["inspector", "critic", "judge", "reward", "diversity", "plain"]
+
+
 class EvaluateConfig(Section):
     """Base against aligned generator, on prompts that no stage has seen."""
 
@@ -222,10 +225,13 @@ class EvaluateConfig(Section):
         1, ge=1, le=10_000, description="no training: the base, and the best of so many tries by the reward"
     )
     best_by: Literal["clip", "patch"] = Field("clip", description="reward that best_of compares")
-    truth: Literal["inspector", "none"] = Field("inspector", description="who knows the truth; none for real models")
-    critic: Literal["world", "none"] = Field("world", description="independent reward model; none for real models")
-    judge: bool = Field(False, description="also have the judge of this recipe rate the clips")
-    reward: bool = Field(False, description="also have the reward model of this run rate the clips")
+    instruments: tuple[InstrumentName, ...] = Field(
+        ("inspector", "critic", "diversity", "plain"),
+        min_length=1,
+        max_length=6,
+        description="what measures the clips: inspector (the truth) and critic (an independent reward model), both of "
+        "the embedded world alone; judge (of this recipe), reward (the reward model), diversity, plain (on pixels)",
+    )
     num_resamples: int = Field(10_000, ge=100, le=1_000_000)
 
 
@@ -279,6 +285,11 @@ class RunConfig(Section):
         return self.seed if self.reward.seed is None else self.reward.seed
 
     @property
+    def knows_truth(self) -> bool:
+        """Whether the evaluation knows the truth about every patch, as only an embedded world does."""
+        return "inspector" in self.evaluate.instruments
+
+    @property
     def scored_folders(self) -> list[str]:
         """The clip folders (stages) whose clips need rewards, since pairs are made of these."""
         folders = {"candidates": ["generate"], "good": ["generate", "good"], "twins": ["restore"]}
@@ -298,7 +309,7 @@ class RunConfig(Section):
     @property
     def trains_reward(self) -> bool:
         """Whether a run trains a reward model of its own: rewards are asked for, and no released model gives them."""
-        asked = bool(self.scored_folders) or self.evaluate.best_of > 1 or self.evaluate.reward
+        asked = bool(self.scored_folders) or self.evaluate.best_of > 1 or "reward" in self.evaluate.instruments
         return asked and not (self.score.released or self.score.server)
 
     @property
@@ -350,6 +361,15 @@ class RunConfig(Section):
             raise ValueError(
                 f"evaluate.best_of compares clips by the generator's text conditions, which reward.backbone "
                 f"{self.reward.backbone!r} does not read: use one of {', '.join(ENCODERS)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _measurable_by_the_judge(self) -> RunConfig:
+        if "judge" in self.evaluate.instruments and self.judge.judge == "table":
+            raise ValueError(
+                "evaluate.instruments names 'judge', but judge.judge is 'table': its labels are of the candidates and "
+                "tell nothing of other clips; name 'reward' instead"
             )
         return self
 

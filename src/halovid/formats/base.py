@@ -18,6 +18,7 @@ from halovid.store.files import atomic_path
 from halovid.store.video import probe_video
 
 Row = dict[str, Any]
+_SIDES = ("chosen", "rejected")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -207,17 +208,29 @@ def copy_clips(clips: Iterable[RunClip], target: Path, skipped: list[tuple[str, 
 
 
 def copy_paired(run: RunData, target: Path, skipped: list[tuple[str, str]]) -> dict[str, Row]:
-    """Copies the clips that a pair has, of whatever folder, as `copy_clips` does: clip id -> row."""
-    by_id = {clip.clip_id: clip for clip in (*run.pair_only, *run.clips)}
-    named = {pair[side] for pair in run.need_pairs() for side in ("chosen", "rejected")}
-    paired = [clip for clip_id, clip in by_id.items() if clip_id in named]
+    """Copies the clips that a pair has, of whatever folder, as `copy_clips` does: the id it is exported by -> row."""
+    ids = _exported_ids(run.need_pairs())
+    paired = [
+        RunClip(clip.row | {"clip_id": ids[clip.folder.name, clip.clip_id]}, clip.folder)
+        for clip in (*run.clips, *run.pair_only)
+        if (clip.folder.name, clip.clip_id) in ids
+    ]
     return {row["clip_id"]: row for row in copy_clips(paired, target, skipped)}
 
 
+def _exported_ids(pairs: list[Row]) -> dict[tuple[str, str], str]:
+    """(folder, clip id) -> the id that a paired clip is exported by: its own, unless that is one in two folders."""
+    clips = {(pair[f"{side}_folder"], pair[side]) for pair in pairs for side in _SIDES}
+    counts = Counter(clip_id for _, clip_id in clips)
+    return {(folder, name): name if counts[name] == 1 else f"{folder}-{name}" for folder, name in clips}
+
+
 def usable_pairs(run: RunData, clips: dict[str, Row], skipped: list[tuple[str, str]]) -> list[Row]:
-    """The pairs of which both clips were copied."""
+    """The pairs of which both clips were copied, `chosen` and `rejected` being the ids of the copies."""
     usable = []
-    for pair in run.need_pairs():
+    ids = _exported_ids(run.need_pairs())
+    for named_pair in run.need_pairs():
+        pair = named_pair | {side: ids[named_pair[f"{side}_folder"], named_pair[side]] for side in _SIDES}
         if pair["chosen"] in clips and pair["rejected"] in clips:
             usable.append(pair)
         else:

@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from halovid.config.run import JudgeConfig
 from halovid.judges.base import Judge
-from halovid.judges.inspector import InspectorJudge
-from halovid.judges.simulated import SimulatedJudge
-from halovid.judges.table import TableJudge
 from halovid.maths.grid import PatchGrid
 from halovid.store.errors import InputError
+from halovid.store.lazy import load_named
 
-
-def _simulated(config: JudgeConfig, grid: PatchGrid, seed: int) -> Judge:
-    return SimulatedJudge(InspectorJudge(grid), config.error_rate, config.noise, seed)
-
-
-def _table(config: JudgeConfig, grid: PatchGrid, seed: int) -> Judge:
-    if config.labels is None:
-        raise InputError("judge.judge is 'table': name the file with the labels as judge.labels")
-    return TableJudge(config.labels, grid)
-
-
-def _openai(config: JudgeConfig, grid: PatchGrid, seed: int) -> Judge:
-    try:
-        from halovid.judges.vlm.judge import VlmJudge
-    except ImportError as error:
-        raise InputError(
-            f"judge.judge is 'openai', which needs the package {error.name!r}: pip install 'halovid[vlm]'"
-        ) from error
-    return VlmJudge(config.vlm, grid)
-
-
-JUDGES: dict[str, Callable[[JudgeConfig, PatchGrid, int], Judge]] = {
-    "inspector": lambda config, grid, seed: InspectorJudge(grid),
-    "simulated": _simulated,
-    "table": _table,
-    "openai": _openai,
+# name in a recipe -> function (config, grid, seed) that makes the judge
+JUDGES = {
+    "inspector": "halovid.world.judge:open_inspector",
+    "simulated": "halovid.judges.simulated:open_simulated",
+    "table": "halovid.judges.table:open_table",
+    "openai": "halovid.judges.vlm.judge:open_vlm",
 }
 
 
 def make_judge(config: JudgeConfig, grid: PatchGrid, seed: int) -> Judge:
-    """The configured judge."""
-    return JUDGES[config.judge](config, grid, seed)
+    """The configured judge.
+
+    Raises:
+        InputError: a package is missing that the judge needs, or the judge's own settings do not fit.
+    """
+    try:
+        open_judge = load_named(JUDGES[config.judge])
+    except ImportError as error:
+        raise InputError(
+            f"judge.judge is {config.judge!r}, which needs the package {error.name!r}: pip install 'halovid[vlm]'"
+        ) from error
+    judge: Judge = open_judge(config, grid, seed)
+    return judge
+
+
+def make_truth(grid: PatchGrid) -> Judge:
+    """The judge who knows the truth, which only an embedded world has; it refuses clips of other prompts."""
+    return make_judge(JudgeConfig(judge="inspector"), grid, seed=0)

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from halovid.config.run import JudgeConfig
+from halovid.judges import make_truth
 from halovid.judges.base import Judge
-from halovid.maths.grid import LatentGeometry
+from halovid.maths.grid import LatentGeometry, PatchGrid
 from halovid.maths.seeds import derive_seed
 from halovid.records import HIGHEST, LOWEST, Judgement, Refusal, Request
 
@@ -43,3 +45,8 @@ class SimulatedJudge:
         wrong = torch.rand(truth.shape, generator=generator) < self._error_rate
         other = torch.randint(int(LOWEST), int(HIGHEST) + 1, truth.shape, generator=generator).float()
         return torch.where(wrong, other, rounded)
+
+
+def open_simulated(config: JudgeConfig, grid: PatchGrid, seed: int) -> SimulatedJudge:
+    """The configured errors over the judge who knows the truth."""
+    return SimulatedJudge(make_truth(grid), config.error_rate, config.noise, seed)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from halovid.config.run import JudgeConfig
 from halovid.config.sections import ASPECTS
 from halovid.maths.grid import LatentGeometry, PatchGrid
 from halovid.records import HIGHEST, LOWEST, Judgement, Refusal, Request
@@ -55,6 +56,17 @@ class TableJudge:
         """The labels of each clip; a clip without any gives a refusal."""
         unknown = Refusal(f"{self._path} has no label of it")
         return [self._answers.get(request.clip_id, unknown) for request in requests]
+
+
+def open_table(config: JudgeConfig, grid: PatchGrid, seed: int) -> TableJudge:
+    """The labels of the file that `judge.labels` names.
+
+    Raises:
+        InputError: no file is named, or `TableJudge` can't use it.
+    """
+    if config.labels is None:
+        raise InputError("judge.judge is 'table': name the file with the labels as judge.labels")
+    return TableJudge(config.labels, grid)
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

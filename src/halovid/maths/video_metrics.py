@@ -10,7 +10,7 @@ Every `video` is [..., 3, F, H, W], floating point in [-1, 1]; the result has th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -180,6 +180,21 @@ def diversity(videos: Tensor) -> Tensor:
     pooled = F.avg_pool2d(frames.flatten(0, 1), _DIVERSITY_POOL).reshape(len(videos), -1)
     distance = torch.cdist(pooled, pooled, compute_mode="donot_use_mm_for_euclid_dist")  # alike is exactly 0
     return 2 * distance.sum(1) / (len(videos) - 1) / math.sqrt(pooled.shape[1])
+
+
+def diversity_of_groups(videos: Tensor, groups: Sequence[str]) -> Tensor:
+    """`diversity` of each video among those of its own group, [B]; NaN for one that is alone in its group.
+
+    Args:
+        videos: [B, 3, F, H, W] in [-1, 1].
+        groups: of each video, what the samples of a prompt have in common, such as the prompt's id.
+    """
+    values = torch.full((len(groups),), math.nan)
+    for group in dict.fromkeys(groups):
+        members = torch.tensor([other == group for other in groups])
+        if members.sum() > 1:
+            values[members] = diversity(videos[members])
+    return values
 
 
 def _frames(video: Tensor, min_side: int = 2, min_frames: int = 2) -> Tensor:

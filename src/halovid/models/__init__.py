@@ -10,12 +10,13 @@ from halovid.config.run import GeneratorConfig, RunConfig
 from halovid.models.base import ADAPTER, Generator, Sampler
 from halovid.models.wan import WanGenerator
 from halovid.store.files import hash_folder
+from halovid.store.lazy import load_named
 from halovid.store.runtime import resolve_device, resolve_dtype
-from halovid.world import packaged_pipeline
 
 __all__ = ["ADAPTER", "FAMILIES", "Generator", "Sampler", "load_generator", "model_identity", "open_generator"]
 
 FAMILIES = {"wan": WanGenerator}
+PACKAGED = {"world": "halovid.world:packaged_pipeline"}  # model in a recipe -> function that gives its folder
 
 
 def load_generator(config: GeneratorConfig, device: torch.device, dtype: torch.dtype) -> Generator:
@@ -38,5 +39,5 @@ def model_identity(config: GeneratorConfig) -> str:
 
 
 def _resolve(model: str) -> str:
-    """The folder of the packaged model for "world", else the name as it is."""
-    return str(packaged_pipeline()) if model == "world" else model
+    """The folder of a packaged model, else the name as it is."""
+    return str(load_named(PACKAGED[model])()) if model in PACKAGED else model

@@ -24,11 +24,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from halovid.maths.numbers import NOT_KNOWN, show_number
+
 Better = Literal["lower", "higher", "same"]
 PatchRewards = Sequence[Sequence[Sequence[float]]]
 
 MAX_PAGE_BYTES = 25_000_000
-_DASH = "\N{EM DASH}"
 _REWARD_QUANTILES = (0.02, 0.98)  # ends of the colour scale: one extreme patch must not flatten all others
 _NUM_COLOURS = 64
 
@@ -67,6 +68,7 @@ class MetricRow:
     group: heading under which the row stands; rows of one group stay together, in order.
     difference: aligned - base, with its 95% interval low..high.
     better: the direction that is an improvement; "same" for what the alignment should leave alone.
+    sample_size: on how many prompts and clips it was measured, as text.
     """
 
     group: str
@@ -78,6 +80,7 @@ class MetricRow:
     low: float
     high: float
     better: Better
+    sample_size: str
 
     def __post_init__(self) -> None:
         if self.better not in get_args(Better):
@@ -226,19 +229,9 @@ def _asset(name: str) -> str:
     return resources.files("halovid").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _number(value: float, decimals: int, signed: bool = False) -> str:
-    """A number with a true minus sign; a dash when it is not finite."""
-    if not math.isfinite(value):
-        return _DASH
-    return format(value, f"{'+' if signed else ''}z.{decimals}f").replace("-", "\N{MINUS SIGN}")
-
-
-def _decimals(row: MetricRow) -> int:
-    """Decimals that show two digits of the interval's half width, else three of the larger value."""
-    scale = (row.high - row.low) / 2
-    if not (math.isfinite(scale) and scale > 0):
-        scale = max((abs(v) for v in (row.base, row.aligned) if math.isfinite(v)), default=0) / 10
-    return min(max(1 - math.floor(math.log10(scale)), 0), 4) if scale > 0 else 2
+def _number(value: float, signed: bool = False) -> str:
+    """A number as `show_number` writes it, with a true minus sign."""
+    return show_number(value, signed).replace("-", "\N{MINUS SIGN}")
 
 
 def _outcome(row: MetricRow) -> str:
@@ -269,7 +262,6 @@ def _metric_groups(rows: Sequence[MetricRow]) -> dict[str, list[dict[str, Any]]]
     for row in rows:
         view = {
             "row": row,
-            "decimals": _decimals(row),
             "outcome": _outcome(row),
             "marks": _interval_marks(row),
         }
@@ -356,7 +348,7 @@ def _to_svg(figure: Figure, label: str, salt: str) -> Markup:
 
 
 def _percent(share: float) -> str:
-    return f"{_number(100 * share, 1)}%" if math.isfinite(share) else _DASH
+    return f"{_number(100 * share)}%" if math.isfinite(share) else NOT_KNOWN
 
 
 def _kinds_chart(rows: Sequence[KindRow]) -> Markup:

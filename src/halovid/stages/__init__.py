@@ -35,17 +35,17 @@ def _reads_of_align(config: RunConfig) -> Sequence[str]:
 
 
 def _reads_of_baseline(config: RunConfig) -> Sequence[str]:
-    return ["reward"] if config.evaluate.reward and config.trains_reward else []
+    return ["reward"] if "reward" in config.evaluate.instruments and config.trains_reward else []
 
 
 def _reads_of_evaluate(config: RunConfig) -> Sequence[str]:
     best_of = config.evaluate.best_of > 1
-    rewarded = (best_of or config.evaluate.reward) and config.trains_reward
+    rewarded = (best_of or "reward" in config.evaluate.instruments) and config.trains_reward
     return ["baseline", *([] if best_of else ["align"]), *(["reward"] if rewarded else [])]
 
 
 def _reads_of_report(config: RunConfig) -> Sequence[str]:
-    examined = config.trains_reward and config.evaluate.truth != "none"
+    examined = config.trains_reward and config.knows_truth
     return ["evaluate", *(["examine"] if examined else []), *(["reward"] if config.trains_reward else [])]
 
 

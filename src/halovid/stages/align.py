@@ -16,6 +16,7 @@ import torch
 from halovid.clips.folder import ClipFolder
 from halovid.config.run import RunConfig
 from halovid.maths.seeds import clip_seed
+from halovid.measuring.instruments import open_instruments
 from halovid.models import model_identity, open_generator
 from halovid.rewards.network import load_reward
 from halovid.stages import STAGES
@@ -24,7 +25,7 @@ from halovid.store.folders import open_stage
 from halovid.store.runtime import resolve_device
 from halovid.store.tables import PAIRS, read_table
 from halovid.training.loop import Alignment, train
-from halovid.training.monitor import Monitor
+from halovid.training.monitor import Monitor, watching_instruments
 from halovid.training.objectives import make_objective
 from halovid.training.pairs import PairSource
 from halovid.training.policy import Policy
@@ -63,4 +64,6 @@ def _make_monitor(clips: ClipFolder, config: RunConfig, run_dir: Path, folder: P
     rows = [row | {"seed": clip_seed(config.seed, row["prompt_id"], 0)} for row in prompts]
     device = resolve_device(config.device)
     conditions = torch.stack([clips.prompt_embeds(row["prompt_id"]) for row in rows]).to(device)
-    return Monitor(folder, load_reward(run_dir / "reward").to(device), rows, conditions, config)
+    network = load_reward(run_dir / "reward").to(device)
+    instruments = open_instruments(watching_instruments(config), config, run_dir)
+    return Monitor(folder, network, rows, conditions, config, instruments)

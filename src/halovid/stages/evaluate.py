@@ -16,7 +16,7 @@ import pyarrow as pa
 from halovid.clips.folder import ClipFolder, sample_clips
 from halovid.config.run import RunConfig
 from halovid.measuring.best_of import BestOf
-from halovid.measuring.measures import EVALUATION_SEED, compare, measure_clips
+from halovid.measuring.evaluation import EVALUATION_SEED, compare, measure_clips
 from halovid.models import Sampler, model_identity, open_generator
 from halovid.rewards.network import load_reward
 from halovid.stages import STAGES
@@ -41,8 +41,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
         sampler = _compared_model(config, run_dir)
         seed, samples = config.seed + EVALUATION_SEED, config.evaluate.samples
         sample_clips(stage, sampler, config.generator, prompts, seed, samples, "sample aligned")
-        own = measure_clips(stage, run_dir, "aligned", config)
-        measured = pa.concat_tables([read_table(run_dir / "baseline" / "measures.parquet", MEASURES), own])
+        aligned = measure_clips(stage, run_dir, "aligned", config)
+        measured = pa.concat_tables([read_table(run_dir / "baseline" / "measures.parquet", MEASURES), aligned])
         stage.write("measures.parquet", measured)
         comparison = compare(measured, config.evaluate.num_resamples, config.seed)
         stage.write("metrics.parquet", rows_to_table(comparison, METRICS))

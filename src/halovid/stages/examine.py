@@ -3,7 +3,8 @@
     halovid examine RECIPE.yaml RUN
 
 Reads RUN/baseline and RUN/reward. Writes RUN/examine/agreement.parquet: how well its ratings of clips and patches
-agree with the inspector's, densely and by crops; no rows where nobody knows the truth (`evaluate.truth: none`).
+agree with the truth, densely and by crops; no rows where nobody knows the truth
+(`evaluate.instruments` without `inspector`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 
 from halovid.clips.folder import ClipFolder, Row
 from halovid.config.run import RunConfig
-from halovid.judges import InspectorJudge
+from halovid.judges import make_truth
 from halovid.judges.base import label_rows, make_requests
 from halovid.records import DEFECT_RATING, Judgement
 from halovid.rewards.agreement import agreement_rows
@@ -32,12 +33,12 @@ _CROP_BATCH = 4
 
 def run(config: RunConfig, run_dir: Path) -> None:
     """Rates the base's clips with both, and compares."""
-    depends = config.part("grid", "examine") | {"truth": config.evaluate.truth}
+    depends = config.part("grid", "examine") | {"truth": config.knows_truth}
     with open_stage(run_dir, "examine", depends, STAGES["examine"].reads(config)) as stage:
         if stage is None:
             return
         stage.use_threads(config.threads)
-        rows = _agreement(config, run_dir) if config.evaluate.truth == "inspector" else []
+        rows = _agreement(config, run_dir) if config.knows_truth else []
         stage.write("agreement.parquet", rows_to_table(rows, AGREEMENT))
 
 
@@ -58,8 +59,8 @@ def _agreement(config: RunConfig, run_dir: Path) -> list[Row]:
 
 
 def _true_labels(clips: ClipFolder, some: Sequence[Row], config: RunConfig) -> list[Row]:
-    """The inspector's labels of some clips."""
-    judge, labels = InspectorJudge(config.grid), []
+    """The true labels of some clips."""
+    judge, labels = make_truth(config.grid), []
     for batch in batches(some, _BATCH):
         rows, video = clips.readable(batch, lambda *_: None)  # the unreadable ones were listed while measuring
         if video is not None:

@@ -21,8 +21,8 @@ from halovid.clips.folder import ClipFolder, Row
 from halovid.config.run import RunConfig
 from halovid.config.sections import result_settings
 from halovid.maths.grid import spread_to_frames
-from halovid.maths.statistics import paired_ratio
-from halovid.measuring.measures import KIND_PREFIX
+from halovid.measuring.headline import sample_size, verdict
+from halovid.measuring.instruments import MEASURES
 from halovid.pages import report_page
 from halovid.rewards.data import prompt_inputs
 from halovid.rewards.network import RewardNetwork, load_reward
@@ -31,9 +31,9 @@ from halovid.stages import STAGES, required_stages
 from halovid.store.errors import InputError
 from halovid.store.files import write_text
 from halovid.store.folders import open_stage, read_manifest, versions
-from halovid.store.tables import AGREEMENT, MEASURES, METRICS, read_table
+from halovid.store.tables import AGREEMENT, METRICS, read_table
+from halovid.store.tables import MEASURES as MEASURES_TABLE
 
-HEADLINE = "defective sprite patches"
 _ALIGNMENT_CURVES = {  # title -> label of the axis, what is drawn of all that the objective logs
     "Alignment loss": ("loss", "loss/*"),
     "Alignment accuracies": ("share", "rewards/*accuracies"),
@@ -53,10 +53,10 @@ def run(config: RunConfig, run_dir: Path) -> None:
         content = report_page.PageContent(
             title=config.report.title,
             subtitle=f"{config.generator.model}, {config.align.method}, {config.align.steps} steps",
-            verdict=verdict(metrics, evaluated),
-            metrics=[_metric_row(row) for row in metrics if not row["measure"].startswith(KIND_PREFIX)],
+            verdict=verdict(metrics, read_table(evaluated / "measures.parquet", MEASURES_TABLE)),
+            metrics=[_metric_row(row) for row in metrics if not MEASURES[row["measure"]].defect_kind],
             clips=_clip_pairs(config, run_dir, stage.skip),
-            kinds=[_kind_row(row) for row in metrics if row["measure"].startswith(KIND_PREFIX)],
+            kinds=[_kind_row(row) for row in metrics if MEASURES[row["measure"]].defect_kind],
             agreement=_agreement(run_dir) if "examine" in stages else [],
             curves=_curves(run_dir, stages),
             skipped=_skipped(config, run_dir, stage.skipped),
@@ -67,42 +67,15 @@ def run(config: RunConfig, run_dir: Path) -> None:
         write_text(stage.path / "report.html", report_page.render_page(content))
 
 
-def verdict(metrics: list[Row], evaluated: Path) -> str:
-    """One sentence: what happened to the defects, and whether it is beyond chance."""
-    row = next((row for row in metrics if row["measure"] == HEADLINE), None)
-    if row is None:
-        return "The truth was not compared (none asked for, or fewer than two prompts): see the measures below."
-    base, aligned = _by_prompt(evaluated)
-    if not base.any():
-        return "The base generator made no defects, so there was nothing to mend."
-    change = paired_ratio(base, aligned)
-    if not change.mean:
-        return f"The aligned generator makes as many defective sprite patches as the base: {row['base']:.1f}%."
-    direction = "fewer" if change.mean > 0 else "more"
-    clear = "clear of zero" if row["low"] * row["high"] > 0 else "not clear of zero"
-    return (
-        f"The aligned generator makes {abs(change.mean):.0%} {direction} defective sprite patches than the base: "
-        f"{row['aligned']:.1f}% instead of {row['base']:.1f}% (difference {row['difference']:+.1f} points, "
-        f"95% interval {row['low']:+.1f} to {row['high']:+.1f}, {clear})."
-    )
-
-
-def _by_prompt(evaluated: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The headline measure of each prompt, base and aligned."""
-    table = read_table(evaluated / "measures.parquet", MEASURES)
-    rows = table.group_by(["measure", "model", "prompt_id"]).aggregate([("value", "mean")]).to_pylist()
-    own = {(row["model"], row["prompt_id"]): row["value_mean"] for row in rows if row["measure"] == HEADLINE}
-    names = sorted({prompt for model, prompt in own if ("base", prompt) in own and ("aligned", prompt) in own})
-    base, aligned = (np.array([own[model, name] for name in names]) for model in ("base", "aligned"))
-    return base, aligned
-
-
 def _metric_row(row: Row) -> report_page.MetricRow:
-    return report_page.MetricRow(name=row["measure"], **{key: value for key, value in row.items() if key != "measure"})
+    shown = {
+        key: value for key, value in row.items() if key not in ("measure", "prompts", "base_clips", "aligned_clips")
+    }
+    return report_page.MetricRow(name=MEASURES[row["measure"]].title, sample_size=sample_size(row), **shown)
 
 
 def _kind_row(row: Row) -> report_page.KindRow:
-    kind = row["measure"].removeprefix(KIND_PREFIX)
+    kind = str(MEASURES[row["measure"]].defect_kind)
     return report_page.KindRow(kind=kind, base=row["base"] / 100, aligned=row["aligned"] / 100)
 
 

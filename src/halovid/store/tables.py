@@ -97,6 +97,9 @@ METRICS = _schema(
     difference=_FLOAT,
     low=_FLOAT,
     high=_FLOAT,
+    prompts=_INT,
+    base_clips=_INT,
+    aligned_clips=_INT,
 )
 TUNING = _schema("tuning", method=_TEXT, change=_TEXT, step=_INT, value=_FLOAT)
 STUDY = _schema(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from halovid.maths import statistics
-from halovid.measuring.measures import KIND_PREFIX, MEASURES
+from halovid.maths.numbers import show_interval, show_number
+from halovid.measuring.headline import headline_measure
+from halovid.measuring.instruments import MEASURES, require_measure
 from halovid.store.files import atomic_path
 from halovid.store.tables import COMPARISON, rows_to_table
 
@@ -34,6 +35,7 @@ _TRAINING = {
     "errors/rejected": "error of rejected clips, against the reference",
     "errors/winning_patches": "error of winning patches, against the reference",
 }
+_WISHES = {"lower": "less is better", "higher": "more is better", "same": "should stay"}
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "study",
     "svg.fonttype": "none",
@@ -49,6 +51,9 @@ class Results:
     """The rows of tables.STUDY by cell: one value per prompt and seed.
 
     steps: method -> the step that its tuning chose; results after other steps belong to curves.
+
+    Raises:
+        InputError: the rows name a measure that there is not.
     """
 
     def __init__(self, results: pa.Table, steps: Mapping[str, int]) -> None:
@@ -61,9 +66,10 @@ class Results:
             seeds.setdefault(0 if base else row["seed"], {})[row["prompt_id"]] = row["value"]
         self.settings = list(dict.fromkeys(results["setting"].to_pylist()))
         pairs = set(zip(results["setting"].to_pylist(), results["prompt_id"].to_pylist(), strict=True))
-        self._prompts = {name: sorted(prompt for own, prompt in pairs if own == name) for name in self.settings}
-        known = {measure for _, _, measure, _ in self._values}
-        self.measures = [name for name in MEASURES if name in known]
+        self._prompts = {name: sorted(prompt for setting, prompt in pairs if setting == name) for name in self.settings}
+        measured = {require_measure(measure) for _, _, measure, _ in self._values}
+        headline = headline_measure(measured)
+        self.measures = sorted((key for key in MEASURES if key in measured), key=lambda key: key != headline)
 
     def values(self, setting: str, method: str, measure: str, step: int | None = None) -> Values | None:
         """[seeds, prompts], NaN where a clip could not be measured; None without such results.
@@ -76,16 +82,14 @@ class Results:
         seeds = self._values.get((setting, method, measure, step))
         if seeds is None:
             return None
-        prompts = sorted(
-            {p for (own, *_), s in self._values.items() if own == setting for row in s.values() for p in row}
-        )
+        prompts = self._prompts[setting]
         return np.array([[row.get(prompt, math.nan) for prompt in prompts] for _, row in sorted(seeds.items())])
 
     def curve(self, setting: str, method: str, measure: str) -> list[tuple[int, float]]:
         """The mean of the first seed after each step that was measured, in order."""
-        steps = sorted(s for own, name, m, s in self._values if (own, name, m) == (setting, method, measure))
-        found = ((step, self.values(setting, method, measure, step)) for step in steps)
-        return [(step, float(np.nanmean(values[0]))) for step, values in found if values is not None]
+        steps = sorted(key[3] for key in self._values if key[:3] == (setting, method, measure))
+        measured = ((step, self.values(setting, method, measure, step)) for step in steps)
+        return [(step, float(np.nanmean(values[0]))) for step, values in measured if values is not None]
 
 
 def compare_methods(results: Results, rival: str | None, num_resamples: int = 10_000) -> pa.Table:
@@ -99,29 +103,30 @@ def compare_methods(results: Results, rival: str | None, num_resamples: int = 10
         for against in (BASE, *([rival] if rival else [])):
             for method in results.steps:
                 for measure in results.measures:
-                    found = results.values(setting, method, measure), results.values(setting, against, measure)
-                    if method != against and found[0] is not None and found[1] is not None:
+                    ours, theirs = results.values(setting, method, measure), results.values(setting, against, measure)
+                    if method != against and ours is not None and theirs is not None:
                         key = {"setting": setting, "method": method, "against": against, "measure": measure}
-                        rows += _compared(key, found[0], found[1], results.steps[method], num_resamples)
+                        rows += _compared(key, ours, theirs, results.steps[method], num_resamples)
     return rows_to_table(rows, COMPARISON)
 
 
-def _compared(key: Row, own: Values, other: Values, step: int, num_resamples: int) -> list[Row]:
-    """One row, or none with fewer than two prompts in common."""
-    both = np.isfinite(own).all(0) & np.isfinite(other).all(0)
+def _compared(key: Row, ours: Values, theirs: Values, step: int, num_resamples: int) -> list[Row]:
+    """One row, or none with fewer than two prompts in common; values are [seeds, prompts]."""
+    both = np.isfinite(ours).all(0) & np.isfinite(theirs).all(0)
     if both.sum() < 2:
         return []
-    own, other = own[:, both], other[:, both]
-    change = statistics.paired_bootstrap(other.T, own.T, num_resamples)
+    ours, theirs = ours[:, both], theirs[:, both]
+    change = statistics.paired_bootstrap(theirs.T, ours.T, num_resamples)
+    measure = MEASURES[key["measure"]]
     fewer = statistics.Interval(math.nan, math.nan, math.nan)
-    if MEASURES[key["measure"]].better == "lower" and other.any() and min(own.min(), other.min()) >= 0:
-        fewer = statistics.paired_ratio(other.T, own.T, num_resamples)
+    if measure.better == "lower" and theirs.any() and min(ours.min(), theirs.min()) >= 0:
+        fewer = statistics.paired_ratio(theirs.T, ours.T, num_resamples)
     return [
         key
-        | asdict(MEASURES[key["measure"]])
-        | {"seeds": len(own), "step": step, "prompts": int(both.sum())}
-        | {"value": own.mean(), "lowest_seed": own.mean(1).min(), "highest_seed": own.mean(1).max()}
-        | {"other": other.mean(), "difference": change.mean, "low": change.low, "high": change.high}
+        | {"group": measure.group, "unit": measure.unit, "better": measure.better}
+        | {"seeds": len(ours), "step": step, "prompts": int(both.sum())}
+        | {"value": ours.mean(), "lowest_seed": ours.mean(1).min(), "highest_seed": ours.mean(1).max()}
+        | {"other": theirs.mean(), "difference": change.mean, "low": change.low, "high": change.high}
         | {"reduction": fewer.mean, "reduction_low": fewer.low, "reduction_high": fewer.high}
     ]
 
@@ -129,15 +134,15 @@ def _compared(key: Row, own: Values, other: Values, step: int, num_resamples: in
 def write_figures(results: Results, comparison: pa.Table, folder: Path) -> None:
     """Draws methods.svg; with several settings settings.svg; with curves steps.svg."""
     folder.mkdir(parents=True, exist_ok=True)
-    measures = [name for name in results.measures if not name.startswith(KIND_PREFIX)]
+    measures = [key for key in results.measures if not MEASURES[key].defect_kind]
     first = results.settings[0]
     rows = [row for row in comparison.to_pylist() if row["against"] == BASE]
     with matplotlib.rc_context(_STYLE):
-        own = [row for row in rows if row["setting"] == first]
-        if own:
+        first_rows = [row for row in rows if row["setting"] == first]
+        if first_rows:
             figure, charts = _charts(measures, 0.8 + 0.2 * len(results.steps))
             for measure, axes in charts.items():
-                _draw_methods(axes, [row for row in own if row["measure"] == measure])
+                _draw_methods(axes, [row for row in first_rows if row["measure"] == measure])
             _save(figure, folder / "methods.svg")
         if len(results.settings) > 1:
             figure, charts = _charts(measures, 2.2)
@@ -163,13 +168,13 @@ def write_training_figure(log: pa.Table, folder: Path) -> None:
         return
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(4 * len(_TRAINING), 2.6), layout="constrained")
-        for place, (name, title) in enumerate(_TRAINING.items(), start=1):
-            axes = figure.add_subplot(1, len(_TRAINING), place)
+        for number, (name, title) in enumerate(_TRAINING.items(), start=1):
+            axes = figure.add_subplot(1, len(_TRAINING), number)
             axes.set_title(title)
             axes.set_xlabel("step")
             for method in dict.fromkeys(row["method"] for row in rows):
-                own = [row for row in rows if (row["method"], row["measure"]) == (method, name)]
-                values = np.array([row["value"] for row in own[: len(own) // _SMOOTH * _SMOOTH]])
+                logged = [row["value"] for row in rows if (row["method"], row["measure"]) == (method, name)]
+                values = np.array(logged[: len(logged) // _SMOOTH * _SMOOTH])
                 smooth = values.reshape(-1, _SMOOTH).mean(1)
                 axes.plot(_SMOOTH * (1 + np.arange(len(smooth))), smooth, label=method)
         _save(figure, folder / "training.svg", axes)
@@ -179,11 +184,9 @@ def _charts(measures: Sequence[str], height: float) -> tuple[Figure, dict[str, A
     """A figure with a small chart for each measure; height is a chart's, in inches."""
     num_rows = math.ceil(len(measures) / _COLUMNS)
     figure = Figure(figsize=(4 * _COLUMNS, height * num_rows), layout="constrained")
-    charts = {measure: figure.add_subplot(num_rows, _COLUMNS, place) for place, measure in enumerate(measures, start=1)}
-    for measure, axes in charts.items():
-        told = MEASURES[measure]
-        wish = {"lower": "less is better", "higher": "more is better", "same": "should stay"}[told.better]
-        axes.set_title(f"{measure}{f', {told.unit}' if told.unit else ''}\n({wish})", fontsize="medium")
+    charts = {measure: figure.add_subplot(num_rows, _COLUMNS, index) for index, measure in enumerate(measures, start=1)}
+    for key, axes in charts.items():
+        axes.set_title(f"{_with_unit(key)}\n({_WISHES[MEASURES[key].better]})", fontsize="medium")
     return figure, charts
 
 
@@ -191,14 +194,14 @@ def _draw_methods(axes: Axes, rows: Sequence[Row]) -> None:
     """A point per method with the interval of its difference from the base, and a line where the base is."""
     if not rows:
         return
-    places = np.arange(len(rows))
+    lines = np.arange(len(rows))
     value = np.array([row["value"] for row in rows])
     reach = np.array([[row["difference"] - row["low"], row["high"] - row["difference"]] for row in rows]).T
     axes.axvline(rows[0]["other"], color="grey", linestyle=":", linewidth=1)
-    axes.errorbar(value, places, xerr=reach.clip(min=0), fmt="o", markersize=4, linewidth=1.2)
+    axes.errorbar(value, lines, xerr=reach.clip(min=0), fmt="o", markersize=4, linewidth=1.2)
     seeds = [[row[end] for row in rows] for end in ("lowest_seed", "highest_seed")]
-    axes.hlines(places, seeds[0], seeds[1], linewidth=4, alpha=0.3)
-    axes.set_yticks(places, [row["method"] for row in rows])
+    axes.hlines(lines, seeds[0], seeds[1], linewidth=4, alpha=0.3)
+    axes.set_yticks(lines, [row["method"] for row in rows])
     axes.invert_yaxis()
     axes.locator_params("x", nbins=5)
 
@@ -231,24 +234,40 @@ def _save(figure: Figure, path: Path, keyed: Axes | None = None) -> None:
 
 def markdown(comparison: pa.Table) -> str:
     """The comparison for people: a table for each setting and opponent, a row for each method."""
-    rows = [row for row in comparison.to_pylist() if not row["measure"].startswith(KIND_PREFIX)]
+    rows = [row for row in comparison.to_pylist() if not MEASURES[row["measure"]].defect_kind]
     parts = []
     for setting, against in dict.fromkeys((row["setting"], row["against"]) for row in rows):
-        own = [row for row in rows if (row["setting"], row["against"]) == (setting, against)]
-        measures = list(dict.fromkeys(row["measure"] for row in own))
-        parts.append(f"### {setting}: against {against}\n\nMean, and the 95% interval of the difference.\n")
-        parts.append("| method | seeds | step | " + " | ".join(measures) + " |\n|" + "---|" * (3 + len(measures)))
-        others = {row["measure"]: row["other"] for row in own}
-        parts.append(f"| *{against}* | | | " + " | ".join(f"{others[name]:.3g}" for name in measures) + " |")
-        for method in dict.fromkeys(row["method"] for row in own):
-            cells = {row["measure"]: row for row in own if row["method"] == method}
+        part = [row for row in rows if (row["setting"], row["against"]) == (setting, against)]
+        measures = list(dict.fromkeys(row["measure"] for row in part))
+        parts.append(f"### {setting}: against {against}\n\n{_explanation(part)}\n")
+        titles = [MEASURES[key].title for key in measures]
+        parts.append("| method | seeds | step | " + " | ".join(titles) + " |\n|" + "---|" * (3 + len(measures)))
+        others = {row["measure"]: row["other"] for row in part}
+        parts.append(f"| *{against}* | | | " + " | ".join(show_number(others[key]) for key in measures) + " |")
+        for method in dict.fromkeys(row["method"] for row in part):
+            cells = {row["measure"]: row for row in part if row["method"] == method}
             some = next(iter(cells.values()))
-            texts = [_cell(cells[name]) if name in cells else "" for name in measures]
+            texts = [_cell(cells[key]) if key in cells else "" for key in measures]
             parts.append(f"| {method} | {some['seeds']} | {some['step'] or ''} | " + " | ".join(texts) + " |")
         parts.append("")
     return "\n".join(parts)
 
 
+def _explanation(rows: Sequence[Row]) -> str:
+    """What the cells of a table are, and which column to read first."""
+    headline = headline_measure({row["measure"] for row in rows})
+    prompts = sorted({row["prompts"] for row in rows})
+    size = f"{prompts[0]} prompts" if len(prompts) == 1 else f"{prompts[0]} to {prompts[-1]} prompts"
+    first = f" The headline is {_with_unit(headline)}: {_WISHES[MEASURES[headline].better]}." if headline else ""
+    return f"Mean, and the 95% interval of the difference, over {size}.{first}"
+
+
+def _with_unit(measure_id: str) -> str:
+    """The title of a measure with its unit."""
+    measure = MEASURES[measure_id]
+    return f"{measure.title}, {measure.unit}" if measure.unit else measure.title
+
+
 def _cell(row: Row) -> str:
-    """17.3 (-15.1 .. -11.0)"""
-    return f"{row['value']:.3g} ({row['low']:+.2g} .. {row['high']:+.2g})"
+    """Value and interval of the difference, as in 17.3 (-15.1 to -11.0)."""
+    return f"{show_number(row['value'])} ({show_interval(row['low'], row['high'])})"

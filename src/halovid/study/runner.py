@@ -28,17 +28,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from halovid.config.recipes import anchor_paths, anchored, changed, load_config, read_yaml, validated
 from halovid.config.run import RunConfig
 from halovid.config.sections import Section, Seed, Steps
+from halovid.measuring.instruments import MEASURES, require_measure
 from halovid.stages import required_stages, run_stage
 from halovid.store.errors import InputError, shorten
 from halovid.store.files import atomic_path, write_json, write_text
 from halovid.store.folders import versions
 from halovid.store.runtime import console
-from halovid.store.tables import MEASURES, STUDY, TRAINING, TUNING, read_table, rows_to_table, write_table
+from halovid.store.tables import MEASURES as MEASURES_TABLE
+from halovid.store.tables import STUDY, TRAINING, TUNING, read_table, rows_to_table, write_table
 from halovid.study.findings import BASE, Results, compare_methods, markdown, write_figures, write_training_figure
 
 Changes = dict[str, Any]
@@ -61,7 +63,18 @@ class TuningConfig(Section):
         (400,), min_length=1, max_length=1000, description="steps after which training may stop"
     )
     seed: Seed = Field(1000, description="seed of the trainings; not one of the study's")
-    measure: str = Field("judge: rating", description="higher is better")
+    measure: str = Field("judge_rating", description="id of the measure that should become better")
+
+    @field_validator("measure")
+    @classmethod
+    def _tells_better_from_worse(cls, measure: str) -> str:
+        try:
+            better = MEASURES[require_measure(measure)].better
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        if better == "same":
+            raise ValueError(f"{measure!r} should stay as it is: name a measure of which less or more is better")
+        return measure
 
 
 class StudyConfig(Section):
@@ -152,7 +165,8 @@ def run_study(path: Path, out: Path) -> pa.Table:
         rows = list(_tune(name, method, study, recipe, out / "run"))
         tried += [row | {"change": _dotted(row["change"])} for row in rows]
         write_table(out / "tuning.parquet", rows_to_table(tried, TUNING))
-        best = max(rows, key=lambda row: row["value"])
+        sign = -1 if MEASURES[study.tuning.measure].better == "lower" else 1
+        best = max(rows, key=lambda row: sign * row["value"])
         chosen[name] = {"change": best["change"], "step": best["step"]}
         write_json(out / "chosen.json", chosen)
     results: list[pa.Table] = []
@@ -171,12 +185,16 @@ def run_study(path: Path, out: Path) -> pa.Table:
             logs.append(_training_log(cell, out / "run"))
         write_table(out / "results.parquet", pa.concat_tables(results))
         write_table(out / "training.parquet", pa.concat_tables(logs))
-    found = pa.concat_tables(results)
+    measured_cells = pa.concat_tables(results)
     write_findings(
-        found, {name: best["step"] for name, best in chosen.items()}, study.rival, f"halovid study {path} {out}", out
+        measured_cells,
+        {name: best["step"] for name, best in chosen.items()},
+        study.rival,
+        f"halovid study {path} {out}",
+        out,
     )
     write_training_figure(pa.concat_tables(logs), out)
-    return found
+    return measured_cells
 
 
 def write_findings(results: pa.Table, steps: dict[str, int], rival: str | None, command: str, out: Path) -> None:
@@ -191,9 +209,9 @@ def write_findings(results: pa.Table, steps: dict[str, int], rival: str | None, 
         with atomic_path(out / f"{name}.csv") as temporary:
             pyarrow.csv.write_csv(table, temporary)
     write_figures(grouped, comparison, out)
-    told = ", ".join(f"{name} {version}" for name, version in versions().items())
+    packages = ", ".join(f"{name} {version}" for name, version in versions().items())
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
-    write_text(out / "comparison.md", f"{markdown(comparison)}\n`{command}`; {told}; {machine}\n")
+    write_text(out / "comparison.md", f"{markdown(comparison)}\n`{command}`; {packages}; {machine}\n")
 
 
 def _tune(name: str, method: MethodConfig, study: StudyConfig, recipe: RunConfig, run_dir: Path) -> Iterator[Changes]:
@@ -212,12 +230,12 @@ def _tune(name: str, method: MethodConfig, study: StudyConfig, recipe: RunConfig
             cell = Cell(name, "tuning", tuning.seed, step, config)
             values = _measured(cell, run_dir)
             wanted = pc.and_(pc.equal(values["measure"], tuning.measure), pc.equal(values["model"], "aligned"))
-            own = values.filter(wanted)["value"].to_numpy()
-            if not len(own):
+            tuned_by = values.filter(wanted)["value"].to_numpy()
+            if not len(tuned_by):
                 raise InputError(
                     f"tuning.measure {tuning.measure!r} is not among {sorted(set(values['measure'].to_pylist()))}"
                 )
-            yield {"method": name, "change": change, "step": step, "value": float(np.nanmean(own))}
+            yield {"method": name, "change": change, "step": step, "value": float(np.nanmean(tuned_by))}
 
 
 def _cells(study: StudyConfig, recipe: RunConfig, chosen: dict[str, Changes]) -> Iterator[Cell]:
@@ -225,12 +243,12 @@ def _cells(study: StudyConfig, recipe: RunConfig, chosen: dict[str, Changes]) ->
     for (setting, change), (name, method), seed in itertools.product(
         study.settings.items(), study.methods.items(), study.seeds
     ):
-        own = [chosen[name]["step"]]
+        steps = [chosen[name]["step"]]
         if method.train and seed == study.seeds[0]:
-            own += [step for step in study.curve if step != own[0]]
-        for step in own:
+            steps += [step for step in study.curve if step != steps[0]]
+        for step in steps:
             training = {
-                "align": {"seed": seed, "steps": max(own), "snapshots": sorted(own)},
+                "align": {"seed": seed, "steps": max(steps), "snapshots": sorted(steps)},
                 "evaluate": {"step": step},
             }
             config = changed(recipe, method.change, chosen[name]["change"], training if method.train else {}, change)
@@ -246,8 +264,8 @@ def _measured(cell: Cell, run_dir: Path) -> pa.Table:
 
 def cell_results(run_dir: Path, method: str, setting: str, seed: int, step: int) -> pa.Table:
     """What a finished run measured, means over the samples of each prompt: rows of tables.STUDY under these names."""
-    found = read_table(run_dir / "evaluate" / "measures.parquet", MEASURES)
-    means = found.group_by(["measure", "model", "prompt_id"]).aggregate([("value", "mean")]).to_pylist()
+    measured = read_table(run_dir / "evaluate" / "measures.parquet", MEASURES_TABLE)
+    means = measured.group_by(["measure", "model", "prompt_id"]).aggregate([("value", "mean")]).to_pylist()
     cell = {"method": method, "setting": setting, "seed": seed, "step": step}
     return rows_to_table(
         [
@@ -260,11 +278,11 @@ def cell_results(run_dir: Path, method: str, setting: str, seed: int, step: int)
 
 def _training_log(cell: Cell, run_dir: Path) -> pa.Table:
     """What the training of a cell logged at every step, rows of tables.TRAINING."""
-    own = {"method": cell.method, "setting": cell.setting, "seed": cell.seed}
+    identity = {"method": cell.method, "setting": cell.setting, "seed": cell.seed}
     lines = map(json.loads, (run_dir / "align" / "log.jsonl").read_text("utf-8").splitlines())
     return rows_to_table(
         [
-            own | {"step": line["step"], "measure": name, "value": value}
+            identity | {"step": line["step"], "measure": name, "value": value}
             for line in lines
             for name, value in line.items()
             if name != "step"
@@ -279,12 +297,12 @@ def combinations(tune: dict[str, list[Any]]) -> Iterator[Changes]:
         change: Changes = {}
         for dotted, value in zip(tune, values, strict=True):
             *parents, last = dotted.split(".")
-            place = change
+            section = change
             for parent in parents:
-                place = place.setdefault(parent, {}) if isinstance(place, dict) else place
-            if not isinstance(place, dict) or last in place:
+                section = section.setdefault(parent, {}) if isinstance(section, dict) else section
+            if not isinstance(section, dict) or last in section:
                 raise InputError(f"tune has {shorten(dotted)!r} and a section that holds it; name single settings")
-            place[last] = value
+            section[last] = value
         yield change
 
 

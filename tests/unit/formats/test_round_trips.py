@@ -82,9 +82,9 @@ def write_labels_and_pairs(folder: Path, run: dict[str, Any]) -> None:
         {
             "prompt_id": prompt_id,
             "chosen": a,
-            "chosen_folder": "generate",
+            "chosen_folder": run.get("folders", {}).get(a, "generate"),
             "rejected": b,
-            "rejected_folder": "generate",
+            "rejected_folder": run.get("folders", {}).get(b, "generate"),
             "clip_margin": margin,
             "patch_margins": [0.5] * 8,
             "weight": 1.0,
@@ -239,7 +239,7 @@ def test_videofeedback_as_published_with_frames_and_with_conversations_alone(tmp
     assert len(scores) == 10
     manifest = read_manifest(tmp_path / "run" / "generate")
     assert manifest is not None
-    assert [entry["item"] for entry in manifest["skipped"]] == ["row 3 (gone)", "row 4 (off)"]
+    assert [entry["item"] for entry in manifest["skipped"]] == ["row 3 ('gone')", "row 4 ('off')"]
 
 
 @given(st.floats(1, 4))
@@ -469,20 +469,40 @@ def test_pairs_of_good_and_of_remade_clips_are_exported_with_these_clips(put: Pu
     write_clips(tmp_path / "run", clips, put)
     write_stage_clips(tmp_path / "run", "good", [("good-p0-00", "p0", "a fox"), ("good-p0-01", "p0", "a fox")], put)
     write_stage_clips(tmp_path / "run", "restore", [("restored-p0-00", "p0", "a fox")], put)
-    write_labels_and_pairs(tmp_path / "run", {"pairs": pairs, "ratings": {}})
+    sources = {"good-p0-00": "good", "restored-p0-00": "restore", "a": "generate", "b": "generate"}
+    write_labels_and_pairs(tmp_path / "run", {"pairs": pairs, "ratings": {}, "folders": sources})
     export_run(name, tmp_path / "run", tmp_path / "out")
     import_run(name, tmp_path / "out", tmp_path / "again", None)
     again = read_table(tmp_path / "again/pair/pairs.parquet", PAIRS).to_pylist()
     assert [(pair["prompt_id"], pair["chosen"], pair["rejected"], pair["clip_margin"]) for pair in again] == [
         ("p00000", *pair[1:]) for pair in pairs
     ]
-    sources = {"good-p0-00": "good", "restored-p0-00": "restore", "a": "generate", "b": "generate"}
     assert {row["clip_id"] for row in read_table(tmp_path / "again/generate/clips.parquet", CLIPS).to_pylist()} == {
         *sources
     }
     for clip_id, stage in sources.items():
         copied, original = (tmp_path / run / f"clips/{clip_id}.mp4" for run in ("again/generate", f"run/{stage}"))
         assert copied.read_bytes() == original.read_bytes()
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_clips_of_one_id_in_two_folders_are_told_apart(put: Put, tmp_path: Path, name: str) -> None:
+    write_clips(tmp_path / "run", [("b", "p0", "a fox"), ("a", "p0", "a fox")], put)
+    write_stage_clips(
+        tmp_path / "run", "restore", [("c", "p0", "a fox"), ("d", "p0", "a fox"), ("a", "p0", "a fox")], put
+    )
+    row = {"prompt_id": "p0", "chosen": "a", "rejected": "a", "clip_margin": 1.0, "patch_margins": [0.0], "weight": 1.0}
+    row |= {"chosen_folder": "generate", "rejected_folder": "restore"}
+    with open_stage(tmp_path / "run", "pair", {}, ["generate"]) as stage:
+        assert stage is not None
+        stage.write("pairs.parquet", rows_to_table([row], PAIRS))
+    export_run(name, tmp_path / "run", tmp_path / "out")
+    import_run(name, tmp_path / "out", tmp_path / "again", None)
+    (pair,) = read_table(tmp_path / "again/pair/pairs.parquet", PAIRS).to_pylist()
+    assert (pair["chosen"], pair["rejected"]) == ("generate-a", "restore-a")
+    for stage_name in ("generate", "restore"):
+        copied = tmp_path / f"again/generate/clips/{stage_name}-a.mp4"
+        assert copied.read_bytes() == (tmp_path / f"run/{stage_name}/clips/a.mp4").read_bytes()
 
 
 @pytest.mark.parametrize("name", [*FORMATS])

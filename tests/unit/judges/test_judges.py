@@ -10,16 +10,18 @@ import pytest
 import torch
 from scipy import stats
 
-import halovid.judges.inspector
+import halovid.world.judge
 from halovid.config.run import JudgeConfig
-from halovid.judges import InspectorJudge, SimulatedJudge, make_judge
+from halovid.judges import make_judge
 from halovid.judges.base import label_rows, only_asked
+from halovid.judges.simulated import SimulatedJudge
 from halovid.maths.grid import LatentGeometry, PatchGrid
 from halovid.records import DEFECT_RATING, HIGHEST, LOWEST, Judgement, Refusal, Request
 from halovid.store.tables import LABELS, rows_to_table
 from halovid.world.captions import write_caption
 from halovid.world.corruptions import Event, render_corrupted
 from halovid.world.inspector import DEFECT_THRESHOLD, Inspection
+from halovid.world.judge import InspectorJudge
 from halovid.world.render import render_scene
 from halovid.world.scenes import sample_scene
 
@@ -137,7 +139,7 @@ def inspection(defects: list[float]) -> Inspection:
 
 
 def rate(found: Inspection, monkeypatch: pytest.MonkeyPatch, caption: str) -> Judgement:
-    monkeypatch.setattr(halovid.judges.inspector, "inspect", lambda *_: found)
+    monkeypatch.setattr(halovid.world.judge, "inspect", lambda *_: found)
     return judged(InspectorJudge(GRID).judge([Request(torch.zeros(3, 13, 64, 64), caption, "c")], GEOMETRY)[0])
 
 

@@ -18,7 +18,7 @@ from halovid.pages.report_page import AgreementRow, ClipPair, Curve, KindRow, Me
 
 HOSTILE = "</script><script>alert(\"x\")</script><b>'bold'</b> & {{ 7 * 7 }} \N{FOX FACE}"
 REWARDS = [[[0.5, -1.0, 2.0], [0.25, math.nan, 1.0]], [[1.0, 1.5, 0.0], [0.75, 0.5, 1.25]]]
-METRIC = MetricRow("Truth", "Defective patches", "%", 18.42, 9.71, -8.71, -10.2, -7.1, "lower")
+METRIC = MetricRow("Truth", "Defective patches", "%", 18.42, 9.71, -8.71, -10.2, -7.1, "lower", "64 prompts")
 CLIP = ClipPair("a red ring", 3, b"base", b"aligned", REWARDS, REWARDS, [0, 0, 0, 1, 1], num_frames=5, fps=8)
 CONTENT = PageContent(
     title="Alignment report",
@@ -182,10 +182,16 @@ def test_drawn_interval_turns_so_that_right_is_better() -> None:
         assert point and float(point[1]) > 80
 
 
-def test_decimals_follow_the_interval() -> None:
+def test_numbers_have_three_digits_and_rows_their_sample_size() -> None:
     html = _metric_html(METRIC)
-    assert all(text in html for text in (">18.4<", ">9.7<", "\N{MINUS SIGN}8.7", "\N{MINUS SIGN}10.2 to"))
-    assert ">0.4120<" in _metric_html(replace(METRIC, base=0.412, low=-0.004, high=-0.001, difference=-0.002))
+    assert all(
+        text in html for text in (">18.4<", ">9.71<", "\N{MINUS SIGN}8.71", "\N{MINUS SIGN}10.2 to", "64 prompts")
+    )
+
+
+def test_a_small_difference_is_not_shown_as_none() -> None:
+    html = _metric_html(replace(METRIC, difference=-2.62e-05, low=-4e-05, high=-1e-05))
+    assert "\N{MINUS SIGN}2.62e\N{MINUS SIGN}05" in html and "0.0000" not in html
 
 
 def test_no_number_shows_as_a_dash() -> None:

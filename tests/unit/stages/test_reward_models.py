@@ -111,7 +111,7 @@ def test_a_model_that_reads_text_scores_any_folder_and_watches_a_training(run_di
     assert found[0]["patch_rewards"] == pytest.approx(known["patch_rewards"], abs=1e-4)
     rows = [{"prompt_id": "p0", "prompt": "prompt 0", "seed": 1}]
     network = load_reward(run_dir / "reward")
-    monitor = Monitor(tmp_path, network, rows, torch.zeros(1, 4, 5), config)
+    monitor = Monitor(tmp_path, network, rows, torch.zeros(1, 4, 5), config, instruments=[])
     reading = monitor.observe(OneClip(read_video(clips / "0.mp4", SIZE[1:], SIZE[0])), 1)
     assert reading.values[REWARD] == pytest.approx([known["reward"]], abs=1e-4)
 

@@ -68,7 +68,7 @@ def test_every_stage_reads_only_stages_of_the_run_that_come_before_it(
         "restore": {"source": originals},
         "pair": {"sources": sorted(sources)},
         "score": {"released": "folder"} if released else {},
-        "evaluate": {"reward": reward, "best_of": best_of},
+        "evaluate": {"instruments": ["plain", *(["reward"] if reward else [])], "best_of": best_of},
     }
     config = make_config(recipe)
     needed = required_stages(config)

@@ -13,7 +13,7 @@ from halovid.store.tables import STUDY, TRAINING, rows_to_table
 from halovid.study.findings import Results, compare_methods, markdown, write_figures, write_training_figure
 
 PROMPTS = [f"p{number}" for number in range(12)]
-DEFECTS, MOTION = "defective sprite patches", "motion"
+DEFECTS, MOTION = "defective_sprite_patches", "motion"
 STEPS = {"HALO": 400, "DPO": 200}
 
 

@@ -51,7 +51,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Cell, bool]]:
             -abs(cell.config.align.learning_rate - 1e-3) - abs(cell.step - 5) - cell.config.align.objective.beta_clip
         )
         row = {"method": cell.method, "setting": cell.setting, "seed": cell.seed, "step": cell.step, "prompt_id": "p"}
-        row |= {"measure": "judge: rating"}
+        row |= {"measure": "judge_rating"}
         base, aligned = {"model": "base", "value": -100.0}, {"model": "aligned", "value": value}
         return rows_to_table([row | base, row | aligned], STUDY)
 

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from halovid.config.recipes import make_config
 from halovid.maths.grid import LatentGeometry
+from halovid.measuring.instruments import MEASURES, open_instruments
 from halovid.rewards.network import RewardNetwork, RewardSpec
-from halovid.training.monitor import PATCH_REWARD, REWARD, Monitor, Reading, parting
+from halovid.training.monitor import PATCH_REWARD, REWARD, Monitor, Reading, parting, watching_instruments
 from tiny_models import encoder_spec
 
 NUM_CLIPS = 12
-LOWER, HIGHER, SAME = "flow warp error", "SSIM of adjacent frames", "flow magnitude"
+LOWER, HIGHER, SAME = "flow_warp_error", "adjacent_frame_ssim", "flow_magnitude"
 
 
 def reading(step: int, **changes: float) -> Reading:
@@ -39,7 +40,9 @@ def test_a_reward_that_rises_with_all_else_is_no_reason_to_warn() -> None:
 )
 def test_a_measure_that_gets_worse_while_the_reward_rises_is_named(change: dict[str, float], name: str) -> None:
     [sentence] = parting(reading(0), reading(70, reward=0.5, **change))
-    assert sentence.startswith("step 70: the reward rose from ") and f"but {name} went from " in sentence
+    assert (
+        sentence.startswith("step 70: the reward rose from ") and f"but {MEASURES[name].title} went from " in sentence
+    )
 
 
 def test_without_a_higher_reward_nothing_is_said() -> None:
@@ -84,16 +87,17 @@ def make_monitor(folder: Path, num_clips: int, batch_size: int) -> Monitor:
     network = RewardNetwork(RewardSpec(backbone=backbone, aspects=aspects, patch_aspects=aspects))
     clips = [{"prompt_id": f"p{i}", "prompt": "a", "seed": 1 + 3 * i} for i in range(num_clips)]
     config = make_config({"generator": {"batch_size": batch_size}})
-    return Monitor(folder, network.eval(), clips, torch.randn(num_clips, 3, 4), config)
+    instruments = open_instruments(watching_instruments(config), config, folder)
+    return Monitor(folder, network.eval(), clips, torch.randn(num_clips, 3, 4), config, instruments)
 
 
 def test_the_monitor_keeps_the_clips_and_measures_each(tmp_path: Path) -> None:
     found = make_monitor(tmp_path, 2, 16).observe(FlatSampler(), 30)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p0-step000030.mp4", "p1-step000030.mp4"]
-    assert {REWARD, PATCH_REWARD, LOWER, "critic: defect probability"} <= found.values.keys()
+    assert {REWARD, PATCH_REWARD, LOWER, "critic_defect_probability"} <= found.values.keys()
     assert not any("sprite" in name or "alignment" in name for name in found.values), "the truth is not for training"
     assert all(value.shape == (2,) for value in found.values.values())
-    assert found.values["SSIM of adjacent frames"] == pytest.approx([1, 1])
+    assert found.values[HIGHER] == pytest.approx([1, 1])
     assert found.means()["monitor/reward"] == pytest.approx(found.values[REWARD].mean())
 
 

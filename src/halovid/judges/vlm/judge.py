@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from halovid.config.endpoints import ModelConfig
+from halovid.config.run import JudgeConfig
 from halovid.config.vlm import VlmConfig
 from halovid.judges.base import asked_rounds
 from halovid.judges.vlm.boxes import covered_patches, touched_times
@@ -156,3 +157,8 @@ async def _all(work: Iterable[Awaitable[T]]) -> list[T]:
         if isinstance(result, BaseException):
             raise result
     return [result for result in results if not isinstance(result, BaseException)]
+
+
+def open_vlm(config: JudgeConfig, grid: PatchGrid, seed: int) -> VlmJudge:
+    """The judge that `judge.vlm` describes; `VlmJudge` tells what it raises."""
+    return VlmJudge(config.vlm, grid)

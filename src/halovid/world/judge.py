@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from halovid.config.run import JudgeConfig
 from halovid.maths.grid import LatentGeometry, PatchGrid
 from halovid.records import DEFECT_RATING, HIGHEST, LOWEST, Judgement, Refusal, Request
 from halovid.world.captions import parse_caption
@@ -31,9 +32,14 @@ class InspectorJudge:
         rated: dict[int, Judgement] = {}
         if readable:
             video = torch.stack([requests[index].video for index in readable])
-            found = inspect(video, list(readable.values()), self._grid)
-            rated = {index: _rate(found, place) for place, index in enumerate(readable)}
+            inspection = inspect(video, list(readable.values()), self._grid)
+            rated = {index: _rate(inspection, row) for row, index in enumerate(readable)}
         return [spec if isinstance(spec, Refusal) else rated[index] for index, spec in enumerate(specs)]
+
+
+def open_inspector(config: JudgeConfig, grid: PatchGrid, seed: int) -> InspectorJudge:
+    """The inspector, which has no settings and makes no errors."""
+    return InspectorJudge(grid)
 
 
 def _spec(request: Request) -> SceneSpec | Refusal:
@@ -48,17 +54,17 @@ def _spec(request: Request) -> SceneSpec | Refusal:
         return Refusal(str(error))
 
 
-def _rate(found: Inspection, i: int) -> Judgement:
-    """The ratings of the i-th inspected clip."""
+def _rate(inspection: Inspection, row: int) -> Judgement:
+    """The ratings of one of the inspected clips."""
     patches = {
-        "visual_quality": _patch_rating(found.patch_defects[i]),
-        "temporal_consistency": _patch_rating(found.patch_flicker[i]),
+        "visual_quality": _patch_rating(inspection.patch_defects[row]),
+        "temporal_consistency": _patch_rating(inspection.patch_flicker[row]),
     }
-    seen = found.sprite_patches[i] | found.defective[i]
-    clip = {aspect: _mean(rating[seen]) for aspect, rating in patches.items()}
-    clip["dynamic_degree"] = _scale(float((found.motion[i] / _FULL_MOTION).clamp(max=1)))
-    clip["text_alignment"] = _scale(float((found.colour_right[i] & found.shape_right[i]).float().mean()))
-    clip["factual_consistency"] = _scale(float((found.found[i] > 0).float().mean()))
+    rated = inspection.sprite_patches[row] | inspection.defective[row]
+    clip = {aspect: _mean(rating[rated]) for aspect, rating in patches.items()}
+    clip["dynamic_degree"] = _scale(float((inspection.motion[row] / _FULL_MOTION).clamp(max=1)))
+    clip["text_alignment"] = _scale(float((inspection.colour_right[row] & inspection.shape_right[row]).float().mean()))
+    clip["factual_consistency"] = _scale(float((inspection.found[row] > 0).float().mean()))
     return Judgement(clip, patches)
 
 

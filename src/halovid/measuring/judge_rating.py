@@ -1,0 +1,49 @@
+"""The instrument that asks the judge of the recipe."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from statistics import fmean
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from halovid.config.run import RunConfig
+from halovid.judges import make_judge
+from halovid.judges.base import Judge, make_requests
+from halovid.records import ClipBatch, Judgement, Measure, Refusal, Skip
+
+
+class JudgeInstrument:
+    """The judge's mean rating of each clip."""
+
+    measures: ClassVar[dict[str, Measure]] = {"judge_rating": Measure("judge: rating", "Judge", "", "higher")}
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+
+    @classmethod
+    def open(cls, config: RunConfig, run_dir: Path) -> JudgeInstrument:
+        """The judge of the recipe; `judges.make_judge` tells what it raises."""
+        return cls(make_judge(config.judge, config.grid, config.seed))
+
+    def measure(self, clips: ClipBatch, skip: Skip) -> dict[str, Tensor]:
+        """The mean rating over the aspects, [B] on the scale 1..5; NaN for a clip that the judge refuses.
+
+        An aspect that is rated by patch counts with the mean of its patches. Patches alone would not tell a sprite that
+        is missing: all aspects count. `skip` is told of refusals.
+        """
+        answers = self._judge.judge(make_requests(clips.rows, clips.video), clips.geometry)
+        for row, answer in zip(clips.rows, answers, strict=True):
+            if isinstance(answer, Refusal):
+                skip(row["clip_id"], f"not rated by the judge: {answer.reason}", answer.again)
+        return {"judge_rating": torch.tensor([_mean_rating(answer) for answer in answers])}
+
+
+def _mean_rating(answer: Judgement | Refusal) -> float:
+    if isinstance(answer, Refusal):
+        return math.nan
+    by_patch = {aspect: patches.mean().item() for aspect, patches in answer.patches.items()}
+    return fmean((answer.clip | by_patch).values())
