@@ -128,7 +128,7 @@ def test_a_model_that_does_not_exist(
 ) -> None:
     run_dir = finished_run()
     override = ("--set", f"generator.model={model}")
-    assert_refused(run_here("run", tiny_recipe, run_dir, *override), f"generator.model '{model}'", "WanPipeline")
+    assert_refused(run_here("run", tiny_recipe, run_dir, *override), f"generator.model '{model}'", "save_pretrained")
     assert "generate: complete, skipped" in run_here("generate", tiny_recipe, run_dir).stderr, "clips were lost"
     assert results(run_dir, "generate") == results(first_run[0], "generate")
 
@@ -138,6 +138,7 @@ def test_a_model_that_does_not_exist(
     [
         ("num_frames=12", ("num_frames is 12", "4 * k + 1")),
         ("height=60", ("generator.height: got 60", "multiple of 8")),
+        ("height=72", ("72 x 64", "multiples of 16")),
     ],
 )
 def test_a_clip_size_that_the_model_cannot_make(
@@ -568,5 +569,5 @@ def test_an_interrupt_says_how_to_go_on(finished_run: Copy, tiny_recipe: Path, m
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("halovid.stages.score.load_reward", interrupted)
+    monkeypatch.setattr("halovid.rewards.rewarder.load_reward", interrupted)
     refuse(run_dir, "score", tiny_recipe, run_dir, words=("interrupted", "run the same command again"), code=130)

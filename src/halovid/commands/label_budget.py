@@ -19,9 +19,9 @@ from halovid.clips.folder import ClipFolder
 from halovid.config.run import RunConfig
 from halovid.judges.rounds import read_rounds, write_rounds
 from halovid.maths.grid import PatchGrid
-from halovid.rewards.data import prompt_inputs
-from halovid.rewards.network import RewardNetwork, load_reward
-from halovid.rewards.scoring import score_dense
+from halovid.records import PromptBatch
+from halovid.rewards.network import load_reward
+from halovid.rewards.rewarder import NetworkRewarder, Rewarder
 from halovid.store.errors import InputError
 from halovid.store.runtime import batches, console, progress, resolve_device, set_threads
 
@@ -44,41 +44,42 @@ def select_patches(config: RunConfig, run_dir: Path, share: float, target: Path)
     clips = ClipFolder(run_dir / "generate", config.reward_size)
     rounds = read_rounds(asked)
     known = np.zeros((len(clips.rows), config.grid.num_patches), dtype=bool)
-    for row, own in zip(clips.rows, known, strict=True):
-        own[[place for places in rounds.get(row["clip_id"], []) for place in places]] = True
+    for row, of_clip in zip(clips.rows, known, strict=True):
+        of_clip[[patch for patches in rounds.get(row["clip_id"], []) for patch in patches]] = True
     count = round(share * known.size) - int(known.sum())
     if count <= 0:
         raise InputError(f"{known.mean():.0%} of the patches are asked about already; give a --share above that")
-    unsure = rate_uncertainty(load_reward(run_dir / "reward").to(resolve_device(config.device)), clips, config.grid)
+    network = load_reward(run_dir / "reward").to(resolve_device(config.device))
+    unsure = rate_uncertainty(NetworkRewarder(network, config.grid), clips, config.grid)
     unsure[known] = np.nan
     chosen = draw_patches(unsure, count, np.random.default_rng(config.seed))
-    for row, own in zip(clips.rows, chosen, strict=True):
-        rounds.setdefault(row["clip_id"], []).append(np.flatnonzero(own).tolist())
+    for row, of_clip in zip(clips.rows, chosen, strict=True):
+        rounds.setdefault(row["clip_id"], []).append(np.flatnonzero(of_clip).tolist())
     write_rounds(target, rounds)
     console.print(f"{target}: {int(known.sum())} patches asked about before, {int(chosen.sum())} more chosen")
 
 
-@torch.no_grad()
-def rate_uncertainty(network: RewardNetwork, clips: ClipFolder, grid: PatchGrid, batch_size: int = 32) -> np.ndarray:
+def rate_uncertainty(rewarder: Rewarder, clips: ClipFolder, grid: PatchGrid, batch_size: int = 32) -> np.ndarray:
     """How much the ratings of each patch differ when the clip is mirrored, [n, patches]; NaN for unreadable clips."""
-    device = network.shift.device
     unsure = torch.full((len(clips.rows), grid.num_patches), torch.nan)
-    places = {row["clip_id"]: place for place, row in enumerate(clips.rows)}
+    number = {row["clip_id"]: index for index, row in enumerate(clips.rows)}
     with progress("select", len(clips.rows)) as advance:
         for batch in batches(clips.rows, batch_size):
             rows, video = clips.readable(batch, lambda *_: None)  # the judge listed the unreadable ones
             if video is not None:
-                prompts = prompt_inputs(network.backbone, rows, clips.prompt_embeds).to(device)
-                found = _disagreement(network, video.to(device), prompts, grid)
-                unsure[[places[row["clip_id"]] for row in rows]] = found.flatten(1).cpu()
+                prompts = clips.prompt_batch(rows, rewarder.needs_conditioning)
+                unsure[[number[row["clip_id"]] for row in rows]] = _disagreement(rewarder, video, prompts).flatten(1)
             advance(len(batch))
     return unsure.numpy()
 
 
-def _disagreement(network: RewardNetwork, video: Tensor, prompts: Tensor, grid: PatchGrid) -> Tensor:
+def _disagreement(rewarder: Rewarder, video: Tensor, prompts: PromptBatch) -> Tensor:
     """The standard deviation of the patch ratings over the views, mean over the aspects: [B, t, h, w]."""
-    views = [score_dense(network, video.flip(axes), prompts, grid)[1].flip(axes) for axes in _VIEWS]
-    return torch.stack(views).float().std(0).mean(1)
+    views = []
+    for axes in _VIEWS:
+        ratings = rewarder.reward(video.flip(axes), prompts).ratings.values()
+        views.append(torch.stack([rated.patches for rated in ratings if rated.patches is not None], 1).flip(axes))
+    return torch.stack(views).std(0).mean(1)
 
 
 def draw_patches(unsure: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -22,11 +22,13 @@ from torch import Tensor
 from halovid.config.run import GeneratorConfig, RunConfig
 from halovid.formats import folder, vbench
 from halovid.formats.base import Collection, SourceClip
-from halovid.maths.grid import PatchGrid, spread_to_frames
-from halovid.models import open_generator
+from halovid.maths.grid import LatentGeometry, PatchGrid, spread_to_frames
+from halovid.models import open_model
+from halovid.records import Conditioning, PromptBatch, Rewards
 from halovid.rewards.backbones import EncoderSpec
 from halovid.rewards.network import RewardNetwork, load_reward
-from halovid.rewards.scoring import geometry_of, score_dense
+from halovid.rewards.rewarder import NetworkRewarder
+from halovid.rewards.scoring import geometry_of
 from halovid.store.errors import InputError
 from halovid.store.files import atomic_path
 from halovid.store.folders import read_manifest
@@ -41,28 +43,33 @@ WORST, BEST = 1.0, 5.0  # the rating scale: what heat maps show as wholly red, a
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-    """A reward model and what it needs to score any clip: its patches, and the prompts as it takes them."""
+    """A reward network, and what it needs to score any clip.
 
-    network: RewardNetwork
-    grid: PatchGrid
-    prompts: dict[str, Tensor]
-    device: torch.device
+    conditions: prompt -> its conditioning, one row; empty where the network reads text.
+    """
 
-    @torch.no_grad()
-    def rate(self, clip: SourceClip) -> tuple[Tensor, Tensor, Tensor]:
-        """Ratings [aspects], patch rewards [t, h, w], and the clip as the model saw it, [3, F, H, W].
+    rewarder: NetworkRewarder
+    conditions: dict[str, Conditioning]
+
+    @property
+    def geometry(self) -> LatentGeometry:
+        """How the network divides time."""
+        return geometry_of(self.rewarder.network)
+
+    def rate(self, clip: SourceClip) -> tuple[Rewards, Tensor]:
+        """The rewards of a clip, a batch of one, and the clip as the network saw it, [3, F, H, W].
 
         Raises:
-            InputError: the clip can't be read, or a rating is not finite.
+            InputError: the clip can't be read, or it is refused.
         """
-        spec = self.network.spec.backbone
-        probe_video(clip.files[0])
+        spec = self.rewarder.network.spec.backbone
+        fps = probe_video(clip.files[0]).fps
         video = read_video(clip.files[0], (spec.frame_height, spec.frame_width), spec.num_frames)
-        prompt = self.prompts[clip.prompt][None].to(self.device)
-        ratings, patches = score_dense(self.network, video[None].to(self.device), prompt, self.grid)
-        if not (torch.isfinite(ratings).all() and torch.isfinite(patches).all()):
-            raise InputError("the reward is not finite")
-        return ratings[0].float().cpu(), patches[0].mean(0).float().cpu(), video
+        prompts = PromptBatch((clip.prompt,), self.conditions.get(clip.prompt), (fps,), self.geometry)
+        rewards = self.rewarder.reward(video[None], prompts)
+        if refusal := rewards.refusals[0]:
+            raise InputError(refusal.reason)
+        return rewards, video
 
 
 def score_folder(
@@ -104,14 +111,14 @@ def _score_clips(found: Collection, scorer: Scorer, heatmaps: Path | None) -> li
         unfinished = stack.enter_context(scratch_folder(heatmaps / "heatmaps")) if heatmaps is not None else None
         for name, clip in found.clips.items():
             try:
-                ratings, patches, video = scorer.rate(clip)
-                rows.append(_row(clip, ratings, patches, scorer.network.spec.aspects))
+                rewards, video = scorer.rate(clip)
+                rows.append(_row(clip, rewards))
             except InputError as error:
                 found.skip(name, str(error))
             else:
                 if unfinished is not None and heatmaps is not None:
                     heatmap = unfinished / f"{clip_ids[name]}.mp4"
-                    _write_heatmap(heatmap, scorer, clip, patches, video)
+                    _write_heatmap(heatmap, clip, rewards.patches[0], scorer.geometry, video)
                     heatmap.replace(heatmaps / heatmap.name)
             advance()
     return rows
@@ -139,14 +146,12 @@ def _make_scorer(reward: Path, config: RunConfig | None, prompts: list[str]) -> 
     network = load_reward(model)
     config = config or _config_of_run(model)
     set_threads(config.threads)
-    device = resolve_device(config.device)
-    if network.backbone.reads_text:
-        inputs = {prompt: network.backbone.tokenize([prompt])[0] for prompt in prompts}
-    else:
-        generator = open_generator(config)
-        inputs = {prompt: generator.encode_prompts([prompt])[0].float().cpu() for prompt in prompts}
-        _check_width(next(iter(inputs.values())).shape[-1], network, model, config)
-    return Scorer(network.to(device), config.grid, inputs, device)
+    rewarder, conditions = NetworkRewarder(network.to(resolve_device(config.device)), config.grid), {}
+    if rewarder.needs_conditioning:
+        generator = open_model(config, {"text"})
+        conditions = {prompt: generator.encode_prompts([prompt]).to("cpu") for prompt in prompts}
+        _check_width(conditions[prompts[0]].text_states().shape[-1], network, model, config)
+    return Scorer(rewarder, conditions)
 
 
 def _check_width(width: int, network: RewardNetwork, model: Path, config: RunConfig) -> None:
@@ -175,13 +180,12 @@ def _config_of_run(model: Path) -> RunConfig:
         ) from error
 
 
-def _row(clip: SourceClip, ratings: Tensor, patches: Tensor, aspects: tuple[str, ...]) -> Row:
-    """A row of the output."""
-    named = dict(zip(aspects, ratings.tolist(), strict=True))
+def _row(clip: SourceClip, rewards: Rewards) -> Row:
+    """A row of the output, of the rewards of one clip."""
     return (
-        {"clip": clip.name, "prompt": clip.prompt, "reward": ratings.mean().item()}
-        | named
-        | {"patch_rewards": patches.flatten().tolist()}
+        {"clip": clip.name, "prompt": clip.prompt, "reward": rewards.clip.item()}
+        | {aspect: rated.clip.item() for aspect, rated in rewards.ratings.items()}
+        | {"patch_rewards": rewards.patches.flatten().tolist()}
     )
 
 
@@ -195,10 +199,10 @@ def _write_table(path: Path, rows: list[Row]) -> None:
             pyarrow.csv.write_csv(table.drop_columns("patch_rewards"), temporary)
 
 
-def _write_heatmap(path: Path, scorer: Scorer, clip: SourceClip, patches: Tensor, video: Tensor) -> None:
-    """The clip as the model saw it, redder the worse a patch is."""
+def _write_heatmap(path: Path, clip: SourceClip, patches: Tensor, geometry: LatentGeometry, video: Tensor) -> None:
+    """The clip as the model saw it, redder the worse a patch is; patches [t, h, w], video [3, F, H, W]."""
     badness = ((BEST - patches) / (BEST - WORST)).clamp(0, 1)
-    frames = spread_to_frames(badness, video.shape[1], geometry_of(scorer.network))
+    frames = spread_to_frames(badness, video.shape[1], geometry)
     cover = 0.6 * torch.nn.functional.interpolate(frames[None], video.shape[2:], mode="nearest")[0]
     red = torch.tensor([1.0, -1.0, -1.0]).view(3, 1, 1, 1)
     seconds = _seconds(clip.files[0])

@@ -10,8 +10,6 @@ from pydantic import Field, model_validator
 from halovid.config.endpoints import BaseUrl, CallConfig, KeyVariable, ModelConfig
 from halovid.config.sections import ASPECTS, Aspect, Batch, Execution, HubName, LoraOptions, Rate, Section, Seed, Weight
 
-ENCODERS = ("conv", "videomae", "vjepa2")  # backbones that read the generator's text conditions
-
 
 class RewardConfig(Section):
     """The reward model: video phase, then patch phase."""
@@ -118,6 +116,11 @@ class ScoreConfig(Section):
         None, description="folder or hub id of a released video reward model that scores instead of the run's own"
     )
     server: ServerConfig | None = Field(None, description="a released reward model that a server runs")
+
+    @property
+    def uses_run_network(self) -> bool:
+        """Whether the run's own reward network gives the rewards, and not a released or served model."""
+        return self.released is None and self.server is None
 
     @model_validator(mode="after")
     def _one_model(self) -> ScoreConfig:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from halovid.config.objectives import GranDPOOptions, ObjectiveOptions
-from halovid.config.reward import ENCODERS, RewardConfig, ScoreConfig
+from halovid.config.reward import RewardConfig, ScoreConfig
 from halovid.config.sections import (
     Batch,
     Execution,
@@ -41,8 +41,10 @@ class PromptsConfig(Section):
 class GeneratorConfig(Section):
     """The text-to-video model and how to sample it."""
 
-    family: Literal["wan"] = "wan"
     model: HubName = Field("world", description="folder or hub id of the pipeline; 'world' is the packaged one")
+    revision: str | None = Field(
+        None, max_length=100, description="of a model of the hub: branch, tag or commit; its main branch when left out"
+    )
     num_frames: int = Field(13, ge=1, le=10_000)
     height: int = Field(64, ge=8, le=16_384, multiple_of=8)
     width: int = Field(64, ge=8, le=16_384, multiple_of=8)
@@ -275,6 +277,11 @@ class RunConfig(Section):
         return frames, height // self.reward.downscale, width // self.reward.downscale
 
     @property
+    def scored_size(self) -> tuple[int, int, int]:
+        """Frames, height and width at which clips are read to be rewarded: released models choose their own."""
+        return self.reward_size if self.score.uses_run_network else self.clip_size
+
+    @property
     def align_seed(self) -> int:
         """The seed of the alignment."""
         return self.seed if self.align.seed is None else self.align.seed
@@ -310,7 +317,12 @@ class RunConfig(Section):
     def trains_reward(self) -> bool:
         """Whether a run trains a reward model of its own: rewards are asked for, and no released model gives them."""
         asked = bool(self.scored_folders) or self.evaluate.best_of > 1 or "reward" in self.evaluate.instruments
-        return asked and not (self.score.released or self.score.server)
+        return asked and self.score.uses_run_network
+
+    @property
+    def has_rewarder(self) -> bool:
+        """Whether something gives rewards in this run: a released or served model, or the network that it trains."""
+        return self.trains_reward or not self.score.uses_run_network
 
     @property
     def margin_grid(self) -> PatchGrid:
@@ -352,15 +364,6 @@ class RunConfig(Section):
             raise ValueError(
                 f"reward.downscale is {self.reward.downscale}: the reward model would see clips of {height} x {width} "
                 f"pixels, less than a token of reward.patch_size {tokens}; lower one of them"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _best_of_reads_conditions(self) -> RunConfig:
-        if self.evaluate.best_of > 1 and self.reward.backbone not in ENCODERS:
-            raise ValueError(
-                f"evaluate.best_of compares clips by the generator's text conditions, which reward.backbone "
-                f"{self.reward.backbone!r} does not read: use one of {', '.join(ENCODERS)}"
             )
         return self
 

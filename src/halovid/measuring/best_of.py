@@ -1,4 +1,4 @@
-"""Best-of-N: a generator that tries several times and keeps the clip that a reward model likes best. No training."""
+"""Best-of-N: sample several clips of each prompt and keep the one that a reward model likes best. No training."""
 
 from __future__ import annotations
 
@@ -7,41 +7,43 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from halovid.maths.grid import PatchGrid
 from halovid.models import Sampler
-from halovid.rewards.network import RewardNetwork
-from halovid.rewards.scoring import reward_clips
+from halovid.records import PromptBatch
+from halovid.rewards.rewarder import Rewarder
+from halovid.store.errors import InputError
 
 
 class BestOf:
-    """The `Sampler` whose samples are the best of `count` samples of another one.
+    """Draws the best of `count` clips that a model makes of each prompt.
 
     Args:
         by: what is compared: the reward of the clip, or the mean reward of its patches.
     """
 
-    def __init__(
-        self, generator: Sampler, network: RewardNetwork, grid: PatchGrid, count: int, by: Literal["clip", "patch"]
-    ) -> None:
-        self._generator, self._network, self._grid, self._count, self._by = generator, network, grid, count, by
-        self.geometry = generator.geometry
+    def __init__(self, model: Sampler, rewarder: Rewarder, count: int, by: Literal["clip", "patch"]) -> None:
+        self._model, self._rewarder, self._count, self._by = model, rewarder, count, by
 
-    def sample(self, prompt_embeds: Tensor, seeds: list[int]) -> Tensor:
-        """[B, C, T, h, w]; the first try has the seed itself, so that one try is the plain generator."""
-        tries = [self._generator.sample(prompt_embeds, [seed + k for seed in seeds]) for k in range(self._count)]
-        rewards = torch.stack([self._reward(latents, prompt_embeds) for latents in tries])
-        rows = torch.arange(len(seeds), device=rewards.device)
-        return torch.stack(tries)[rewards.argmax(0), rows]
+    def __call__(self, prompts: PromptBatch, seeds: list[int]) -> Tensor:
+        """Latents of the best clips, [B, C, T, h, w]; see `clips.folder.Draw`.
 
-    def _reward(self, latents: Tensor, prompt_embeds: Tensor) -> Tensor:
-        """The reward of each clip, [B]."""
-        clips, patches = reward_clips(self._network, self.decode_video(latents), prompt_embeds, self._grid)
-        return clips if self._by == "clip" else patches.flatten(1).mean(1)
+        The first try has the seed itself, so that the best of one is what the model alone makes. A try that the
+        rewarder refuses for good is the worst of all.
 
-    def encode_prompts(self, prompts: list[str]) -> Tensor:
-        """As the generator."""
-        return self._generator.encode_prompts(prompts)
+        Raises:
+            InputError: the rewarder refuses a try for now, as while its server is down: the choice would not be among
+                all tries.
+        """
+        conditioning = prompts.conditioning
+        assert conditioning is not None, "nothing can be sampled without text conditions"
+        tries = [self._model.sample(conditioning, [seed + k for seed in seeds]) for k in range(self._count)]
+        rewards = torch.stack([self._reward(latents, prompts) for latents in tries])
+        best = rewards.argmax(0).to(tries[0].device)
+        return torch.stack(tries)[best, torch.arange(len(seeds), device=best.device)]
 
-    def decode_video(self, latents: Tensor) -> Tensor:
-        """As the generator."""
-        return self._generator.decode_video(latents)
+    def _reward(self, latents: Tensor, prompts: PromptBatch) -> Tensor:
+        """What is compared of each clip, [B]; minus infinity for a clip that is refused."""
+        rewards = self._rewarder.reward(self._model.decode_video(latents), prompts)
+        for refusal in rewards.refusals:
+            if refusal is not None and refusal.again:
+                raise InputError(f"a clip can't be compared for best-of-{self._count}: {refusal.reason}; run it again")
+        return (rewards.clip if self._by == "clip" else rewards.patch_means).nan_to_num(nan=-torch.inf)

@@ -16,6 +16,7 @@ from halovid.maths import statistics
 from halovid.measuring.instruments import MEASURES, open_instruments
 from halovid.records import ClipBatch
 from halovid.store.folders import StageFolder
+from halovid.store.runtime import clips_at_once
 from halovid.store.tables import MEASURES as MEASURES_TABLE
 
 EVALUATION_SEED = 1  # added to the run's seed: evaluation has other noise than the candidates
@@ -35,7 +36,7 @@ def measure_clips(stage: StageFolder, run_dir: Path, model: str, config: RunConf
         rows, video = folder.readable([row for samples in prompts for row in samples], stage.skip)
         if video is None:
             return []
-        clips = ClipBatch(video, rows, folder.geometry, config.grid, folder.prompt_embeds)
+        clips = ClipBatch(video, rows, folder.geometry, config.grid, folder.conditioning)
         values = {
             key: value for instrument in instruments for key, value in instrument.measure(clips, stage.skip).items()
         }
@@ -46,7 +47,7 @@ def measure_clips(stage: StageFolder, run_dir: Path, model: str, config: RunConf
         ]
         return [row for row in measured if math.isfinite(row["value"])]
 
-    num_prompts = max(1, _BATCH // config.evaluate.samples)  # samples of a prompt are measured together
+    num_prompts = max(1, clips_at_once(config.clip_size, _BATCH) // config.evaluate.samples)  # samples stay together
     return stage.map_batches(f"measure {model}", list(folder.by_prompt.values()), num_prompts, measure, MEASURES_TABLE)
 
 

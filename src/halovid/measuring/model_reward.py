@@ -1,4 +1,4 @@
-"""The instrument that is the reward model of the run."""
+"""The instrument that is the rewarder of the run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from halovid.config.run import RunConfig
-from halovid.records import ClipBatch, Measure, Skip
-from halovid.rewards.data import prompt_inputs
-from halovid.rewards.network import RewardNetwork, load_reward
-from halovid.rewards.scoring import reward_clips
-from halovid.store.runtime import resolve_device
+from halovid.records import ClipBatch, Measure, PromptBatch, Skip
+from halovid.rewards.rewarder import Rewarder, open_rewarder
 
 _GROUP = "Reward model (what the training follows)"
 
@@ -25,17 +22,19 @@ class RewardInstrument:
         "reward_patches": Measure("reward: patches", _GROUP, "", "higher"),
     }
 
-    def __init__(self, network: RewardNetwork) -> None:
-        self._network = network
+    def __init__(self, rewarder: Rewarder) -> None:
+        self._rewarder = rewarder
 
     @classmethod
     def open(cls, config: RunConfig, run_dir: Path) -> RewardInstrument:
-        """The reward model in RUN/reward, on the run's device; `load_reward` tells what it raises."""
-        return cls(load_reward(run_dir / "reward").to(resolve_device(config.device)))
+        """The rewarder that the recipe names; `open_rewarder` tells what it raises."""
+        return cls(open_rewarder(config, run_dir))
 
     def measure(self, clips: ClipBatch, skip: Skip) -> dict[str, Tensor]:
-        """The reward of each clip and the mean reward of its patches, [B] each."""
-        device = self._network.shift.device
-        prompts = prompt_inputs(self._network.backbone, clips.rows, clips.text_condition).to(device)
-        whole, patches = reward_clips(self._network, clips.video.to(device), prompts, clips.grid)
-        return {"reward_clip": whole.float().cpu(), "reward_patches": patches.flatten(1).mean(1).float().cpu()}
+        """The reward of each clip and the mean reward of its patches, [B] each; NaN for clips that are refused."""
+        condition = clips.conditioning if self._rewarder.needs_conditioning else None
+        rewards = self._rewarder.reward(clips.video, PromptBatch.of_rows(clips.rows, clips.geometry, condition))
+        for row, refusal in zip(clips.rows, rewards.refusals, strict=True):
+            if refusal is not None:
+                skip(row["clip_id"], f"not rewarded: {refusal.reason}", refusal.again)
+        return {"reward_clip": rewards.clip, "reward_patches": rewards.patch_means}

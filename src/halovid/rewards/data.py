@@ -13,6 +13,7 @@ from torch import Tensor
 
 from halovid.clips.folder import ClipFolder, Row
 from halovid.maths.grid import PatchGrid
+from halovid.records import PromptBatch
 from halovid.rewards.backbones import Backbone
 from halovid.store.errors import InputError
 
@@ -21,7 +22,8 @@ from halovid.store.errors import InputError
 class LabelledClips:
     """n clips of m prompts with their labels.
 
-    video: [n, 3, F, H, W] float16 in [-1, 1].  prompts: [m, ...], see `prompt_inputs`.  prompt_of: [n], row of them.
+    video: [n, 3, F, H, W] float16 in [-1, 1].
+    prompts: [m, ...], what `prompt_inputs` gives of the prompts.  prompt_of: [n], the row of `prompts` of each clip.
     clip_ratings: [n, aspects].  patch_ratings: [n, patch aspects, t, h, w], NaN where nobody was asked.
     """
 
@@ -60,15 +62,17 @@ class LabelledClips:
         return self.video.float().to(device), self.prompts[self.prompt_of].to(device)
 
 
-def prompt_inputs(backbone: Backbone, rows: Sequence[Row], conditions: Callable[[str], Tensor]) -> Tensor:
-    """The prompts of clips as a backbone takes them: [n, L, D] float32 text conditions, or [n, L] token ids.
+def prompt_inputs(backbone: Backbone, prompts: PromptBatch) -> Tensor:
+    """The prompts of n clips as a backbone takes them: [n, L, D] float32 text conditions, or [n, L] token ids.
 
-    Args:
-        conditions: prompt id -> the generator's text conditions, [L, D]; only asked when the backbone takes them.
+    Raises:
+        ValueError: the backbone takes text conditions, and there are none.
     """
     if backbone.reads_text:
-        return backbone.tokenize([row["prompt"] for row in rows])
-    return torch.stack([conditions(row["prompt_id"]) for row in rows]).float()
+        return backbone.tokenize(list(prompts.texts))
+    if prompts.conditioning is None:
+        raise ValueError(f"{type(backbone).__name__} reads the diffusion model's text conditions; none were given")
+    return prompts.conditioning.text_states()
 
 
 def load_labelled(
@@ -97,7 +101,7 @@ def load_labelled(
     return (
         LabelledClips(
             video.half(),
-            prompt_inputs(backbone, [by_prompt[name] for name in names], clips.prompt_embeds),
+            prompt_inputs(backbone, clips.prompt_batch([by_prompt[name] for name in names], not backbone.reads_text)),
             torch.tensor([names.index(row["prompt_id"]) for row in rows]),
             clip_ratings,
             patch_ratings,

@@ -1,21 +1,24 @@
-"""The reward network: a backbone, a video head and a patch head on one scale."""
+"""The reward network: a backbone with a video head and a patch head, whose ratings are on one scale."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from halovid.maths.grid import PatchGrid, pool_cells
 from halovid.rewards.backbones import EncoderSpec, Features, LanguageSpec, make_backbone
 from halovid.rewards.backbones.language import LanguageBackbone
+from halovid.rewards.pretrained import one_line
 from halovid.store.errors import InputError
 from halovid.store.files import atomic_path, write_text
 
+_CHECKSUM = "sha256"  # name in the metadata of the weights
 _LEAST_SPREAD = 0.1  # of an aspect's ratings: one that is always rated alike must not blow up its scale
 
 
@@ -72,7 +75,10 @@ class RewardNetwork(nn.Module):
         return shift + scale * self.score_patches(features, grid)
 
     def start_heads(self, clip_labels: Tensor) -> None:
-        """Before a training: the released head, where the backbone comes with one; shift and scale of the labels.
+        """Prepares the heads for a training.
+
+        Shift and scale become the mean and the spread of the labels. Where the backbone is a released reward model, its
+        head becomes the video head of the aspects that both know, with the shift and scale of the release.
 
         Args:
             clip_labels: [n, aspects], the ratings to learn.
@@ -84,10 +90,10 @@ class RewardNetwork(nn.Module):
                 return
             for row, aspect in enumerate(head.aspects):
                 if aspect in self.spec.aspects:
-                    own = self.spec.aspects.index(aspect)
-                    self.video_head.weight[own] = head.weight[row].to(self.shift)
-                    self.video_head.bias[own] = head.bias[row].to(self.shift)
-                    self.shift[own], self.scale[own] = head.shift[row], head.scale[row]
+                    our_row = self.spec.aspects.index(aspect)
+                    self.video_head.weight[our_row] = head.weight[row].to(self.shift)
+                    self.video_head.bias[our_row] = head.bias[row].to(self.shift)
+                    self.shift[our_row], self.scale[our_row] = head.shift[row], head.scale[row]
 
     def start_patch_head(self) -> None:
         """Makes the patch head a copy of the video head's rows, so that both begin on one scale."""
@@ -105,14 +111,14 @@ class RewardNetwork(nn.Module):
         }
 
     def load_stored(self, state: dict[str, Tensor]) -> None:
-        """Continues from `stored_state`.
+        """Takes over what `stored_state` gave of a network like this one.
 
         Raises:
             KeyError: a name is missing or there is one too many.
         """
-        own = self.stored_state()
-        if own.keys() != state.keys():
-            raise KeyError(f"weights that are missing or too many: {sorted(own.keys() ^ state.keys())[:3]}")
+        expected = self.stored_state().keys()
+        if expected != state.keys():
+            raise KeyError(f"weights that are missing or too many: {sorted(expected ^ state.keys())[:3]}")
         self.load_state_dict(state, strict=False)  # the names agree; frozen weights are those of the pretrained model
 
 
@@ -123,18 +129,24 @@ def continue_reward(folder: Path, spec: RewardSpec) -> RewardNetwork:
         InputError: see `load_reward`, or it is of another shape than `spec`.
     """
     network = load_reward(folder)
-    told, wanted = (one.model_dump(exclude={"backbone"}) | one.backbone.model_dump() for one in (network.spec, spec))
-    differing = [f"{key} {told.get(key)!r}, not {value!r}" for key, value in wanted.items() if told.get(key) != value]
+    stored, wanted = (
+        each.model_dump(exclude={"backbone"}) | each.backbone.model_dump() for each in (network.spec, spec)
+    )
+    differing = [
+        f"{key} {stored.get(key)!r}, not {value!r}" for key, value in wanted.items() if stored.get(key) != value
+    ]
     if differing:
         raise InputError(f"the reward model in {folder} is of another shape than this recipe's: {'; '.join(differing)}")
     return network.requires_grad_(True)
 
 
 def save_reward(network: RewardNetwork, folder: Path) -> None:
-    """Writes reward.json and reward.safetensors."""
-    write_text(folder / "reward.json", network.spec.model_dump_json(indent=2) + "\n")
+    """Writes reward.json and reward.safetensors, whose metadata holds a checksum of both."""
+    spec = network.spec.model_dump_json(indent=2) + "\n"
+    state = {name: value.cpu().contiguous() for name, value in network.stored_state().items()}
+    write_text(folder / "reward.json", spec)
     with atomic_path(folder / "reward.safetensors") as temporary:
-        save_file({name: value.contiguous() for name, value in network.stored_state().items()}, temporary)
+        save_file(state, temporary, metadata={_CHECKSUM: _checksum(spec, state)})
 
 
 def load_reward(folder: Path) -> RewardNetwork:
@@ -144,9 +156,48 @@ def load_reward(folder: Path) -> RewardNetwork:
         InputError: a file is missing, damaged or does not fit, or the pretrained model that it adapts is not there.
     """
     try:
-        spec = RewardSpec.model_validate_json((folder / "reward.json").read_text(encoding="utf-8"))
-        network = RewardNetwork(spec)
-        network.load_stored(load_file(folder / "reward.safetensors"))
-    except (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError) as error:
-        raise InputError(f"{folder} holds no readable reward model ({error}); run `halovid reward` again") from error
+        spec, state = _read_checked(folder)
+        network = RewardNetwork(RewardSpec.model_validate_json(spec))
+        network.load_stored(state)
+    except InputError as error:  # it tells enough: the pretrained model that is adapted is missing or damaged
+        raise InputError(f"the reward model in {folder} can't be used: {error}") from error
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        LookupError,
+        ArithmeticError,
+        AssertionError,
+        TypeError,
+        SafetensorError,
+    ) as error:
+        raise InputError(
+            f"{folder} holds no readable reward model ({one_line(error)}); run `halovid reward` again"
+        ) from error
     return network.eval().requires_grad_(False)
+
+
+def _read_checked(folder: Path) -> tuple[str, dict[str, Tensor]]:
+    """The text of reward.json, and the tensors beside it.
+
+    Raises:
+        ValueError: they are not what was saved. Models of before there was a checksum are taken as they are.
+        OSError, SafetensorError: a file can't be read.
+    """
+    spec = (folder / "reward.json").read_text(encoding="utf-8")
+    with safe_open(folder / "reward.safetensors", framework="pt") as file:
+        metadata = file.metadata() or {}
+        state = {name: file.get_tensor(name) for name in file.keys()}
+    if metadata.get(_CHECKSUM, checksum := _checksum(spec, state)) != checksum:
+        raise ValueError("reward.json or reward.safetensors is not what was saved: their checksum differs")
+    return spec, state
+
+
+def _checksum(spec: str, state: dict[str, Tensor]) -> str:
+    """SHA-256 of a specification and of tensors: their names, types, shapes and bytes; hexadecimal."""
+    digest = hashlib.sha256(spec.encode())
+    for name in sorted(state):
+        value = state[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

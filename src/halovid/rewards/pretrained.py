@@ -53,7 +53,7 @@ def load_config(model: str, kinds: Collection[str] | None = None) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder)
     except Exception as error:  # transformers raises whatever its many parts raise
-        raise InputError(f"{model!r} has no readable config.json ({_told(error)})") from error
+        raise InputError(f"{model!r} has no readable config.json ({one_line(error)})") from error
     if kinds is not None and config.model_type not in kinds:
         raise InputError(f"{model!r} is a {config.model_type!r} model; {', '.join(sorted(kinds))} is needed here")
     return config
@@ -87,15 +87,15 @@ def load_base(
             output_loading_info=True,
         )
     except Exception as error:  # transformers raises whatever its many parts raise
-        raise InputError(f"the weights of {model!r} can't be loaded ({_told(error)})") from error
+        raise InputError(f"the weights of {model!r} can't be loaded ({one_line(error)})") from error
     finally:
         logging.set_verbosity(verbosity)
-    found = set(report["unexpected_keys"])
+    besides = set(report["unexpected_keys"])
     check_keys(
         model,
-        missing=set(report["missing_keys"]) | (set(heads) - found),
-        unexpected={key for key in found - set(heads) if not key.startswith(_OTHER_HEADS)},
-        misshapen=[f"{key} {tuple(found)} for {tuple(own)}" for key, found, own in report["mismatched_keys"]],
+        missing=set(report["missing_keys"]) | (set(heads) - besides),
+        unexpected={key for key in besides - set(heads) if not key.startswith(_OTHER_HEADS)},
+        misshapen=[f"{key} {tuple(stored)} for {tuple(needed)}" for key, stored, needed in report["mismatched_keys"]],
     )
     return base
 
@@ -121,7 +121,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # transformers raises whatever its many parts raise
-        raise InputError(f"{folder} holds no readable tokenizer ({_told(error)})") from error
+        raise InputError(f"{folder} holds no readable tokenizer ({one_line(error)})") from error
 
 
 def check_keys(source: str, missing: Collection[Any], unexpected: Collection[Any], misshapen: Collection[Any]) -> None:
@@ -163,7 +163,7 @@ def add_lora(module: nn.Module, options: LoraOptions) -> None:
             parameter.data = parameter.data.float()
 
 
-def _told(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """An error in one line, with its kind where the text alone says nothing."""
     text = " ".join(str(error).split())[:300]
     return text if isinstance(error, (OSError, ValueError, ImportError)) and text else f"{type(error).__name__}: {text}"

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from halovid.maths.grid import LatentGeometry, PatchGrid, membership
 from halovid.rewards.network import RewardNetwork
+from halovid.store.runtime import batches
 
 _CROPS_AT_ONCE = 64
+_CROP_BYTES = 1 << 29  # of the crops that go through the network together
 
 
 def score_dense(network: RewardNetwork, video: Tensor, prompts: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
@@ -22,14 +24,18 @@ def score_dense(network: RewardNetwork, video: Tensor, prompts: Tensor, grid: Pa
 
 
 def score_crop(network: RewardNetwork, video: Tensor, prompts: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
-    """The same from P + 1 passes: every patch is rated as a small clip of its own, as in the paper."""
+    """The same ratings from 1 + P passes for a clip of P patches: each patch is rated as a clip of its own.
+
+    Source: the HALO paper, arXiv 2502.06812.
+    """
     ratings, _ = score_dense(network, video, prompts, grid)
-    crops = torch.cat([crop_patches(clip, grid, geometry_of(network)) for clip in video])
-    repeated = prompts.repeat_interleave(grid.num_patches, 0)
-    parts = [
-        network.rate_videos(network.features(some, own))[:, network.patch_rows]
-        for some, own in zip(crops.split(_CROPS_AT_ONCE), repeated.split(_CROPS_AT_ONCE), strict=True)
-    ]
+    geometry, parts = geometry_of(network), []
+    at_once = max(1, min(_CROPS_AT_ONCE, _CROP_BYTES // video[0].nbytes))
+    patches_of_clips = list(itertools.product(range(len(video)), range(grid.num_patches)))
+    for batch in batches(patches_of_clips, at_once):
+        crops = torch.cat([crop_patches(video[clip], grid, geometry, only=patch) for clip, patch in batch])
+        features = network.features(crops, prompts[[clip for clip, _ in batch]])
+        parts.append(network.rate_videos(features)[:, network.patch_rows])
     patches = torch.cat(parts).unflatten(0, (len(video), *grid.shape))
     return ratings, patches.movedim(-1, 1)
 
@@ -40,30 +46,23 @@ SCORERS: dict[str, Scorer] = {"dense": score_dense, "crop": score_crop}
 
 @torch.no_grad()
 def rate_clips(
-    network: RewardNetwork, video: Tensor, prompts: Tensor, grid: PatchGrid, scoring: str = "dense"
+    network: RewardNetwork, video: Tensor, prompts: Tensor, grid: PatchGrid, scoring: str
 ) -> tuple[Tensor, Tensor]:
     """Ratings of clips [B, aspects] and of their patches [B, patch aspects, t, h, w].
 
     Args:
-        video: [B, 3, F, H, W]; larger frames than the network's are reduced to them.
+        video: [B, 3, F, H, W] in [-1, 1]; frames of another size than the network's are brought to it.
         prompts: as `data.prompt_inputs` gives them.
+        scoring: a key of SCORERS.
     """
     spec = network.spec.backbone
     if video.shape[-2:] != (spec.frame_height, spec.frame_width):
         video = F.interpolate(video, (video.shape[2], spec.frame_height, spec.frame_width), mode="area")
-    return SCORERS[scoring](network, video, prompts.float() if prompts.is_floating_point() else prompts, grid)
-
-
-def reward_clips(
-    network: RewardNetwork, video: Tensor, prompts: Tensor, grid: PatchGrid, scoring: str = "dense"
-) -> tuple[Tensor, Tensor]:
-    """Rewards of clips [B] and of their patches [B, t, h, w]: the mean rating over the aspects; see `rate_clips`."""
-    clips, patches = rate_clips(network, video, prompts, grid, scoring)
-    return clips.mean(1), patches.mean(1)
+    return SCORERS[scoring](network, video, prompts, grid)
 
 
 def geometry_of(network: RewardNetwork) -> LatentGeometry:
-    """The division in time that the network was built for."""
+    """How the diffusion model whose clips the network was built for divides time; patches follow that."""
     spec = network.spec.backbone
     return LatentGeometry(spec.temporal_stride, 1, spec.causal_first_frame)
 

@@ -27,7 +27,14 @@ _LOG_EVERY = 10
 
 
 def train_reward(network: RewardNetwork, data: LabelledClips, config: RewardConfig, seed: int, folder: Path) -> None:
-    """Trains in place, continuing from `folder`'s checkpoint; logs to folder/log.jsonl."""
+    """Trains a network in place: on the clip labels, then on the patch labels.
+
+    Args:
+        folder: of the stage: the training continues from the checkpoint in it, if there is one, and logs to log.jsonl.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
     make_optimizer = AdamW if network.backbone.pretrained else MuonAdamW
     optimizer = make_optimizer(network, config.learning_rate, weight_decay=0.05)
     parts = {"network": _StoredNetwork(network), "optimizer": optimizer}
@@ -76,7 +83,7 @@ class _StoredNetwork:
 def _loss_terms(
     network: RewardNetwork, batch: LabelledClips, config: RewardConfig, patch_phase: bool, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """The loss of the clips, and in the patch phase of all patches and of some crops."""
+    """The terms of the loss, scalars: of the clips; in the patch phase of all patches and of some crops too."""
     device = network.shift.device
     video, prompts = batch.inputs(device)
     features = network.features(video, prompts)
@@ -119,7 +126,12 @@ def _loss(
     labels: Tensor,
     rows: Sequence[int],
 ) -> Tensor:
-    """The configured loss of scores against labels on the judge's scale, [N, aspects] of these rows; a scalar."""
+    """The configured loss, a scalar.
+
+    Args:
+        scores, labels: [N, k]; labels are on the judge's scale.
+        rows: the k aspects, as indices into those of the network.
+    """
     if config.loss == "regression":
         return regression_loss(network.shift[rows] + network.scale[rows] * scores, labels)
     first, second = draw_pairs(len(scores), config.partners, generator)
@@ -143,7 +155,7 @@ def _calibrate(network: RewardNetwork, data: LabelledClips, batch_size: int) -> 
 
 
 def _rate_share(step: int, config: RewardConfig) -> float:
-    """Learning rate as a share of its peak: a warm-up over 20 steps, then a cosine to a twentieth, per phase."""
+    """Learning rate as a share of its peak: in each phase 20 steps of warm-up, then a cosine to a twentieth."""
     in_patch_phase = step >= config.video_steps
     done = step - config.video_steps if in_patch_phase else step
     length = config.patch_steps if in_patch_phase else config.video_steps

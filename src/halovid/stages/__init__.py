@@ -66,7 +66,8 @@ STAGES: dict[str, Stage] = {
     "align": Stage("Train the generator on the pairs, with Gran-DPO or another objective.", _reads_of_align),
     "baseline": Stage("Sample and measure the base generator on held-out prompts.", _reads_of_baseline),
     "examine": Stage(
-        "Hold the reward model against the truth, where the truth is known.", lambda config: ["baseline", "reward"]
+        "Hold the reward model against the truth, where the truth is known.",
+        lambda config: ["baseline", *(["reward"] if config.score.uses_run_network else [])],
     ),
     "evaluate": Stage("Sample and measure the aligned generator, and compare it with the base.", _reads_of_evaluate),
     "report": Stage("Write the HTML report.", _reads_of_report),

@@ -2,21 +2,23 @@
 
     halovid baseline RECIPE.yaml RUN
 
-Reads nothing of the run, but RUN/reward when `evaluate.instruments` names the reward model. Writes RUN/baseline: a
-clip folder and measures.parquet (one row per clip and measure). It stands apart from `evaluate`, so that another
-alignment can be evaluated without sampling the base again.
+Reads nothing of the run, but RUN/reward when `evaluate.instruments` names the reward model and that is the run's own.
+Writes RUN/baseline: a clip folder and measures.parquet (one row per clip and measure). It stands apart from `evaluate`,
+so that another alignment can be evaluated without sampling the base again.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from halovid.clips.conditions import encode_conditions, read_negative
 from halovid.clips.folder import sample_clips
 from halovid.clips.prompts import load_prompts
 from halovid.config.run import RunConfig
 from halovid.measuring.evaluation import EVALUATION_SEED, measure_clips
 from halovid.measuring.instruments import require_measurable, settings_read
-from halovid.models import model_identity, open_generator
+from halovid.models import model_identity, open_model
+from halovid.rewards.rewarder import rewarder_identity
 from halovid.stages import STAGES
 from halovid.store.folders import open_stage
 
@@ -38,13 +40,16 @@ def run(config: RunConfig, run_dir: Path) -> None:
         "settings of instruments": settings_read(config),
         "model": model_identity(config.generator),
     }
+    if "reward" in config.evaluate.instruments:
+        depends |= {"rewarder": rewarder_identity(config)}
     with open_stage(run_dir, "baseline", depends, STAGES["baseline"].reads(config)) as stage:
         if stage is None:
             return
         for item, reason in refused:
             stage.skip(item, reason)
         stage.use_threads(config.threads)
-        generator = open_generator(config)
+        encode_conditions(stage.path, prompts, config)
+        model = open_model(config, {"denoiser", "autoencoder"}, read_negative(stage.path, config))
         seed, samples = config.seed + EVALUATION_SEED, config.evaluate.samples
-        sample_clips(stage, generator, config.generator, prompts, seed, samples, "sample base")
+        sample_clips(stage, model, config.generator, prompts, seed, samples, "sample base")
         stage.write("measures.parquet", measure_clips(stage, run_dir, "base", config))

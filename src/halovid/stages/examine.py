@@ -3,8 +3,8 @@
     halovid examine RECIPE.yaml RUN
 
 Reads RUN/baseline and RUN/reward. Writes RUN/examine/agreement.parquet: how well its ratings of clips and patches
-agree with the truth, densely and by crops; no rows where nobody knows the truth
-(`evaluate.instruments` without `inspector`).
+agree with the truth, densely and by crops; no rows where nobody knows the truth (`evaluate.instruments` without
+`inspector`) or where a released or served model gives the rewards and the run has none of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from halovid.rewards.data import load_labelled
 from halovid.rewards.network import load_reward
 from halovid.stages import STAGES
 from halovid.store.folders import open_stage
-from halovid.store.runtime import batches
+from halovid.store.runtime import batches, clips_at_once
 from halovid.store.tables import AGREEMENT, LABELS, rows_to_table
 
 _BATCH = 32
@@ -38,7 +38,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
         if stage is None:
             return
         stage.use_threads(config.threads)
-        rows = _agreement(config, run_dir) if config.knows_truth else []
+        known = config.score.uses_run_network and config.knows_truth
+        rows = _agreement(config, run_dir) if known else []
         stage.write("agreement.parquet", rows_to_table(rows, AGREEMENT))
 
 
@@ -61,7 +62,7 @@ def _agreement(config: RunConfig, run_dir: Path) -> list[Row]:
 def _true_labels(clips: ClipFolder, some: Sequence[Row], config: RunConfig) -> list[Row]:
     """The true labels of some clips."""
     judge, labels = make_truth(config.grid), []
-    for batch in batches(some, _BATCH):
+    for batch in batches(some, clips_at_once(config.clip_size, _BATCH)):
         rows, video = clips.readable(batch, lambda *_: None)  # the unreadable ones were listed while measuring
         if video is not None:
             requests = make_requests(rows, video)

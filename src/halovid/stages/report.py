@@ -20,13 +20,12 @@ import yaml
 from halovid.clips.folder import ClipFolder, Row
 from halovid.config.run import RunConfig
 from halovid.config.sections import result_settings
-from halovid.maths.grid import spread_to_frames
+from halovid.maths.grid import PatchGrid, spread_to_frames
 from halovid.measuring.headline import sample_size, verdict
 from halovid.measuring.instruments import MEASURES
 from halovid.pages import report_page
-from halovid.rewards.data import prompt_inputs
-from halovid.rewards.network import RewardNetwork, load_reward
-from halovid.rewards.scoring import reward_clips
+from halovid.records import Refusal
+from halovid.rewards.rewarder import Rewarder, open_rewarder, rewarder_identity
 from halovid.stages import STAGES, required_stages
 from halovid.store.errors import InputError
 from halovid.store.files import write_text
@@ -44,7 +43,8 @@ _SMOOTHING = 20  # training steps averaged for a point of a curve
 
 def run(config: RunConfig, run_dir: Path) -> None:
     """Writes the report."""
-    with open_stage(run_dir, "report", result_settings(config), STAGES["report"].reads(config)) as stage:
+    depends = result_settings(config) | {"rewarder": rewarder_identity(config)}
+    with open_stage(run_dir, "report", depends, STAGES["report"].reads(config)) as stage:
         if stage is None:
             return
         stage.use_threads(config.threads)
@@ -93,13 +93,12 @@ def _agreement(run_dir: Path) -> list[report_page.AgreementRow]:
     ]
 
 
-def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str], None]) -> list[report_page.ClipPair]:
-    """The first clip of each of the first prompts, with the reward model's patch rewards; `skip` is told of others."""
-    size = config.reward_size
-    base, aligned = (ClipFolder(run_dir / stage, size) for stage in ("baseline", "evaluate"))
+def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str, bool], None]) -> list[report_page.ClipPair]:
+    """The first clip of each of the first prompts, with its patch rewards; `skip` is told of those without any."""
+    base, aligned = (ClipFolder(run_dir / stage, config.scored_size) for stage in ("baseline", "evaluate"))
     other = {row["clip_id"]: row for row in aligned.rows}
     first = [rows[0] for rows in base.by_prompt.values()][: config.report.clips]
-    network = load_reward(run_dir / "reward") if config.trains_reward else None
+    rewarder = open_rewarder(config, run_dir) if config.has_rewarder else None
     order = torch.arange(float(config.grid.t))[:, None, None]
     frame_to_patch = (
         spread_to_frames(order, config.generator.num_frames, base.geometry).round().long().flatten().tolist()
@@ -107,10 +106,12 @@ def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str], Non
     pairs = []
     for row in first:
         twin = other[row["clip_id"]]
-        try:
-            rewards = [_patch_rewards(network, base, row, config), _patch_rewards(network, aligned, twin, config)]
-        except InputError as error:
-            skip(row["clip_id"], str(error))
+        of_base = _patch_rewards(rewarder, base, row, config.grid)
+        of_aligned = _patch_rewards(rewarder, aligned, twin, config.grid)
+        if isinstance(of_base, Refusal) or isinstance(of_aligned, Refusal):
+            for refusal in (of_base, of_aligned):
+                if isinstance(refusal, Refusal):
+                    skip(row["clip_id"], refusal.reason, refusal.again)
             continue
         pairs.append(
             report_page.ClipPair(
@@ -118,8 +119,8 @@ def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str], Non
                 seed=row["seed"],
                 base_mp4=(base.folder / row["video"]).read_bytes(),
                 aligned_mp4=(aligned.folder / twin["video"]).read_bytes(),
-                base_rewards=rewards[0],
-                aligned_rewards=rewards[1],
+                base_rewards=of_base,
+                aligned_rewards=of_aligned,
                 frame_to_patch=frame_to_patch,
                 num_frames=config.generator.num_frames,
                 fps=config.generator.fps,
@@ -129,14 +130,17 @@ def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str], Non
 
 
 def _patch_rewards(
-    network: RewardNetwork | None, clips: ClipFolder, row: Row, config: RunConfig
-) -> report_page.PatchRewards:
-    """[t][h][w] rewards of a clip's patches, NaN without a reward model; InputError when the clip can't be read."""
-    if network is None:
-        return torch.full(config.grid.shape, torch.nan).tolist()
-    prompts = prompt_inputs(network.backbone, [row], clips.prompt_embeds)
-    _, patches = reward_clips(network, clips.video(row)[None], prompts, config.grid)
-    return patches[0].tolist()
+    rewarder: Rewarder | None, clips: ClipFolder, row: Row, grid: PatchGrid
+) -> report_page.PatchRewards | Refusal:
+    """[t][h][w] rewards of a clip's patches, NaN where nothing gives rewards; or why this clip has none."""
+    if rewarder is None:
+        return torch.full(grid.shape, torch.nan).tolist()
+    try:
+        video = clips.video(row)[None]
+    except InputError as error:
+        return Refusal(str(error))
+    rewards = rewarder.reward(video, clips.prompt_batch([row], rewarder.needs_conditioning))
+    return rewards.refusals[0] or rewards.patches[0].tolist()
 
 
 def _curves(run_dir: Path, stages: Sequence[str]) -> list[report_page.Curve]:

@@ -11,134 +11,104 @@ a crop, and RUN/score/FOLDER/released.parquet tells all its scores and what it w
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
-from typing import NamedTuple
 
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from halovid.clips.folder import ClipFolder, Row
+from halovid.config.reward import ScoreConfig
 from halovid.config.run import RunConfig
 from halovid.judges.base import label_rows
-from halovid.maths.grid import LatentGeometry
-from halovid.records import Judgement
-from halovid.rewards.data import prompt_inputs
-from halovid.rewards.network import load_reward
-from halovid.rewards.pretrained import model_identity
-from halovid.rewards.released import ReleasedReward, UnscoredError, load_released
-from halovid.rewards.released.patches import score_clip
-from halovid.rewards.released.served import ServedReward, served_identity
-from halovid.rewards.scoring import rate_clips
+from halovid.records import Judgement, PromptBatch, Rewards
+from halovid.rewards.rewarder import Rewarder, open_rewarder, rewarder_identity
 from halovid.stages import STAGES
 from halovid.store.folders import StageFolder, open_stage
-from halovid.store.runtime import resolve_device, resolve_dtype
 from halovid.store.tables import LABELS, RELEASED, REWARDS
 
-# what is kept of a batch: its rewards, and the ratings that they are means of
+# what is kept of a batch that the run's own network has rewarded: the ratings that its rewards are means of
 _RATED = REWARDS.append(pa.field("ratings", pa.list_(pa.struct(list(LABELS)))))
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
-    """Rewards every candidate and its patches; clips that can't be read or give no finite reward are skipped."""
-    released = bool(config.score.released or config.score.server)
-    depends = config.part("grid", "score") | {"model": model_identity(config.score.released)}
-    if config.score.server:
-        depends["score"]["server"] = served_identity(config.score.server)
+    """Rewards every candidate and its patches; clips that can't be read or that the rewarder refuses are skipped."""
+    depends = config.part("grid") | {"rewarder": rewarder_identity(config)}
     with open_stage(run_dir, "score", depends, STAGES["score"].reads(config)) as stage:
         if stage is None:
             return
         stage.use_threads(config.threads)
-        size = config.clip_size if released else config.reward_size
-        folders = {name: ClipFolder(run_dir / name, size) for name in config.scored_folders}
-        conditions = ClipFolder(run_dir / "generate", size).prompt_embeds
-        rater = _released_rater(stage, config) if released else _rater(config, run_dir / "reward", conditions)
-        for name, clips in folders.items():
-            score = partial(_score, rater, clips, stage)
-            table = stage.map_batches(f"score {name}", clips.rows, rater.batch_size, score, rater.schema)
-            if released:
-                stage.write(f"{name}/released.parquet", table)
-            else:
-                ratings = pa.Table.from_struct_array(table["ratings"].combine_chunks().flatten())
-                stage.write(f"{name}/ratings.parquet", ratings.cast(LABELS))
-            stage.write(f"{name}/rewards.parquet", table.select(REWARDS.names).cast(REWARDS))
+        generated = ClipFolder(run_dir / "generate", config.scored_size)
+        rewarder = open_rewarder(config, run_dir)
+        for name in config.scored_folders:
+            clips = generated if name == "generate" else ClipFolder(run_dir / name, config.scored_size)
+            _score_folder(stage, name, clips, generated, rewarder, config.score)
         stage.check_outage()
 
 
-class _Rater(NamedTuple):
-    """Rates clips [B, 3, F, H, W] with their rows and the geometry of their folder; rows of `schema`."""
+def _score_folder(
+    stage: StageFolder, name: str, clips: ClipFolder, generated: ClipFolder, rewarder: Rewarder, config: ScoreConfig
+) -> None:
+    """Writes the tables of the clip folder `name`; `generated` holds the text conditions of its prompts."""
+    by_network = config.uses_run_network
 
-    rate: Callable[[list[Row], Tensor, LatentGeometry], list[Row]]
-    batch_size: int
-    schema: pa.Schema
+    def score(batch: Sequence[Row]) -> list[Row]:
+        rows, video = clips.readable(batch, stage.skip)
+        if video is None:
+            return []
+        prompts = generated.prompt_batch(rows, rewarder.needs_conditioning)
+        rewards = rewarder.reward(video, prompts)
+        _skip_refused(stage, rows, rewards)
+        rewarded = [index for index, refusal in enumerate(rewards.refusals) if refusal is None]
+        make_row = _rated_row if by_network else _released_row
+        return [make_row(rows[index], rewards, prompts, index) for index in rewarded]
 
-
-def _score(rater: _Rater, clips: ClipFolder, stage: StageFolder, batch: Sequence[Row]) -> list[Row]:
-    """The rewards of those clips of a batch that can be read and get finite ones; the others are skipped."""
-    rows, video = clips.readable(batch, stage.skip)
-    return [] if video is None else _finite(rater.rate(rows, video, clips.geometry), stage)
-
-
-def _rater(config: RunConfig, folder: Path, conditions: Callable[[str], Tensor]) -> _Rater:
-    """The run's own reward model: the mean ratings."""
-    device = resolve_device(config.device)
-    network = load_reward(folder).to(device)
-    aspects, local = network.spec.aspects, network.spec.patch_aspects
-
-    def rate(rows: list[Row], video: Tensor, geometry: LatentGeometry) -> list[Row]:
-        prompts = prompt_inputs(network.backbone, rows, conditions)
-        rated = rate_clips(network, video.to(device), prompts.to(device), config.grid, config.score.scoring)
-        return [
-            _reward_row(row, Judgement(dict(zip(aspects, clip, strict=True)), dict(zip(local, patches, strict=True))))
-            for row, clip, patches in zip(rows, rated[0].tolist(), rated[1].float().cpu(), strict=True)
-        ]
-
-    return _Rater(rate, config.score.batch_size, _RATED)
+    # released models clip by clip, each of which is many passes or calls: what was paid for is kept
+    batch_size, schema = (config.batch_size, _RATED) if by_network else (1, RELEASED)
+    table = stage.map_batches(f"score {name}", clips.rows, batch_size, score, schema)
+    if by_network:
+        ratings = pa.Table.from_struct_array(table["ratings"].combine_chunks().flatten())
+        stage.write(f"{name}/ratings.parquet", ratings.cast(LABELS))
+    else:
+        stage.write(f"{name}/released.parquet", table)
+    stage.write(f"{name}/rewards.parquet", table.select(REWARDS.names).cast(REWARDS))
 
 
-def _reward_row(row: Row, rated: Judgement) -> Row:
-    """The row of a clip that the reward model has rated like a judge."""
+def _skip_refused(stage: StageFolder, rows: Sequence[Row], rewards: Rewards) -> None:
+    """Notes the clips that got no reward, and which of them may get one another time."""
+    for row, refusal in zip(rows, rewards.refusals, strict=True):
+        if refusal is not None:
+            stage.skip(row["clip_id"], refusal.reason, refusal.again)
+
+
+def _reward_row(row: Row, rewards: Rewards, index: int) -> Row:
+    """The row of tables.REWARDS of a clip, number `index` of a batch."""
     return {
         "clip_id": row["clip_id"],
         "prompt_id": row["prompt_id"],
-        "reward": fmean(rated.clip.values()),
-        "patch_rewards": torch.stack(list(rated.patches.values())).mean(0).flatten().tolist(),
-        "ratings": label_rows(row["clip_id"], rated, "reward model"),
+        "reward": rewards.clip[index].item(),
+        "patch_rewards": rewards.patches[index].flatten().tolist(),
     }
 
 
-def _released_rater(stage: StageFolder, config: RunConfig) -> _Rater:
-    """A released model, clip by clip at full size: its overall scores."""
-    reward = _released_reward(config)
-
-    def rate(rows: list[Row], video: Tensor, geometry: LatentGeometry) -> list[Row]:
-        scored = []
-        for row, clip in zip(rows, video, strict=True):
-            try:
-                scored.append(score_clip(reward, clip, row, config.grid, geometry))
-            except UnscoredError as error:
-                stage.skip(row["clip_id"], str(error), error.again)
-        return scored
-
-    return _Rater(rate, 1, RELEASED)
+def _rated_row(row: Row, rewards: Rewards, prompts: PromptBatch, index: int) -> Row:
+    """The same with its ratings, as rows of tables.LABELS: the run's network rates as a judge does."""
+    ratings = rewards.ratings.items()
+    judgement = Judgement(
+        {aspect: rated.clip[index].item() for aspect, rated in ratings},
+        {aspect: rated.patches[index] for aspect, rated in ratings if rated.patches is not None},
+    )
+    return _reward_row(row, rewards, index) | {"ratings": label_rows(row["clip_id"], judgement, "reward model")}
 
 
-def _released_reward(config: RunConfig) -> ReleasedReward:
-    """The released model that the configuration names, here or behind a server."""
-    if config.score.server:
-        return ServedReward(config.score.server)
-    device = resolve_device(config.device)
-    return load_released(str(config.score.released), device, resolve_dtype(config.dtype, device))
-
-
-def _finite(scored: list[Row], stage: StageFolder) -> list[Row]:
-    """The rows whose rewards are all finite; the others are skipped."""
-    good = [all(map(math.isfinite, (row["reward"], *row["patch_rewards"]))) for row in scored]
-    for row, finite in zip(scored, good, strict=True):
-        if not finite:
-            stage.skip(row["clip_id"], "the reward is not finite")
-    return [row for row, finite in zip(scored, good, strict=True) if finite]
+def _released_row(row: Row, rewards: Rewards, prompts: PromptBatch, index: int) -> Row:
+    """The row of tables.RELEASED of a clip: all scores of the whole clip, and what the model was shown of it."""
+    showing = rewards.showings[index]
+    assert showing is not None, "a clip that was shown to no model has no reward"
+    return _reward_row(row, rewards, index) | {
+        "names": list(rewards.ratings),
+        "scores": [rated.clip[index].item() for rated in rewards.ratings.values()],
+        "frames": list(showing.frames),
+        "fps": prompts.fps[index],
+        "policy": showing.policy,
+        "model": showing.model,
+    }

@@ -16,6 +16,7 @@ from rich.text import Text
 from halovid.store.errors import InputError
 
 T = TypeVar("T")
+_HELD_BYTES = 1 << 29  # of float32 clips in one batch: what is computed of them takes several times as much
 
 _OUT_OF_MEMORY = (
     "not enough memory",
@@ -130,6 +131,12 @@ class _PlainProgress:
             rate = (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
             left = (self.total - self.done) / rate
             console.print(f"{self.description}: {self.done}/{self.total}, {rate:.1f}/s, {left:.0f} s left")
+
+
+def clips_at_once(size: tuple[int, int, int], most: int) -> int:
+    """How many clips of so many frames, height and width are held in memory together: at least one, at most `most`."""
+    frames, height, width = size
+    return max(1, min(most, _HELD_BYTES // (3 * frames * height * width * 4)))
 
 
 def batches(items: Sequence[T], size: int) -> list[Sequence[T]]:

@@ -16,10 +16,8 @@ from halovid.maths.numbers import show_number
 from halovid.maths.statistics import paired_bootstrap
 from halovid.measuring.instruments import MEASURES, Instrument
 from halovid.models import Sampler
-from halovid.records import ClipBatch, Measure
-from halovid.rewards.data import prompt_inputs
-from halovid.rewards.network import RewardNetwork
-from halovid.rewards.scoring import reward_clips
+from halovid.records import ClipBatch, Conditioning, Measure, PromptBatch
+from halovid.rewards.rewarder import Rewarder
 from halovid.store.runtime import batches
 from halovid.store.video import write_video
 
@@ -31,14 +29,19 @@ _FEWEST = 4  # clips below which an interval means nothing
 
 @dataclass(frozen=True)
 class Reading:
-    """What is measured of one clip per prompt at a step: measure -> values, [n]."""
+    """What is measured of one clip per prompt at a step: measure -> values, [n], NaN where the rewarder refused."""
 
     step: int
     values: dict[str, np.ndarray]
 
+    def of(self, clips: np.ndarray) -> Reading:
+        """The reading of some of the clips, a mask [n]."""
+        return Reading(self.step, {name: value[clips] for name, value in self.values.items()})
+
     def means(self) -> dict[str, float]:
-        """Metric name -> mean, for the log."""
-        return {f"monitor/{name}": float(value.mean()) for name, value in self.values.items()}
+        """Metric name -> mean over the clips with a value, for the log; what no clip has is left out."""
+        known = {name: value[~np.isnan(value)] for name, value in self.values.items()}
+        return {f"monitor/{name}": float(value.mean()) for name, value in known.items() if len(value)}
 
 
 def watching_instruments(config: RunConfig) -> list[str]:
@@ -52,27 +55,27 @@ def watching_instruments(config: RunConfig) -> list[str]:
 class Monitor:
     """Samples the same prompts with the same seeds at every call, keeps the clips, and measures them.
 
-    It holds the reward model that the pairs come from against instruments that the training does not follow.
+    It holds the rewarder that the pairs come from against instruments that the training does not follow.
 
     Args:
         folder: where the clips go.
-        clips: a row of tables.CLIPS for each prompt, with the seed to sample it with.  prompt_embeds: [n, L, D].
+        clips: a row of tables.CLIPS for each prompt, with the seed to sample it with.
+        conditioning: what their prompts make the model do, a row each.
         instruments: what measures the clips besides the reward; `watching_instruments` names those of a recipe.
     """
 
     def __init__(
         self,
         folder: Path,
-        network: RewardNetwork,
+        rewarder: Rewarder,
         clips: Sequence[Row],
-        prompt_embeds: Tensor,
+        conditioning: Conditioning,
         config: RunConfig,
         instruments: Sequence[Instrument],
     ) -> None:
-        self._folder, self._network, self._config = folder, network, config
-        self._clips, self._prompt_embeds = clips, prompt_embeds
-        self._conditions = {row["prompt_id"]: embeds for row, embeds in zip(clips, prompt_embeds, strict=True)}
-        self._reward_prompts = prompt_inputs(network.backbone, clips, self._conditions.__getitem__)
+        self._folder, self._rewarder, self._config = folder, rewarder, config
+        self._clips, self._conditioning = clips, conditioning
+        self._row_of = {clip["prompt_id"]: row for row, clip in enumerate(clips)}
         self._instruments = instruments
 
     def observe(self, sampler: Sampler, step: int) -> Reading:
@@ -83,18 +86,21 @@ class Monitor:
         ]
         return Reading(step, {name: np.concatenate([some[name] for some in readings]) for name in readings[0]})
 
+    def _conditioning_of(self, prompt_ids: Sequence[str]) -> Conditioning:
+        return self._conditioning.rows([self._row_of[prompt_id] for prompt_id in prompt_ids])
+
     def _observe_some(self, sampler: Sampler, step: int, rows: Tensor) -> dict[str, np.ndarray]:
         """The same of the clips of some rows: measure -> values, [rows]."""
         clips = [self._clips[row] for row in rows]
         seeds = [clip["seed"] for clip in clips]
-        video = sampler.decode_video(sampler.sample(self._prompt_embeds[rows], seeds))
+        video = sampler.decode_video(sampler.sample(self._conditioning.rows(rows), seeds))
         for clip, frames in zip(clips, video, strict=True):
             name = f"{clip['prompt_id']}-step{step:06d}.mp4"
             write_video(self._folder / name, frames, self._config.generator.fps)
-        prompts = self._reward_prompts[rows].to(video.device)
-        whole, patches = reward_clips(self._network, video, prompts, self._config.grid)
-        values = {REWARD: whole, PATCH_REWARD: patches.flatten(1).mean(1)}
-        batch = ClipBatch(video.cpu(), clips, sampler.geometry, self._config.grid, self._conditions.__getitem__)
+        texts, fps = tuple(clip["prompt"] for clip in clips), (self._config.generator.fps,) * len(clips)
+        rewards = self._rewarder.reward(video, PromptBatch(texts, self._conditioning.rows(rows), fps, sampler.geometry))
+        values = {REWARD: rewards.clip, PATCH_REWARD: rewards.patch_means}
+        batch = ClipBatch(video.cpu(), clips, sampler.geometry, self._config.grid, self._conditioning_of)
         for instrument in self._instruments:
             values |= instrument.measure(batch, _keep_silent)
         return {name: value.cpu().double().numpy() for name, value in values.items()}
@@ -105,7 +111,9 @@ def parting(base: Reading, now: Reading, seed: int = 0) -> list[str]:
 
     A change counts when the paired 95% interval over the clips is clear of zero; of motion, when a fifth of it is lost.
     """
-    if len(now.values[REWARD]) < _FEWEST or _change(base, now, REWARD, seed)[0] <= 0:
+    rewarded = ~np.isnan(base.values[REWARD]) & ~np.isnan(now.values[REWARD])
+    base, now = base.of(rewarded), now.of(rewarded)
+    if rewarded.sum() < _FEWEST or _change(base, now, REWARD, seed)[0] <= 0:
         return []
     sentences = []
     for name, measure in MEASURES.items():

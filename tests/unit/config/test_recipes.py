@@ -105,11 +105,6 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(
         ({"reward": {"aspects": ["text_alignment"]}}, "reward", "patch_aspects ['temporal_consistency'"),
         ({"reward": {"width": 96, "heads": 5}}, "reward", "multiple of heads 5"),
         ({"reward": {"backbone": "conv", "patch_size": 6}}, "reward", "patch_size 6 must be a power of two"),
-        (
-            {"evaluate": {"best_of": 2}, "reward": {"backbone": "smolvlm", "model": "some/model"}},
-            "recipe",
-            "evaluate.best_of compares",
-        ),
         ({"seed": float("nan")}, "seed", "nan"),
         ({"align": {"learning_rate": float("inf")}}, "align.learning_rate", "inf"),
         ({"align": {"objective": {"beta_patch": float("inf")}}}, "align.objective.beta_patch", "inf"),

@@ -15,8 +15,9 @@ from halovid.maths.grid import LatentGeometry, PatchGrid
 from halovid.measuring.evaluation import compare
 from halovid.measuring.instruments import MEASURES
 from halovid.measuring.judge_rating import JudgeInstrument
+from halovid.measuring.model_reward import RewardInstrument
 from halovid.measuring.plain import DiversityInstrument
-from halovid.records import ClipBatch, Judgement, Refusal, Request
+from halovid.records import ClipBatch, Judgement, PromptBatch, Refusal, Request, Rewards
 from halovid.store.tables import MEASURES as MEASURES_TABLE
 from halovid.store.tables import rows_to_table
 from halovid.world.captions import write_caption
@@ -107,3 +108,25 @@ def test_a_judge_s_rating_is_the_mean_over_all_aspects() -> None:
     assert found[0].item() == 3.0  # the patches of a, 3, and the clip in b, 3
     assert found[1].isnan()
     assert told == [("no", "not rated by the judge: because", True)]
+
+
+class HalfBlind:
+    """A rewarder that refuses the prompt "no" for now."""
+
+    needs_conditioning = False
+
+    def reward(self, video: Tensor, prompts: PromptBatch) -> Rewards:
+        assert prompts.conditioning is None
+        refusals = tuple(Refusal("down", again=True) if text == "no" else None for text in prompts.texts)
+        patches = torch.tensor([[1.0, 3.0], [torch.nan, torch.nan]])[:, None, None]
+        return Rewards(torch.tensor([4.0, torch.nan]), patches, refusals)
+
+
+def test_clips_that_a_rewarder_refuses_are_listed_and_tried_again() -> None:
+    skipped: list[tuple[str, str, bool]] = []
+    clips = [{"prompt_id": "p", "prompt": prompt, "clip_id": prompt, "fps": 8.0} for prompt in ("yes", "no")]
+    clip_batch = batch(torch.zeros(2, 3, 1, 4, 4), clips)
+    values = RewardInstrument(HalfBlind()).measure(clip_batch, lambda *problem: skipped.append(problem))
+    assert values["reward_clip"][0].item() == 4 and values["reward_patches"][0].item() == 2
+    assert values["reward_clip"][1].isnan()
+    assert skipped == [("no", "not rewarded: down", True)]

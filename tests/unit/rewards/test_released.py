@@ -138,7 +138,7 @@ def test_videoscore_gives_what_its_own_classes_give(videoscore: Path) -> None:
     assert tuple(score.scores) == ASPECTS
     assert score.overall == pytest.approx(expected.mean().item(), abs=1e-4)
     assert score.frames == (0, 1, 2, 3, 4) and score.fps == 8
-    assert "at most 16 frames" in score.policy and "question halovid-1" in score.policy
+    assert "at most 16 frames" in score.policy and "question of halovid " in score.policy
 
 
 @pytest.mark.parametrize(("name", "most"), [("VideoScore", 16), ("VideoScore-v1.1", 48)])

@@ -17,9 +17,10 @@ from PIL import Image
 
 from halovid.config.reward import ServerConfig
 from halovid.maths.grid import LatentGeometry, PatchGrid
+from halovid.records import PromptBatch, Rewards
 from halovid.rewards.released import UnscoredError
-from halovid.rewards.released.patches import score_clip
 from halovid.rewards.released.served import FAMILIES, ServedReward, read_scores, served_identity
+from halovid.rewards.rewarder import ReleasedRewarder
 from halovid.store.errors import InputError
 from vlm_fixtures import KEY
 from vlm_server import SCORES, SERVER_FAULTS, Behaviour, Handler, Server, completion, reply, send, status
@@ -194,21 +195,23 @@ def test_an_outage_amid_a_clip_costs_only_what_is_missing_whatever_the_threads(
 ) -> None:
     """The pictures of enlarged patches are the same, or their answers would not be found again."""
     clip = torch.rand(3, 9, 60, 104, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    row = {"clip_id": "c", "prompt_id": "p", "prompt": "cat", "fps": 8.0}
     grid, geometry = PatchGrid(1, 2, 2), LatentGeometry(4, 8, causal_first_frame=True)
+
+    def reward() -> Rewards:
+        return ReleasedRewarder(make_reward(), grid).reward(clip[None], PromptBatch(("cat",), None, (8.0,), geometry))
+
     server.plan = [reply(completion(SCORES))] * 3
     server.always = status(503)
-    with pytest.raises(UnscoredError) as caught:
-        score_clip(make_reward(), clip, row, grid, geometry)
-    assert caught.value.again and len(server.requests) == 3 + ATTEMPTS
+    (refusal,) = reward().refusals
+    assert refusal is not None and refusal.again and len(server.requests) == 3 + ATTEMPTS
     server.always = None
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        scored = score_clip(make_reward(), clip, row, grid, geometry)
+        rewards = reward()
     finally:
         torch.set_num_threads(before)
-    assert scored["patch_rewards"] == [pytest.approx(11 / 3)] * 4
+    assert rewards.patches.flatten().tolist() == [pytest.approx(11 / 3)] * 4
     assert len(server.requests) == 3 + ATTEMPTS + 2
 
 

@@ -13,16 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from halovid.clips.folder import _save_tensor
+from halovid.clips.conditions import condition_path
 from halovid.commands.score_folder import score_folder
 from halovid.config.recipes import make_config
 from halovid.config.run import RunConfig
 from halovid.maths.grid import LatentGeometry
+from halovid.measuring.best_of import BestOf
+from halovid.records import Conditioning, PromptBatch
 from halovid.rewards import training
-from halovid.rewards.network import load_reward
 from halovid.rewards.released import UnscoredError
 from halovid.rewards.released.served import ServedReward
-from halovid.stages import reward, score
+from halovid.rewards.rewarder import open_rewarder
+from halovid.stages import STAGES, reward, score
 from halovid.store import resumable, tables
 from halovid.store.errors import InputError
 from halovid.store.files import write_json
@@ -32,6 +34,8 @@ from halovid.training.monitor import REWARD, Monitor
 from tiny_models import write_language_model, write_videoreward
 
 SIZE = (9, 16, 24)
+TEXT = Conditioning({"prompt_embeds": torch.zeros(1, 4, 5)})
+SERVER = {"family": "videoscore2", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
 BASE: dict[str, Any] = {
     "device": "cpu",
     "threads": 1,
@@ -56,7 +60,7 @@ def run_dir(tmp_path: Path) -> Path:
             row |= {"video": f"clips/{index}.mp4", "latents": "", "fps": 8.0}
             rows.append(row)
             write_video(stage.path / row["video"], torch.rand(3, *SIZE, generator=generator) * 2 - 1, 8.0)
-            _save_tensor(stage.path / "prompts" / f"{name}.safetensors", "prompt_embeds", torch.randn(4, 5))
+            Conditioning({"prompt_embeds": torch.randn(1, 4, 5)}).save(condition_path(stage.path, name))
             for aspect in RunConfig().reward.aspects:
                 patches = (torch.rand(6, generator=generator) * 4 + 1).tolist()
                 labels.append(
@@ -110,8 +114,7 @@ def test_a_model_that_reads_text_scores_any_folder_and_watches_a_training(run_di
     assert found[0]["reward"] == pytest.approx(known["reward"], abs=1e-4)
     assert found[0]["patch_rewards"] == pytest.approx(known["patch_rewards"], abs=1e-4)
     rows = [{"prompt_id": "p0", "prompt": "prompt 0", "seed": 1}]
-    network = load_reward(run_dir / "reward")
-    monitor = Monitor(tmp_path, network, rows, torch.zeros(1, 4, 5), config, instruments=[])
+    monitor = Monitor(tmp_path, open_rewarder(config, run_dir), rows, TEXT, config, instruments=[])
     reading = monitor.observe(OneClip(read_video(clips / "0.mp4", SIZE[1:], SIZE[0])), 1)
     assert reading.values[REWARD] == pytest.approx([known["reward"]], abs=1e-4)
 
@@ -124,10 +127,7 @@ class OneClip:
     def __init__(self, video: torch.Tensor) -> None:
         self._video = video
 
-    def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
-        raise AssertionError("the prompts are encoded already")
-
-    def sample(self, prompt_embeds: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+    def sample(self, conditioning: Conditioning, seeds: list[int]) -> torch.Tensor:
         return torch.zeros(len(seeds), 1)
 
     def decode_video(self, latents: torch.Tensor) -> torch.Tensor:
@@ -192,15 +192,14 @@ def test_a_server_scores_and_the_clips_that_it_does_not_score_are_listed(
 ) -> None:
     def rate(self: ServedReward, frames: torch.Tensor, prompt: str) -> torch.Tensor:
         if prompt == "prompt 1":
-            raise UnscoredError("no answer")
+            raise UnscoredError("no answer", again=True)
         return torch.tensor([2.0, 3.0, 4.0])
 
     monkeypatch.setattr(ServedReward, "rate", rate)
-    server = {"family": "videoscore2", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
-    score.run(settings(score={"server": server}), run_dir)
+    score.run(settings(score={"server": SERVER}), run_dir)
     assert rewards(run_dir).column("reward").to_pylist() == [3.0] * 4
     skipped = json.loads((run_dir / "score" / "manifest.json").read_text())["skipped"]
-    assert skipped == [{"item": f"p1-{i}", "reason": "no answer"} for i in (0, 1)]
+    assert skipped == [{"item": f"p1-{i}", "reason": "no answer", "again": True} for i in (0, 1)]
 
 
 def test_changed_weights_score_anew(run_dir: Path, tmp_path: Path) -> None:
@@ -231,3 +230,21 @@ def test_half_precision_floats_are_refused_for_language_models(run_dir: Path, tm
     config = settings(reward={"backbone": "smolvlm", "model": str(folder)}).model_copy(update={"dtype": "float16"})
     with pytest.raises(InputError, match="dtype is float16"):
         reward.run(config, run_dir)
+
+
+def test_best_of_works_with_a_model_that_reads_text(run_dir: Path, tmp_path: Path) -> None:
+    folder = write_language_model("smolvlm", tmp_path / "model")
+    config = settings(reward={"backbone": "smolvlm", "model": str(folder)})
+    reward.run(config, run_dir)
+    rewarder = open_rewarder(config, run_dir)
+    assert not rewarder.needs_conditioning
+    video = read_video(run_dir / "generate" / "clips" / "0.mp4", SIZE[1:], SIZE[0])
+    draw = BestOf(OneClip(video), rewarder, 2, "patch")
+    assert draw(PromptBatch(("prompt 0",), TEXT, (8.0,), OneClip.geometry), [1]).shape == (1, 1)
+
+
+@pytest.mark.parametrize("score", [{"released": "some/model"}, {"server": SERVER}])
+def test_with_a_released_or_served_model_nothing_reads_the_run_s_own(score: dict[str, Any]) -> None:
+    config = make_config({"score": score, "evaluate": {"instruments": ["reward"], "best_of": 2}})
+    assert not any("reward" in stage.reads(config) for stage in STAGES.values())
+    assert config.scored_size == config.clip_size and config.has_rewarder

@@ -12,7 +12,9 @@ from torch import Tensor
 from halovid.config.recipes import make_config
 from halovid.maths.grid import LatentGeometry
 from halovid.measuring.instruments import MEASURES, open_instruments
+from halovid.records import Conditioning, PromptBatch, Refusal, Rewards
 from halovid.rewards.network import RewardNetwork, RewardSpec
+from halovid.rewards.rewarder import NetworkRewarder
 from halovid.training.monitor import PATCH_REWARD, REWARD, Monitor, Reading, parting, watching_instruments
 from tiny_models import encoder_spec
 
@@ -66,13 +68,10 @@ class FlatSampler:
 
     geometry = LatentGeometry(4, 8, causal_first_frame=True)
 
-    def encode_prompts(self, prompts: list[str]) -> Tensor:
-        raise AssertionError("the monitor has its prompts encoded already")
-
     def __init__(self) -> None:
         self.sampled: list[int] = []
 
-    def sample(self, prompt_embeds: Tensor, seeds: list[int]) -> Tensor:
+    def sample(self, conditioning: Conditioning, seeds: list[int]) -> Tensor:
         self.sampled.append(len(seeds))
         return torch.tensor(seeds, dtype=torch.float32)[:, None] / 10
 
@@ -88,7 +87,14 @@ def make_monitor(folder: Path, num_clips: int, batch_size: int) -> Monitor:
     clips = [{"prompt_id": f"p{i}", "prompt": "a", "seed": 1 + 3 * i} for i in range(num_clips)]
     config = make_config({"generator": {"batch_size": batch_size}})
     instruments = open_instruments(watching_instruments(config), config, folder)
-    return Monitor(folder, network.eval(), clips, torch.randn(num_clips, 3, 4), config, instruments)
+    return Monitor(
+        folder,
+        NetworkRewarder(network.eval(), config.grid),
+        clips,
+        Conditioning({"prompt_embeds": torch.randn(num_clips, 3, 4)}),
+        config,
+        instruments,
+    )
 
 
 def test_the_monitor_keeps_the_clips_and_measures_each(tmp_path: Path) -> None:
@@ -109,3 +115,30 @@ def test_no_more_clips_are_sampled_at_once_than_the_generator_may(tmp_path: Path
     assert first.values.keys() == second.values.keys()
     for name, values in first.values.items():
         assert values == pytest.approx(second.values[name], rel=1e-4, abs=1e-5), name
+
+
+class Moody:
+    """A rewarder that refuses clips whose prompt is "no", and rewards others by their brightness."""
+
+    needs_conditioning = False
+
+    def reward(self, video: Tensor, prompts: PromptBatch) -> Rewards:
+        refusals = tuple(Refusal("because") if text == "no" else None for text in prompts.texts)
+        clip = video.mean((1, 2, 3, 4)).cpu()
+        clip[[refusal is not None for refusal in refusals]] = torch.nan
+        return Rewards(clip, clip[:, None, None, None].expand(-1, 1, 1, 1), refusals)
+
+
+def test_a_refused_clip_stops_no_training_and_counts_nowhere(tmp_path: Path) -> None:
+    clips = [{"prompt_id": str(i), "prompt": "no" if i == 1 else "yes", "seed": i} for i in range(5)]
+    config = make_config({})
+    instruments = open_instruments(["plain"], config, tmp_path)
+    monitor = Monitor(tmp_path, Moody(), clips, torch.randn(5, 3, 4), config, instruments)
+    base, now = monitor.observe(FlatSampler(), 0), monitor.observe(FlatSampler(), 1)
+    assert np.isnan(now.values[REWARD]).tolist() == [False, True, False, False, False]
+    assert now.means()["monitor/reward"] == pytest.approx((0 + 2 + 3 + 4) / 40)
+    now.values[REWARD] += 1
+    now.values[LOWER] += 1
+    assert len(parting(base, now)) == 1
+    nothing = Reading(1, {REWARD: np.full(5, np.nan)})
+    assert nothing.means() == {} and parting(base, nothing) == []

@@ -13,7 +13,11 @@ from halovid.config.sections import LoraOptions
 
 
 class BackboneSpec(BaseModel):
-    """What every backbone is built from: the size of its clips and of its features. Saved beside the weights."""
+    """What every backbone is built from; saved beside the weights.
+
+    width: of its features.  num_frames, frame_height, frame_width: of the clips that it sees.
+    temporal_stride, causal_first_frame: how the diffusion model that makes the clips divides time.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -26,7 +30,10 @@ class BackboneSpec(BaseModel):
 
     @property
     def lead(self) -> int:
-        """How often the first frame is repeated ahead of the clip, so that it fills a latent frame of its own."""
+        """How many copies of the first frame go ahead of the clip.
+
+        A causal autoencoder's first frame has a latent frame of its own: with the copies it is as long as all others.
+        """
         return self.temporal_stride - 1 if self.causal_first_frame else 0
 
 
@@ -90,14 +97,18 @@ class Backbone(nn.Module, ABC):
         raise TypeError(f"{type(self).__name__} reads text conditions, not text")
 
     def checkpoint_gradients(self) -> None:
-        """From now on activations are computed again in the backward pass instead of kept, where there are many."""
+        """Saves memory in training: from now on activations are computed again in the backward pass, not kept.
+
+        A backbone with few activations changes nothing.
+        """
 
 
 def frame_times(spec: BackboneSpec, count: int) -> Tensor:
-    """[count] indices of evenly spaced frames, in the time of the generator's latents.
+    """[count] indices of frames that are evenly spaced in the time of the diffusion model's latents.
 
-    A causal family's first frame has a latent frame of its own, so it stands for as much time as the `temporal_stride`
-    frames of any other; with `count` a multiple of the latent frames, each shows as often as all others.
+    In that time every latent frame is equally long: with a causal autoencoder the first frame, which is a latent frame
+    by itself, is as long as the `temporal_stride` frames of any other. If `count` is a multiple of the number of latent
+    frames, each of them gives equally many indices.
     """
     length = spec.num_frames + spec.lead
     padded = ((torch.arange(count) + 0.5) * length / count).long()

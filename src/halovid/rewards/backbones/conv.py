@@ -8,9 +8,10 @@ from halovid.rewards.backbones.base import EncoderSpec, frame_times
 
 
 class ConvEncoder(nn.Module):
-    """Residual 3-D convolutions: learns local defects from a few hundred clips, where a transformer needs many more.
+    """Residual 3-D convolutions, which learn local defects from a few hundred clips; transformers need many more.
 
-    Space is halved until a cell is `patch_size` pixels wide; the cells in time are the generator's latent frames.
+    Height and width are halved until a cell is `patch_size` pixels wide. In time a cell is a latent frame of the
+    diffusion model that makes the clips.
     """
 
     _times: Tensor

@@ -31,7 +31,10 @@ class Reader(Protocol):
 
 
 class LanguageBackbone(Backbone):
-    """What the families share. A family says how the clip is shown and where its cells are."""
+    """What all families of vision-language models share; a family says how clips are shown and where its cells are.
+
+    kinds: the `model_type` of transformers models that the family takes.  resampling: how frames are resized.
+    """
 
     pretrained = True
     reads_text = True
@@ -79,7 +82,7 @@ class LanguageBackbone(Backbone):
         return Features(cells.float(), last_of(hidden, mask).float())
 
     def checkpoint_gradients(self) -> None:
-        """Of all layers of the model."""
+        """See `Backbone.checkpoint_gradients`; of all layers of the model."""
         self.model.activation_checkpointing_enable({"use_reentrant": False})
 
     @staticmethod

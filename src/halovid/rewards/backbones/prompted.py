@@ -35,7 +35,7 @@ class PromptedEncoder(Backbone):
         return Features(cells, cells.mean((1, 2, 3)))
 
     def checkpoint_gradients(self) -> None:
-        """Of the encoder, when it is a pretrained transformer."""
+        """See `Backbone.checkpoint_gradients`; only pretrained encoders have activations worth it."""
         base = getattr(self.encoder, "base", None)
         if base is not None:
             base.activation_checkpointing_enable({"use_reentrant": False})

@@ -33,10 +33,10 @@ def plain_text(tokenizer: Any, text: str) -> str:
 
 
 def token_id(tokenizer: Any, token: str, expected: int) -> int:
-    """The id of the token that stands for pictures, which the model must know by the same one.
+    """The id of the token that stands for pictures, checked against the one that the model's configuration names.
 
     Raises:
-        InputError: the tokenizer does not have it, or elsewhere.
+        InputError: the tokenizer does not have the token, or has it under another id.
     """
     if tokenizer.convert_tokens_to_ids(token) != expected:
         raise InputError(
@@ -53,7 +53,11 @@ def token_rows(tokenizer: Any, texts: list[str]) -> Tensor:
 
 
 def without_pad(rows: Tensor, visual: int) -> tuple[Tensor, Tensor]:
-    """Ids whose padding is a harmless token, and the mask [n, L] of those that count."""
+    """[n, L] ids in which a harmless token stands for PAD, and the mask [n, L] that is False there.
+
+    Args:
+        visual: the id of the token that stands for pictures, which must not be the harmless one.
+    """
     mask = rows != PAD
     return rows.masked_fill(~mask, 0 if visual else 1), mask
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from halovid.rewards.pretrained import load_base, load_config, load_tokenizer, local_folder
+from halovid.rewards.pretrained import load_base, load_config, load_tokenizer, local_folder, one_line
 from halovid.rewards.released import videoreward, videoscore, videoscore_qwen2_vl
 from halovid.rewards.released.base import (
     Head,
@@ -47,7 +47,7 @@ _ARCHITECTURES = {
 
 
 def find_family(folder: Path) -> str | None:
-    """The family of a release, a key of RELEASED, by the files in its folder; None for any other folder."""
+    """The family of a released model, a key of RELEASED, by the files in its folder; None for any other folder."""
     if (folder / videoreward.CONFIG).exists():
         return "videoreward"
     if not (folder / "config.json").exists():
@@ -69,11 +69,25 @@ def load_released(model: str, device: torch.device = _CPU, dtype: torch.dtype = 
             f"{model!r} is no released reward model that is known here: {', '.join(RELEASED)} (by config.json or "
             f"{videoreward.CONFIG})"
         )
-    return RELEASED[family](folder, model, device, dtype)
+    try:
+        return RELEASED[family](folder, model, device, dtype)
+    except (InputError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # damaged settings make transformers and torch raise whatever they happen to mean
+        raise InputError(
+            f"{model!r} looks like the released reward model {family!r}, but can't be loaded ({one_line(error)}); "
+            f"download it again"
+        ) from error
 
 
 def model_config(model: str) -> Any:
-    """The transformers configuration of a plain or released model; of its base for adapters."""
+    """The transformers configuration of a plain or released model.
+
+    Adapters have none: it is that of the base model that they adapt.
+
+    Raises:
+        InputError: it can't be read.
+    """
     folder = local_folder(model)
     return load_config(str(videoreward.base_folder(folder) if find_family(folder) == "videoreward" else folder))
 

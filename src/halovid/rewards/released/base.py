@@ -1,4 +1,4 @@
-"""What released reward models have in common: how they are read, and the record of a score."""
+"""What all released reward models have in common: their interface, the record of a score, how their files are read."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ QUESTION_FILE = "prompt.txt"
 
 @dataclass(frozen=True)
 class Head:
-    """The head of a release in our terms: weight [n, D], bias [n], our aspect of each row.
+    """The head of a released model, for a training that starts from it.
 
-    shift and scale, [n], bring its scores to the judges' scale of 1 to 5.
+    weight: [n, D].  bias: [n].  aspects: which of the recipe's aspects each row rates.
+    shift, scale: [n], with which `shift + scale * score` is on the judges' scale of 1 to 5.
     """
 
     weight: Tensor
@@ -34,9 +35,10 @@ class Head:
 
 @dataclass(frozen=True)
 class Start:
-    """A language model to start from.
+    """A language model that a training starts from.
 
-    question: with `{prompt}` and `{video}`, when its release fixes it.  sequential: see `QwenReader`.
+    question: the one that it was trained with, `{prompt}` and `{video}` in it; None if it knows no particular one.
+    head: None for a plain language model.  sequential: see `QwenReader`.
     """
 
     model: Any
@@ -48,10 +50,11 @@ class Start:
 
 @dataclass(frozen=True)
 class ReleasedScore:
-    """The scores of one clip and how they came about: a score means nothing without its frames.
+    """The scores of one clip, and what the model was shown of it: a score means nothing without that.
 
-    scores: by the release's own names.  frames: indices into the clip, of which `fps` were played a second.
-    policy: how they were chosen and shown.
+    scores: by the release's own names.  overall: the one number that its authors make of them.
+    frames: indices into the clip.  fps: frames of the clip a second.  policy: how frames were chosen and shown, and
+    the question.  model: as the user named it.
     """
 
     scores: dict[str, float]
@@ -74,9 +77,9 @@ class UnscoredError(ValueError):
 
 
 class ReleasedReward(ABC):
-    """A published video reward model.
+    """A published video reward model, read here or asked over HTTP.
 
-    names: of its scores, in the order of its outputs.
+    names: of its scores, in the order of its outputs.  model_name, policy: see `ReleasedScore`.
     """
 
     names: tuple[str, ...]
@@ -111,7 +114,7 @@ class ReleasedReward(ABC):
 
 
 class LocalReward(ReleasedReward):
-    """A release whose weights are read here."""
+    """A released model whose weights are loaded into this process."""
 
     @abstractmethod
     def start(self) -> Start:
@@ -119,7 +122,7 @@ class LocalReward(ReleasedReward):
 
 
 def question_of(folder: Path, default: str, needed: tuple[str, ...] = ("{prompt}",)) -> tuple[str, str]:
-    """The question that a release is asked, and what to record of it: `prompt.txt` of its folder, or our own.
+    """The question that a release is asked, and what to record of it: `prompt.txt` of its folder, or halovid's own.
 
     A release answers best to the very words that it was trained with; its authors publish them with their code, not
     with the weights.
@@ -129,7 +132,7 @@ def question_of(folder: Path, default: str, needed: tuple[str, ...] = ("{prompt}
     """
     path = folder / QUESTION_FILE
     if not path.exists():
-        return default, "question halovid-1"
+        return default, f"question of halovid {hash_value(default)[:12]}"
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -149,7 +152,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is missing or damaged ({error}); download the model again") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} must hold a JSON object; download the model again")

@@ -185,10 +185,10 @@ def read_scores(answer: str, family: Family) -> list[float] | None:
     """The scores in an answer, by the last place that names each; None when one is missing or off the scale."""
     scores = []
     for pattern in family.patterns:
-        found = re.findall(rf"{pattern}\s*:{_NUMBER}", answer, re.IGNORECASE)
-        if not found or not LOWEST <= float(found[-1]) <= HIGHEST:
+        numbers = re.findall(rf"{pattern}\s*:{_NUMBER}", answer, re.IGNORECASE)
+        if not numbers or not LOWEST <= float(numbers[-1]) <= HIGHEST:
             return None
-        scores.append(float(found[-1]))
+        scores.append(float(numbers[-1]))
     return scores
 
 

@@ -26,11 +26,12 @@ CONFIG = "model_config.json"
 KINDS = frozenset({"qwen2_vl"})
 _FPS, _LARGEST = 2.0, 448 * 448  # frames a second, and pixels that a frame may have, unless the settings say otherwise
 TOKENS = ("<|VQ_reward|>", "<|MQ_reward|>", "<|TA_reward|>")
+# the model is causal: what stands at a token has read only what comes before it, so the prompt comes first
 QUESTION = """You are asked to rate a video that was made by a text-to-video model.
+The prompt is: {prompt}
 Visual quality: is each frame clear, plausible, well composed and safe to look at? Rating: <|VQ_reward|>
 Motion quality: is the motion stable, plausible, fluent and present? Rating: <|MQ_reward|>
 Text alignment: do subject, motion, surroundings, style and camera follow the prompt? Rating: <|TA_reward|>
-The prompt is: {prompt}
 """
 _OUR_ASPECTS = ("visual_quality", "temporal_consistency", "text_alignment")
 
@@ -93,7 +94,8 @@ class VideoReward(LocalReward):
     def start(self) -> Start:
         """Its weights and head, whose normalised scores of -2 to 2 become ratings of 1 to 5.
 
-        Its question has the clip first; ours has the prompt first, so the first ratings are not yet its scores.
+        Its question shows the clip first, the one asked in a training shows the prompt first (see
+        `backbones.language`), so the first ratings are near its scores but not equal to them.
         """
         zero = torch.zeros(len(TOKENS))
         head = Head(self._weight, zero, _OUR_ASPECTS, 3 - self._mean / self._std, 1 / self._std)
@@ -129,13 +131,14 @@ def _load_weights(
         state = model.state_dict()
         more = _renamed(read_pickled(checkpoint / "non_lora_state_dict.pth"))
         state |= more | _renamed(read_safetensors(checkpoint / "adapter_model.safetensors"))
-    state = merge_lora(state, settings.lora.lora_r, settings.lora.lora_alpha, settings.lora.use_rslora)
+    lora = settings.lora
+    state = merge_lora(state, lora.lora_r, lora.lora_alpha, lora.use_rslora, str(checkpoint))
     head = state.pop("rm_head.weight", None)
     state.pop("lm_head.weight", None)
     shape = (settings.model.output_dim, model.config.get_text_config().hidden_size)
     if head is None or head.shape != shape:
-        found = "missing" if head is None else tuple(head.shape)
-        raise InputError(f"{checkpoint}: rm_head.weight is {found}; it must be {shape}")
+        given = "missing" if head is None else tuple(head.shape)
+        raise InputError(f"{checkpoint}: rm_head.weight is {given}; it must be {shape}")
     assign(model, state, str(checkpoint))
     return model, head.float().expand(len(TOKENS), -1)
 

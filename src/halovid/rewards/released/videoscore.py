@@ -95,8 +95,8 @@ def read_linear(folder: Path, outputs: int, width: int) -> tuple[Tensor, Tensor]
     Raises:
         InputError: they are missing, have other shapes or are not finite.
     """
-    found = read_tensors(folder, HEAD)
-    weight, bias = found[HEAD[0]].float(), found[HEAD[1]].float()
+    head = read_tensors(folder, HEAD)
+    weight, bias = (head[name].float() for name in HEAD)
     if not (weight.isfinite().all() and bias.isfinite().all()):
         raise InputError(f"the head in {folder} has numbers that are not finite; download the model again")
     if weight.shape != (outputs, width) or bias.shape != (outputs,):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,9 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of a damaged file torch raises whatever its bytes happen to mean
         raise InputError(f"{path} is missing, damaged or no plain state dict; download the model again") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} must hold tensors by name; download the model again")
@@ -40,14 +41,14 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise InputError(f"{path} is missing or damaged ({error}); download the model again") from error
 
 
 def read_tensors(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
     """Some tensors of a model folder, whose weights are one safetensors file or several with an index.
 
-    Of both, the one file is read, as transformers does.
+    Where a folder has the one file and the index, the one file is read, as transformers does.
 
     Raises:
         InputError: one is not there.
@@ -56,13 +57,13 @@ def read_tensors(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
     try:
         in_parts = not one.exists()
         files = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if in_parts else dict.fromkeys(names, one)
-        found = {}
+        tensors = {}
         for name in names:
             with safe_open(folder / Path(files[name]).name, framework="pt") as file:
-                found[name] = file.get_tensor(name)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                tensors[name] = file.get_tensor(name)
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, SafetensorError) as error:
         raise InputError(f"the weights in {folder} lack {', '.join(names)} ({error})") from error
-    return found
+    return tensors
 
 
 def assign(module: Any, state: dict[str, Tensor], source: str) -> None:
@@ -71,17 +72,19 @@ def assign(module: Any, state: dict[str, Tensor], source: str) -> None:
     Raises:
         InputError: they are not; the first ones are named.
     """
-    own = module.state_dict()
-    wrong = [
-        f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
-        for name in own.keys() & state.keys()
-        if own[name].shape != state[name].shape
+    needed = module.state_dict()
+    misshapen = [
+        f"{name} {tuple(state[name].shape)} for {tuple(needed[name].shape)}"
+        for name in needed.keys() & state.keys()
+        if needed[name].shape != state[name].shape
     ]
-    check_keys(source, own.keys() - state.keys(), state.keys() - own.keys(), wrong)
+    check_keys(source, needed.keys() - state.keys(), state.keys() - needed.keys(), misshapen)
     module.load_state_dict(state)
 
 
-def merge_lora(state: dict[str, Tensor], rank: int, alpha: float, rank_stabilised: bool) -> dict[str, Tensor]:
+def merge_lora(
+    state: dict[str, Tensor], rank: int, alpha: float, rank_stabilised: bool, source: str
+) -> dict[str, Tensor]:
     """A state with every LoRA pair added to the weight that it adapts, in float32 and back.
 
     Takes the names of peft with or without an adapter's name in them: `X.lora_A[.default].weight`,
@@ -99,9 +102,10 @@ def merge_lora(state: dict[str, Tensor], rank: int, alpha: float, rank_stabilise
     scale = alpha / (math.sqrt(rank) if rank_stabilised else rank)
     for layer, pair in pairs.items():
         weight = plain.get(f"{layer}.weight")
-        if weight is None or pair.keys() != {"A", "B"} or len(pair["A"]) != rank or pair["B"].shape[1] != rank:
+        shapes = {name: tuple(value.shape) for name, value in pair.items()}
+        if weight is None or weight.dim() != 2 or shapes != {"A": (rank, weight.shape[1]), "B": (len(weight), rank)}:
             raise InputError(
-                f"the LoRA pair of {layer} does not fit: it needs A and B of rank {rank} and {layer}.weight"
+                f"the LoRA pair of {layer} in {source} does not fit: it needs A and B of rank {rank} and {layer}.weight"
             )
         merged = weight.float() + scale * pair["B"].float() @ pair["A"].float()
         plain[f"{layer}.weight"] = merged.to(weight.dtype)
