@@ -1,0 +1,96 @@
+"""Which model a recipe means: folders, packaged names, ids on the hub and their commits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+
+from halovid.config.run import GeneratorConfig
+from halovid.models import FAMILIES, check_model, load_family, model_identity
+from halovid.models.loading import INDEX
+from halovid.store.errors import InputError
+from tiny_pipelines import TINY
+
+HUB = "somebody/a-model"
+
+
+def config(model: Any, **changes: Any) -> GeneratorConfig:
+    return GeneratorConfig(model=str(model), **changes)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the cache (revision -> commit) and the hub know of the model."""
+    known: dict[str, Any] = {"cache": {}, "hub": None, "asked": []}
+
+    def cached(name: str, filename: str, revision: str | None = None) -> str | None:
+        commit = known["cache"].get(revision)
+        return f"/cache/snapshots/{commit}/{filename}" if commit else None
+
+    def model_info(name: str, revision: str | None = None, timeout: float | None = None) -> Any:
+        known["asked"].append(revision)
+        if known["hub"] is None:
+            raise OSError("no network")
+        return huggingface_hub.ModelInfo(id=name, sha=known["hub"])
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
+    monkeypatch.setattr(huggingface_hub, "model_info", model_info)
+    return known
+
+
+def test_a_model_of_the_hub_is_its_commit(hub: dict[str, Any]) -> None:
+    assert model_identity(config(HUB)) == HUB
+    assert model_identity(config(HUB, revision="v2")) == f"{HUB}@v2"
+    hub["hub"] = "abc"
+    assert model_identity(config(HUB, revision="v2")) == f"{HUB}@abc"
+    asked = len(hub["asked"])
+    hub["cache"] = {"v2": "abc", None: "def"}
+    assert model_identity(config(HUB, revision="v2")) == f"{HUB}@abc"
+    assert model_identity(config(HUB)) == f"{HUB}@def"
+    assert len(hub["asked"]) == asked, "the copy on this machine is what counts"
+
+
+def test_a_folder_is_what_its_files_are(tmp_path: Path) -> None:
+    (tmp_path / INDEX).write_text("{}")
+    first = model_identity(config(tmp_path))
+    (tmp_path / INDEX).write_text("[]")
+    assert model_identity(config(tmp_path)) != first
+    assert model_identity(config("world")) == model_identity(config("world"))
+
+
+def test_a_pipeline_that_nothing_drives_is_told_with_those_that_are(tmp_path: Path) -> None:
+    (tmp_path / INDEX).write_text(json.dumps({"_class_name": "OtherPipeline"}))
+    with pytest.raises(
+        InputError, match="is of class OtherPipeline; the pipelines that can be driven are WanPipeline, "
+    ):
+        check_model(config(tmp_path))
+    for name in FAMILIES:
+        assert load_family(name, "").denoisers
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "file", "changes", "words"),
+    [
+        ("WanPipeline", INDEX, {"transformer_2": ["diffusers", "WanTransformer3DModel"]}, "is a Wan 2.2 pipeline"),
+        ("WanPipeline", INDEX, {"expand_timesteps": True}, "is a Wan 2.2 pipeline"),
+        ("CogVideoXPipeline", "transformer/config.json", {"patch_size_t": 2}, "is CogVideoX 1.5"),
+    ],
+)
+def test_relatives_of_a_family_that_it_does_not_drive(
+    pipeline: str, file: str, changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    TINY[pipeline].build().save_pretrained(tmp_path)
+    frames, height, width = TINY[pipeline].size
+    size = {"num_frames": frames, "height": height, "width": width}
+    check_model(config(tmp_path, **size))
+    path = tmp_path / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(InputError, match=words):
+        check_model(config(tmp_path, **size))
+    path.unlink()
+    with pytest.raises(InputError, match="can't be read"):
+        check_model(config(tmp_path, **size))
