@@ -37,12 +37,12 @@ from halovid.maths.grid import PatchGrid
 from halovid.maths.noise import sample_sigma
 from halovid.maths.seeds import clip_seed, step_seed
 from halovid.measuring.raters import read_raters
-from halovid.stages.align import batch_indices
 from halovid.stages.reward import held_out_clips
 from halovid.store.errors import InputError
 from halovid.store.runtime import set_threads
 from halovid.store.tables import LABELS, PREFERENCES, QUESTIONS
 from halovid.study.runner import load_study
+from halovid.training.batches import batch_indices
 
 Case = Callable[[Path], object]
 RECIPES = Path(__file__).parents[1] / "recipes"
