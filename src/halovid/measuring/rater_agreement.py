@@ -92,14 +92,17 @@ def show_agreement(table: pa.Table) -> None:
         shown.title = Text(f"{_PLURAL[scope]}: {rater} against {reference}", style="bold")
         for name in ("value", "95% interval", "count"):
             shown.add_column(name, justify="right")
-        aspect = None
+        aspect, undefined = None, {}
         for row in part:
             name = row["aspect"].replace("_", " ") if row["aspect"] != aspect else ""
             aspect = row["aspect"]
-            undefined = f"undefined: {_WHY_UNDEFINED[row['measure']]}" if math.isnan(row["value"]) else ""
-            interval = undefined or show_interval(row["low"], row["high"], signed=False)
+            interval = show_interval(row["low"], row["high"], signed=False)
             shown.add_row(name, row["measure"], show_number(row["value"]), interval, str(row["count"]))
+            if math.isnan(row["value"]):
+                undefined[row["measure"]] = _WHY_UNDEFINED[row["measure"]]
         output.print(shown)
+        for measure, reason in undefined.items():
+            output.print(f"{measure} has no value: {reason}", highlight=False)
 
 
 def _part(row: Row) -> tuple[str, str, str]:
