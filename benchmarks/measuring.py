@@ -18,7 +18,7 @@ import torch
 
 from halovid.maths.grid import PatchGrid
 from halovid.measuring.plain import PlainInstrument
-from halovid.records import ClipBatch
+from halovid.records import ClipBatch, Conditioning
 from halovid.store.video import read_video, write_video
 from halovid.world.captions import write_caption
 from halovid.world.corruptions import render_corrupted, sample_events
@@ -44,7 +44,9 @@ def main() -> None:
             write_video(path, render_corrupted(scene, sample_events(scene, rng, 0.5), rng), 8.0)
         read = timed("read", count, lambda: [read_video(path, (FRAME_SIZE, FRAME_SIZE)) for path in paths])
     video = torch.stack(read)
-    clips = ClipBatch(video, rows, GEOMETRY, GRID, lambda prompt_id: torch.zeros(0))
+    clips = ClipBatch(
+        video, rows, GEOMETRY, GRID, lambda prompt_ids: Conditioning({"prompt_embeds": torch.zeros(1, 1, 1)})
+    )
     for name, instrument in (
         ("inspector", InspectorInstrument()),
         ("plain", PlainInstrument()),

@@ -31,15 +31,12 @@ import safetensors.torch
 import torch
 import transformers
 import yaml
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
-from transformers import UMT5Config, UMT5EncoderModel
 
 from halovid.cli import main as cli
 from halovid.stages import STAGES
 from halovid.store.files import hash_file
 from halovid.store.video import write_video
-from halovid.world_training.text import build_tokenizer
-from halovid.world_training.vae import LAYOUT
+from tiny_pipelines import tiny_wan
 
 pytest_plugins = ["people_fixtures", "chromium_fixtures", "vlm_fixtures"]
 torch.set_num_threads(1)
@@ -47,7 +44,6 @@ diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
 
 LORA = "pytorch_lora_weights.safetensors"
-TEXT_WIDTH = 16
 RECIPE: dict[str, Any] = {
     "seed": 3,
     "device": "cpu",
@@ -121,25 +117,7 @@ class Plan:
 def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A `WanPipeline` folder in the packaged layout with far smaller, random weights."""
     folder = tmp_path_factory.mktemp("pipeline") / "tiny"
-    torch.manual_seed(0)
-    tokenizer = build_tokenizer()
-    text_encoder = UMT5EncoderModel(
-        UMT5Config(vocab_size=len(tokenizer), d_model=TEXT_WIDTH, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-    )
-    vae = AutoencoderKLWan(**LAYOUT | {"base_dim": 8})
-    transformer = WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=2,
-        attention_head_dim=16,
-        in_channels=LAYOUT["z_dim"],
-        out_channels=LAYOUT["z_dim"],
-        text_dim=TEXT_WIDTH,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=2,
-    )
-    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0)
-    WanPipeline(tokenizer, text_encoder, vae, scheduler, transformer).save_pretrained(folder)
+    tiny_wan().save_pretrained(folder)
     return folder
 
 

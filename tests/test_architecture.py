@@ -99,7 +99,7 @@ def test_the_floors_are_the_folders() -> None:
 
 def test_the_reader_of_imports_sees_them() -> None:
     assert "maths.grid" in IMPORTS["maths.losses"]
-    assert {"config.run", "maths.grid", "store.errors"} <= IMPORTS["models.wan"]
+    assert {"config.run", "store.errors", "store.files"} <= IMPORTS["models.loading"]
     assert "world.render" in IMPORTS["world.inspector"]  # from halovid.world import render
     assert len(EDGES) > 100
 

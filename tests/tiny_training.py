@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from halovid.config.recipes import make_config
 from halovid.config.run import AlignConfig
 from halovid.maths.losses import Margins
-from halovid.maths.noise import flow_interpolate, flow_velocity
+from halovid.maths.noise import NoiseProcess
+from halovid.records import Conditioning
 from halovid.training.loop import Alignment
 from halovid.training.objectives import make_objective
 from halovid.training.pairs import PairBatch
@@ -45,24 +46,19 @@ class TinyDenoiser(nn.Module):
         return self.mix(noisy) + condition[:, :, None, None, None]
 
 
-class TinyGenerator:
-    """What a training calls of a generator; `predicted` notes how many clips each prediction was for."""
+class TinyModel:
+    """What a training calls of a model; `predicted` notes how many clips each prediction was for."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)
-        self.denoiser: Any = TinyDenoiser()
+        self.denoisers: dict[str, Any] = {"transformer": TinyDenoiser()}
+        self.noise = NoiseProcess("flow")
         self.predicted: list[int] = []
         self.saved: list[Path] = []
 
-    def add_noise(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        return flow_interpolate(latents, noise, sigma)
-
-    def target(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        return flow_velocity(latents, noise)
-
-    def predict(self, noisy_latents: Tensor, sigma: Tensor, prompt_embeds: Tensor) -> Tensor:
-        self.predicted.append(len(noisy_latents))
-        return self.denoiser(noisy_latents, sigma, prompt_embeds)
+    def predict(self, noisy: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
+        self.predicted.append(len(noisy))
+        return self.denoisers["transformer"](noisy, level, conditioning.tensors["prompt_embeds"])
 
     def save_weights(self, folder: Path) -> None:
         self.saved.append(folder)
@@ -80,7 +76,7 @@ class TinyPairs:
     def batch(self, indices: Sequence[int]) -> PairBatch:
         pairs = [self._pair(index) for index in indices]
         latents, prompts, clip, patches, weight = (torch.stack(values) for values in zip(*pairs, strict=True))
-        return PairBatch(latents, prompts, Margins(clip, patches), weight)
+        return PairBatch(latents, Conditioning({"prompt_embeds": prompts}), Margins(clip, patches), weight)
 
     def _pair(self, index: int) -> tuple[Tensor, ...]:
         generator = torch.Generator().manual_seed(index)
@@ -100,9 +96,9 @@ class TinyPairs:
 def make_alignment(
     folder: Path, pairs: TinyPairs | None = None, parallel: Parallel | None = None, **options: Any
 ) -> Alignment:
-    """A training of `TinyGenerator` on `TinyPairs` with some options of the section align changed."""
+    """A training of `TinyModel` on `TinyPairs` with some options of the section align changed."""
     align: AlignConfig = make_config({"align": OPTIONS | options}).align
     objective = make_objective(align.objective)
     sides = 2 if objective.needs.rejected else 1
-    policy = Policy(TinyGenerator(), align, parallel)
+    policy = Policy(TinyModel(), align, parallel)
     return Alignment(policy, objective, pairs or TinyPairs(sides=sides), align, 5, folder, parallel or OneProcess())

@@ -1,16 +1,21 @@
-"""Records that cross floors: prompts, requests to judges and their answers, the scale of ratings, rewards, measures."""
+"""Records that cross floors: prompts and what they make a model do, answers of judges, rewards, measures."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from halovid.maths.grid import LatentGeometry, PatchGrid
+from halovid.store.errors import InputError
+from halovid.store.files import atomic_path
 
 MAX_CHARACTERS = 4000  # longer than any text encoder reads
 
@@ -40,6 +45,92 @@ def prompt_problem(text: Any) -> str | None:
         return f"{len(text)} characters long, at most {MAX_CHARACTERS} are read"
     control = sorted({f"U+{ord(c):04X}" for c in text.strip() if unicodedata.category(c) in ("Cc", "Cs")})
     return f"contains control characters ({', '.join(control[:5])})" if control else None
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What prompts make a diffusion model do: tensors by the names that its pipeline's call gives them.
+
+    `tensors[name]` is [B, ...], a row per prompt: text states, and whatever else the model reads (masks, pooled
+    vectors). Only the model's family knows what they mean; others may ask for `text_states`.
+    """
+
+    tensors: dict[str, Tensor]
+
+    def __post_init__(self) -> None:
+        if len({len(value) for value in self.tensors.values()}) != 1:
+            rows = {name: tuple(value.shape) for name, value in self.tensors.items()}
+            raise ValueError(f"a conditioning has tensors of equally many rows, got {rows}")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def rows(self, indices: Sequence[int] | Tensor) -> Conditioning:
+        """The prompts of these indices, or of a mask."""
+        chosen = torch.as_tensor(indices)
+        return Conditioning({name: value[chosen.to(value.device)] for name, value in self.tensors.items()})
+
+    @classmethod
+    def cat(cls, parts: Sequence[Conditioning]) -> Conditioning:
+        """All prompts of all parts; shorter texts are padded with zeros at their ends, and so are their masks.
+
+        Raises:
+            ValueError: the parts are of different models.
+        """
+        names = [part.tensors.keys() for part in parts]
+        if not parts or any(other != names[0] for other in names):
+            raise ValueError(
+                f"conditionings of one model have the same tensors, got {[sorted(keys) for keys in names]}"
+            )
+        return cls({name: _cat_padded([part.tensors[name] for part in parts]) for name in names[0]})
+
+    def to(self, device: torch.device | str) -> Conditioning:
+        """The same on another device."""
+        return Conditioning({name: value.to(device) for name, value in self.tensors.items()})
+
+    def repeat(self, count: int) -> Conditioning:
+        """All rows, `count` times over."""
+        return Conditioning({name: torch.cat([value] * count) for name, value in self.tensors.items()})
+
+    def text_states(self) -> Tensor:
+        """[B, L, D] float32, what the text encoder made of each token; rows that the model does not read are zero."""
+        states = self.tensors["prompt_embeds"].float()
+        for name, mask in self.tensors.items():
+            if name.endswith("mask") and mask.shape == states.shape[:2]:
+                return states * (mask > 0)[..., None]
+        return states
+
+    def save(self, path: Path) -> None:
+        """Writes the one prompt that this is the conditioning of, as a safetensors file."""
+        if len(self) != 1:
+            raise ValueError(f"a file holds the conditioning of one prompt, not of {len(self)}")
+        with atomic_path(path) as temporary:
+            save_file({name: value[0].cpu().contiguous() for name, value in self.tensors.items()}, temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> Conditioning:
+        """The one prompt that `save` wrote.
+
+        Raises:
+            InputError: the file is missing or damaged.
+        """
+        try:
+            return cls({name: value[None] for name, value in load_file(path).items()})
+        except (OSError, SafetensorError, ValueError) as error:
+            raise InputError(
+                f"{path} is missing or damaged ({error}); delete the manifest.json of its stage and run that again"
+            ) from error
+
+
+def _cat_padded(values: Sequence[Tensor]) -> Tensor:
+    """Tensors [B, ...] one after the other, padded at the end of every other axis to the longest."""
+    longest = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
+    padded = []
+    for value in values:
+        missing = [length - size for length, size in zip(longest, value.shape[1:], strict=True)]
+        sides = [side for count in reversed(missing) for side in (0, count)]
+        padded.append(torch.nn.functional.pad(value, sides) if any(sides) else value)
+    return torch.cat(padded)
 
 
 @dataclass(frozen=True)
@@ -112,14 +203,14 @@ class ClipBatch:
 
     video: [B, 3, F, H, W] in [-1, 1].  rows: of each clip at least its clip_id, prompt_id and prompt.
     geometry: how the model's autoencoder divides a clip.  grid: the patches.
-    text_condition: prompt id -> the model's text condition, [L, D].
+    conditioning: prompt ids -> what they make the model do, a row each.
     """
 
     video: Tensor
     rows: Sequence[dict[str, Any]]
     geometry: LatentGeometry
     grid: PatchGrid
-    text_condition: Callable[[str], Tensor]
+    conditioning: Callable[[Sequence[str]], Conditioning]
 
     @property
     def prompt_ids(self) -> list[str]:
@@ -131,8 +222,8 @@ class ClipBatch:
 class PromptBatch:
     """What a rewarder is told of B clips besides their pixels: their prompts, and how they are laid out in time.
 
-    texts: their prompts.  conditioning: the diffusion model's text conditions of these prompts, [B, L, D], where zero
-    rows are padding; None where nobody encoded them.  fps: frames a second at which each clip is played.
+    texts: their prompts.  conditioning: what these prompts make the diffusion model do, a row each; None where nobody
+    encoded them.  fps: frames a second at which each clip is played.
     geometry: how the diffusion model divides a clip, and with it the patches.
 
     Raises:
@@ -140,20 +231,23 @@ class PromptBatch:
     """
 
     texts: tuple[str, ...]
-    conditioning: Tensor | None
+    conditioning: Conditioning | None
     fps: tuple[float, ...]
     geometry: LatentGeometry
 
     @classmethod
     def of_rows(
-        cls, rows: Sequence[Mapping[str, Any]], geometry: LatentGeometry, condition: Callable[[str], Tensor] | None
+        cls,
+        rows: Sequence[Mapping[str, Any]],
+        geometry: LatentGeometry,
+        condition: Callable[[Sequence[str]], Conditioning] | None,
     ) -> PromptBatch:
         """What is told of clips by their rows of tables.CLIPS.
 
         Args:
-            condition: prompt id -> its text condition, [L, D]; None for a rewarder that needs none.
+            condition: prompt ids -> their conditioning; None for a rewarder that needs none.
         """
-        conditioning = torch.stack([condition(row["prompt_id"]) for row in rows]) if condition else None
+        conditioning = condition([row["prompt_id"] for row in rows]) if condition else None
         return cls(tuple(row["prompt"] for row in rows), conditioning, tuple(row["fps"] for row in rows), geometry)
 
     def __post_init__(self) -> None:
@@ -168,7 +262,7 @@ class PromptBatch:
         """What is told of some of the clips, in the order of `indices`."""
         return PromptBatch(
             tuple(self.texts[index] for index in indices),
-            None if self.conditioning is None else self.conditioning[list(indices)],
+            None if self.conditioning is None else self.conditioning.rows(indices),
             tuple(self.fps[index] for index in indices),
             self.geometry,
         )

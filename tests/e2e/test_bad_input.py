@@ -128,7 +128,7 @@ def test_a_model_that_does_not_exist(
 ) -> None:
     run_dir = finished_run()
     override = ("--set", f"generator.model={model}")
-    assert_refused(run_here("run", tiny_recipe, run_dir, *override), f"generator.model '{model}'", "WanPipeline")
+    assert_refused(run_here("run", tiny_recipe, run_dir, *override), f"generator.model '{model}'", "save_pretrained")
     assert "generate: complete, skipped" in run_here("generate", tiny_recipe, run_dir).stderr, "clips were lost"
     assert results(run_dir, "generate") == results(first_run[0], "generate")
 
@@ -138,6 +138,7 @@ def test_a_model_that_does_not_exist(
     [
         ("num_frames=12", ("num_frames is 12", "4 * k + 1")),
         ("height=60", ("generator.height: got 60", "multiple of 8")),
+        ("height=72", ("72 x 64", "multiples of 16")),
     ],
 )
 def test_a_clip_size_that_the_model_cannot_make(

@@ -3,7 +3,7 @@
 FOLDER/clips.parquet                 one row per clip (tables.CLIPS)
 FOLDER/clips/ID.mp4                  the clip as people see it
 FOLDER/latents/ID.safetensors        its exact latents
-FOLDER/prompts/ID.safetensors        the text condition of its prompt
+FOLDER/prompts/ID.safetensors        the conditioning of its prompt, see `halovid.clips.conditions`
 FOLDER/geometry.json                 how the generator's autoencoder divides a clip
 
 A good clip (stage good) has no seed. An imported clip has no seed and no latents (null in the table), and its own
@@ -12,7 +12,6 @@ length, size and frame rate: `ClipFolder` shows it in the size that is asked for
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from halovid.clips.conditions import read_conditioning
 from halovid.config.run import GeneratorConfig
 from halovid.maths.grid import read_geometry
 from halovid.maths.seeds import clip_seed
-from halovid.models import Generator, Sampler
-from halovid.records import Prompt, PromptBatch
+from halovid.models import DiffusionModel, Sampler
+from halovid.records import Conditioning, Prompt, PromptBatch
 from halovid.store.errors import InputError
-from halovid.store.files import atomic_path, write_json
+from halovid.store.files import atomic_path
 from halovid.store.folders import StageFolder
 from halovid.store.runtime import progress
 from halovid.store.tables import CLIPS, read_table
@@ -50,16 +50,17 @@ def sample_clips(
 ) -> None:
     """Samples `per_prompt` clips of every prompt into the stage's folder, with their table; continues after a kill.
 
+    The folder has the conditionings of the prompts already.
+
     Args:
         draw: how a batch of clips is sampled, where that is not the plain `sampler.sample`.
     """
     folder = stage.path
-    save_conditions(folder, sampler, prompts)
 
     def sample(batch: Sequence[tuple[Prompt, int]]) -> list[Row]:
         seeds = [clip_seed(seed, prompt.prompt_id, index) for prompt, index in batch]
         texts = tuple(prompt.text for prompt, _ in batch)
-        conditioning = sampler.encode_prompts(list(texts))
+        conditioning = read_conditioning(folder, [prompt.prompt_id for prompt, _ in batch])
         if draw is None:
             latents = sampler.sample(conditioning, seeds)
         else:
@@ -70,15 +71,6 @@ def sample_clips(
 
     jobs = [(prompt, index) for prompt in prompts for index in range(per_prompt)]
     stage.write("clips.parquet", stage.map_batches(description, jobs, config.batch_size, sample, CLIPS))
-
-
-def save_conditions(folder: Path, sampler: Sampler, prompts: Sequence[Prompt]) -> None:
-    """Writes what a clip folder holds beside its clips: the geometry and the text condition of each prompt."""
-    write_json(folder / "geometry.json", dataclasses.asdict(sampler.geometry))
-    for prompt in prompts:
-        path = _condition_path(folder, prompt.prompt_id)
-        if not path.exists():
-            _save_tensor(path, "prompt_embeds", sampler.encode_prompts([prompt.text])[0])
 
 
 def write_clips(
@@ -155,11 +147,11 @@ class ClipFolder:
                 skip(row["clip_id"], str(error))
         return kept, torch.stack(videos) if videos else None
 
-    def encode_latents(self, rows: Sequence[Row], generator: Generator, folder: Path) -> None:
+    def encode_latents(self, rows: Sequence[Row], model: DiffusionModel, folder: Path) -> None:
         """Makes the latents of those rows that have none, in `folder`; `latents` then finds them.
 
         Raises:
-            InputError: a clip can't be read, or the generator takes no clips of this size.
+            InputError: a clip can't be read, or the model takes no clips of this size.
         """
         missing = [row for row in rows if row["latents"] is None]
         if not missing:
@@ -168,7 +160,7 @@ class ClipFolder:
             for row in missing:
                 path = (folder / f"{row['clip_id']}.safetensors").absolute()
                 if not path.exists():
-                    _save_tensor(path, "latents", generator.encode_video(self.video(row)[None])[0].float())
+                    _save_tensor(path, "latents", model.encode_video(self.video(row)[None])[0].float())
                 row["latents"] = str(path)
                 advance()
 
@@ -182,22 +174,13 @@ class ClipFolder:
         """What a rewarder is told of the clips in `rows`, which may be those of another folder with these prompts.
 
         Args:
-            conditioned: read their prompts' text conditions too, for a rewarder that needs them.
+            conditioned: read their prompts' conditioning too, for a rewarder that needs them.
         """
-        return PromptBatch.of_rows(rows, self.geometry, self.prompt_embeds if conditioned else None)
+        return PromptBatch.of_rows(rows, self.geometry, self.conditioning if conditioned else None)
 
-    def prompt_embeds(self, prompt_id: str) -> Tensor:
-        """[L, D]."""
-        path = _condition_path(self.folder, prompt_id)
-        if not path.parent.exists() and (self.folder / "sources.parquet").exists():
-            raise InputError(
-                f"the prompts of the clips imported into {self.folder} are not encoded; import them again with --recipe"
-            )
-        return _load_tensor(path, "prompt_embeds")
-
-
-def _condition_path(folder: Path, prompt_id: str) -> Path:
-    return folder / "prompts" / f"{prompt_id}.safetensors"
+    def conditioning(self, prompt_ids: Sequence[str]) -> Conditioning:
+        """What these prompts make the model do, a row each; InputError when a file is missing or damaged."""
+        return read_conditioning(self.folder, prompt_ids)
 
 
 def _save_tensor(path: Path, name: str, value: Tensor) -> None:

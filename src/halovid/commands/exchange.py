@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from halovid.clips.folder import save_conditions
+from halovid.clips.conditions import encode_conditions, write_geometry
 from halovid.config.run import RunConfig
 from halovid.formats import get_format
 from halovid.formats.base import Collection, Exported, RunClip, RunData, SourceClip, copy_file
 from halovid.maths.grid import LatentGeometry
-from halovid.models import model_identity, open_generator
+from halovid.models import model_identity
 from halovid.records import Prompt
 from halovid.store.errors import InputError
-from halovid.store.files import hash_file, hash_value, write_json
+from halovid.store.files import hash_file, hash_value
 from halovid.store.folders import StageFolder, is_current, open_stage
 from halovid.store.runtime import console, progress
 from halovid.store.scratch import scratch_folder
@@ -111,11 +111,10 @@ def _import_clips(stage: StageFolder, found: Collection, config: RunConfig | Non
     for clip in found.clips.values():
         prompt_ids.setdefault(clip.prompt, f"p{len(prompt_ids):05d}")
     if config is None:
-        write_json(stage.path / "geometry.json", dataclasses.asdict(_PLAIN))
+        write_geometry(stage.path, _PLAIN)
     else:
         stage.use_threads(config.threads)
-        generator = open_generator(config)
-        save_conditions(stage.path, generator, [Prompt(name, text) for text, name in prompt_ids.items()])
+        encode_conditions(stage.path, [Prompt(name, text) for text, name in prompt_ids.items()], config)
 
     def take(batch: Sequence[SourceClip]) -> list[Row]:
         rows = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from halovid.config.run import RunConfig
-from halovid.models import open_generator
+from halovid.models import PARTS, open_model
 from halovid.store.errors import InputError
 from halovid.store.folders import read_manifest
 from halovid.store.scratch import scratch_folder
@@ -27,7 +27,7 @@ def merge(config: RunConfig, run_dir: Path, target: Path) -> None:
             raise InputError(f"{target} exists; name a new folder")
         if read_manifest(run_dir / "align") is None:
             raise InputError(f"{run_dir} has no finished alignment; run `halovid align` first")
-        generator = open_generator(config)
-        generator.load_weights(run_dir / "align" / "weights")
-        generator.save_merged(unfinished)
+        model = open_model(config, PARTS)
+        model.load_weights(run_dir / "align" / "weights")
+        model.save_merged(unfinished)
         unfinished.replace(target)

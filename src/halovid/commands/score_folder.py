@@ -23,8 +23,8 @@ from halovid.config.run import GeneratorConfig, RunConfig
 from halovid.formats import folder, vbench
 from halovid.formats.base import Collection, SourceClip
 from halovid.maths.grid import LatentGeometry, PatchGrid, spread_to_frames
-from halovid.models import open_generator
-from halovid.records import PromptBatch, Rewards
+from halovid.models import open_model
+from halovid.records import Conditioning, PromptBatch, Rewards
 from halovid.rewards.backbones import EncoderSpec
 from halovid.rewards.network import RewardNetwork, load_reward
 from halovid.rewards.rewarder import NetworkRewarder
@@ -45,11 +45,11 @@ WORST, BEST = 1.0, 5.0  # the rating scale: what heat maps show as wholly red, a
 class Scorer:
     """A reward network, and what it needs to score any clip.
 
-    conditions: prompt -> its text conditions, [1, L, D]; empty where the network reads text.
+    conditions: prompt -> its conditioning, one row; empty where the network reads text.
     """
 
     rewarder: NetworkRewarder
-    conditions: dict[str, Tensor]
+    conditions: dict[str, Conditioning]
 
     @property
     def geometry(self) -> LatentGeometry:
@@ -148,9 +148,9 @@ def _make_scorer(reward: Path, config: RunConfig | None, prompts: list[str]) -> 
     set_threads(config.threads)
     rewarder, conditions = NetworkRewarder(network.to(resolve_device(config.device)), config.grid), {}
     if rewarder.needs_conditioning:
-        generator = open_generator(config)
-        conditions = {prompt: generator.encode_prompts([prompt]).cpu() for prompt in prompts}
-        _check_width(conditions[prompts[0]].shape[-1], network, model, config)
+        generator = open_model(config, {"text"})
+        conditions = {prompt: generator.encode_prompts([prompt]).to("cpu") for prompt in prompts}
+        _check_width(conditions[prompts[0]].text_states().shape[-1], network, model, config)
     return Scorer(rewarder, conditions)
 
 

@@ -17,6 +17,7 @@ RENAMED_SETTINGS = {
 }
 # old dotted name -> what to write instead
 REPLACED_SETTINGS = {
+    "generator.family": "leave it out, the pipeline that generator.model names tells it",
     "evaluate.truth": "name 'inspector' in evaluate.instruments for the embedded world's truth, or leave it out",
     "evaluate.critic": "name 'critic' in evaluate.instruments for the embedded world's critic, or leave it out",
     "evaluate.judge": "name 'judge' in evaluate.instruments to have the judge rate the clips, or leave it out",

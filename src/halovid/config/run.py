@@ -41,8 +41,10 @@ class PromptsConfig(Section):
 class GeneratorConfig(Section):
     """The text-to-video model and how to sample it."""
 
-    family: Literal["wan"] = "wan"
     model: HubName = Field("world", description="folder or hub id of the pipeline; 'world' is the packaged one")
+    revision: str | None = Field(
+        None, max_length=100, description="of a model of the hub: branch, tag or commit; its main branch when left out"
+    )
     num_frames: int = Field(13, ge=1, le=10_000)
     height: int = Field(64, ge=8, le=16_384, multiple_of=8)
     width: int = Field(64, ge=8, le=16_384, multiple_of=8)

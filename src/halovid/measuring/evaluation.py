@@ -36,7 +36,7 @@ def measure_clips(stage: StageFolder, run_dir: Path, model: str, config: RunConf
         rows, video = folder.readable([row for samples in prompts for row in samples], stage.skip)
         if video is None:
             return []
-        clips = ClipBatch(video, rows, folder.geometry, config.grid, folder.prompt_embeds)
+        clips = ClipBatch(video, rows, folder.geometry, config.grid, folder.conditioning)
         values = {
             key: value for instrument in instruments for key, value in instrument.measure(clips, stage.skip).items()
         }

@@ -32,7 +32,7 @@ class RewardInstrument:
 
     def measure(self, clips: ClipBatch, skip: Skip) -> dict[str, Tensor]:
         """The reward of each clip and the mean reward of its patches, [B] each; NaN for clips that are refused."""
-        condition = clips.text_condition if self._rewarder.needs_conditioning else None
+        condition = clips.conditioning if self._rewarder.needs_conditioning else None
         rewards = self._rewarder.reward(clips.video, PromptBatch.of_rows(clips.rows, clips.geometry, condition))
         for row, refusal in zip(clips.rows, rewards.refusals, strict=True):
             if refusal is not None:

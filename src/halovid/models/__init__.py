@@ -1,43 +1,83 @@
-"""Text-to-video models: the protocol, and one file per family."""
+"""Diffusion models: one class for all, one value for each family, loaded when a pipeline of it is opened."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Collection
 
 import torch
 
 from halovid.config.run import GeneratorConfig, RunConfig
-from halovid.models.base import ADAPTER, Generator, Sampler
-from halovid.models.wan import WanGenerator
-from halovid.store.files import hash_folder
+from halovid.models.base import PARTS, DiffusionModel, Part, Sampler, find_geometry
+from halovid.models.family import Family
+from halovid.models.loading import find_pipeline, is_here, model_identity
+from halovid.records import Conditioning
+from halovid.store.errors import InputError
 from halovid.store.lazy import load_named
 from halovid.store.runtime import resolve_device, resolve_dtype
 
-__all__ = ["ADAPTER", "FAMILIES", "Generator", "Sampler", "load_generator", "model_identity", "open_generator"]
+__all__ = [
+    "FAMILIES",
+    "PARTS",
+    "DiffusionModel",
+    "Part",
+    "Sampler",
+    "check_model",
+    "load_family",
+    "load_model",
+    "model_identity",
+    "open_model",
+]
 
-FAMILIES = {"wan": WanGenerator}
-PACKAGED = {"world": "halovid.world:packaged_pipeline"}  # model in a recipe -> function that gives its folder
+# pipeline class, as model_index.json names it -> the family that drives it
+FAMILIES = {
+    "WanPipeline": "halovid.models.families.wan:FAMILY",
+    "CogVideoXPipeline": "halovid.models.families.cogvideox:FAMILY",
+    "TextToVideoSDPipeline": "halovid.models.families.text_to_video_sd:FAMILY",
+}
 
 
-def load_generator(config: GeneratorConfig, device: torch.device, dtype: torch.dtype) -> Generator:
-    """The configured model, frozen, in evaluation mode, on `device`."""
-    return FAMILIES[config.family](_resolve(config.model), config, device, dtype)
+def open_model(config: RunConfig, parts: Collection[Part], negative: Conditioning | None = None) -> DiffusionModel:
+    """The run's model on the run's device, in its number format, with the parts that are needed.
 
+    Args:
+        negative: see `DiffusionModel`.
 
-def open_generator(config: RunConfig) -> Generator:
-    """The run's model on the run's device, in its number format."""
+    Raises:
+        InputError: the pipeline can't be driven or read, or makes no clips of the configured size.
+    """
     device = resolve_device(config.device)
-    return load_generator(config.generator, device, resolve_dtype(config.dtype, device))
+    return load_model(config.generator, parts, device, resolve_dtype(config.dtype, device), negative)
 
 
-def model_identity(config: GeneratorConfig) -> str:
-    """A hash of a local pipeline folder's files; the name itself for a model of the hub."""
-    folder = Path(_resolve(config.model))
-    if not folder.is_dir():
-        return config.model
-    return hash_folder(folder)
+def load_model(
+    config: GeneratorConfig,
+    parts: Collection[Part],
+    device: torch.device,
+    dtype: torch.dtype,
+    negative: Conditioning | None = None,
+) -> DiffusionModel:
+    """A configured model with some of its parts; arguments and errors as of `open_model`."""
+    folder, index = find_pipeline(config)
+    family = load_family(index["_class_name"], config.model)
+    return DiffusionModel(family, folder, index, config, parts, device, dtype, negative)
 
 
-def _resolve(model: str) -> str:
-    """The folder of a packaged model, else the name as it is."""
-    return str(load_named(PACKAGED[model])()) if model in PACKAGED else model
+def check_model(config: GeneratorConfig) -> None:
+    """Looks at the settings of a pipeline that is on this machine; nothing of it is loaded, and nothing downloaded.
+
+    Raises:
+        InputError: it can't be driven or read, or makes no clips of the configured size.
+    """
+    if is_here(config):
+        folder, index = find_pipeline(config)
+        find_geometry(load_family(index["_class_name"], config.model), folder, index, config)
+
+
+def load_family(pipeline: str, model: str) -> Family:
+    """The family of a pipeline class; InputError for one that none drives."""
+    if pipeline not in FAMILIES:
+        raise InputError(
+            f"generator.model {model!r} is a {pipeline}; the pipelines that can be driven are {', '.join(FAMILIES)}"
+        )
+    family: Family = load_named(FAMILIES[pipeline])
+    return family

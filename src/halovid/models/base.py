@@ -1,63 +1,253 @@
-"""What halovid asks of a text-to-video model: the one contract between the stages and a model family."""
+"""The one diffusion model that stages know: any diffusers pipeline, driven as its family says, opened by parts."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol, get_args
 
-from diffusers import ModelMixin
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from halovid.config.run import GeneratorConfig
+from halovid.config.sections import LoraOptions
 from halovid.maths.grid import LatentGeometry
+from halovid.models.family import Family
+from halovid.models.loading import advice, components, empty_component, load_component, load_pipeline, readable
+from halovid.models.lora import LORA_FILE, add_lora, has_lora, load_lora, merge_lora, save_lora, without_lora
+from halovid.records import Conditioning
+from halovid.store.errors import InputError
 
-ADAPTER = "halo"  # name of the LoRA that alignment trains
+Part = Literal["text", "autoencoder", "denoiser"]
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 class Sampler(Protocol):
-    """What turns prompts into clips.
+    """What turns conditionings into clips.
 
-    Shapes: `video` [B, 3, F, H, W] float in [-1, 1]; `latents` [B, C, T, h, w], scaled as the network expects;
-    `prompt_embeds` [B, L, D].
+    Shapes: `video` [B, 3, F, H, W] float in [-1, 1]; `latents` [B, C, T, h, w], scaled as the network expects.
     """
 
     geometry: LatentGeometry
 
-    def encode_prompts(self, prompts: list[str]) -> Tensor:
-        """The text condition of each prompt."""
-
-    def sample(self, prompt_embeds: Tensor, seeds: list[int]) -> Tensor:
+    def sample(self, conditioning: Conditioning, seeds: list[int]) -> Tensor:
         """Latents of one clip per row, each a function of its own seed alone, whatever it is batched with."""
 
     def decode_video(self, latents: Tensor) -> Tensor:
         """Clips of latents, clamped to [-1, 1]."""
 
 
-class Generator(Sampler, Protocol):
-    """A text-to-video diffusion model behind a fixed set of tensors.
+class DiffusionModel:
+    """A diffusion model behind a fixed set of tensors, whatever its family.
 
-    Shapes as in `Sampler`; `noise`, `noisy_latents` like `latents`; `sigma` [B] in 0..1.
+    Shapes as in `Sampler`; `noisy` like `latents`; `level` [B] in 0..1, see `maths.noise.NoiseProcess`. What is asked
+    of a part that is not open raises a RuntimeError.
+
+    Attributes:
+        geometry: how its autoencoder divides clips.
+        noise: its noise process.
+        denoisers: component name -> the network that training changes; empty unless the part is open.
+        lora_targets: last names of the layers that get a LoRA.
+
+    Args:
+        folder, index: a pipeline's folder and what its model_index.json says.
+        parts: what is loaded, to `device`. Networks and text encoders get `dtype`, autoencoders float32.
+        negative: the conditioning of `generator.negative_prompt`, for models opened without their text encoders.
+
+    Raises:
+        InputError: the pipeline can't be driven or read, or makes no clips of the configured size.
     """
 
-    denoiser: ModelMixin
-    lora_targets: tuple[str, ...]
+    def __init__(
+        self,
+        family: Family,
+        folder: Path,
+        index: dict[str, Any],
+        config: GeneratorConfig,
+        parts: Collection[Part],
+        device: torch.device,
+        dtype: torch.dtype,
+        negative: Conditioning | None = None,
+    ) -> None:
+        self.geometry = find_geometry(family, folder, index, config)
+        names = [name for name in components(index) if _part_of(name, family) in {*parts, None}]
+        dtypes = {name: torch.float32 if name in family.autoencoders else dtype for name in names}
+        self._pipe: Any = load_pipeline(folder, index, names, dtypes).to(device)
+        self._family, self._config, self._parts, self._device = family, config, frozenset(parts), device
+        self._negative = negative
+        self.noise = family.noise(self._pipe.scheduler)
+        self.lora_targets = family.lora_targets
+        self.denoisers: dict[str, nn.Module] = {}
+        if "denoiser" in self._parts:
+            self.denoisers = {name: getattr(self._pipe, name) for name in family.denoisers}
+            family.prepare(self._pipe)
 
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str]) -> Conditioning:
+        """What the prompts make the model do, a row per prompt."""
+        self._need("text")
+        return Conditioning(self._family.encode(self._pipe, prompts))
+
+    def negative(self) -> Conditioning | None:
+        """What guidance leads away from, one row; None when sampling is not guided."""
+        if self._family.guided(self._config) and self._negative is None:
+            self._negative = self.encode_prompts([self._config.negative_prompt])
+        return self._negative if self._family.guided(self._config) else None
+
+    @torch.no_grad()
+    def sample(self, conditioning: Conditioning, seeds: list[int]) -> Tensor:
+        """[B, C, T, h, w] by the pipeline's own call: its scheduler, its guidance."""
+        self._need("denoiser", "autoencoder")
+        arguments: dict[str, Any] = dict(conditioning.to(self._device).tensors)
+        negative = self.negative()
+        if negative is not None:
+            repeated = negative.to(self._device).repeat(len(seeds))
+            arguments |= {f"negative_{name}": value for name, value in repeated.tensors.items()}
+        latents = self._pipe(
+            **arguments,
+            **self._family.call(self._config),
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            output_type="latent",
+            return_dict=False,
+        )[0]
+        config = self._config
+        shape = self.geometry.latent_shape(config.num_frames, config.height, config.width)
+        return self._family.unpack(self._pipe, latents, shape)
+
+    @torch.no_grad()
     def encode_video(self, video: Tensor) -> Tensor:
-        """Latents of clips."""
+        """[B, C, T, h, w]: the most likely latents of clips."""
+        return self._family.encode_video(self._autoencoder(), video.to(self._device, torch.float32))
 
-    def add_noise(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        """Noisy latents at noise level `sigma`."""
+    @torch.no_grad()
+    def decode_video(self, latents: Tensor) -> Tensor:
+        """[B, 3, F, H, W], clamped to [-1, 1]."""
+        decoded = self._family.decode_video(self._autoencoder(), latents.to(self._device, torch.float32))
+        return decoded.clamp(-1, 1)
 
-    def predict(self, noisy_latents: Tensor, sigma: Tensor, prompt_embeds: Tensor) -> Tensor:
-        """The network's output, without guidance: what training compares with `target`."""
+    def predict(self, noisy: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
+        """The network's output, without guidance: what training compares with `noise.target`. [B, C, T, h, w]."""
+        self._need("denoiser")
+        [network] = self.denoisers.values()
+        dtype = next(network.parameters()).dtype
+        tensors = {
+            name: value.to(dtype) if value.is_floating_point() else value
+            for name, value in conditioning.tensors.items()
+        }
+        packed, timestep = self._family.pack(self._pipe, noisy.to(dtype)), self.noise.timestep(level)
+        output = self._family.predict(self._pipe, network, packed, timestep, tensors, self._config)
+        shape = (noisy.shape[2], noisy.shape[3], noisy.shape[4])
+        return self._family.unpack(self._pipe, output, shape)
 
-    def target(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        """What `predict` should give for these latents and this noise."""
+    def predict_guided(self, noisy: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
+        """The output as sampling uses it: led away from what the negative prompt gives."""
+        output, negative = self.predict(noisy, level, conditioning), self.negative()
+        if negative is None:
+            return output
+        away = self.predict(noisy, level, negative.to(noisy.device).repeat(len(noisy)))
+        return away + self._config.guidance_scale * (output - away)
+
+    def blocks(self) -> list[nn.Module]:
+        """The repeated blocks of the denoisers: the units to shard, compile and checkpoint the gradients of."""
+        lists = [part for net in self.denoisers.values() for part in net.children() if isinstance(part, nn.ModuleList)]
+        return [block for blocks in lists for block in blocks]
+
+    def add_lora(self, options: LoraOptions) -> None:
+        """Adds an adapter to train, which changes nothing yet.
+
+        Raises:
+            InputError: `options.targets` names no layer.
+        """
+        self._need("denoiser")
+        for network in self.denoisers.values():
+            add_lora(network, options, options.targets or self.lora_targets)
+
+    @contextmanager
+    def without_lora(self) -> Iterator[None]:
+        """Inside, the model predicts what it did before it had an adapter."""
+        with ExitStack() as stack:
+            for network in self.denoisers.values():
+                stack.enter_context(without_lora(network))
+            yield
 
     def save_weights(self, folder: Path) -> None:
-        """Writes what training changed: an adapter in diffusers' `load_lora_weights` layout, or all weights."""
+        """Writes what training changed: an adapter for the plain pipeline's `load_lora_weights`, or all weights."""
+        for name, network in self.denoisers.items():
+            if has_lora(network):
+                save_lora(network, name, folder)
+            else:
+                network.save_pretrained(folder / name)  # type: ignore[operator]
 
     def load_weights(self, folder: Path) -> None:
-        """Takes over what `save_weights` wrote."""
+        """Takes over what `save_weights` wrote.
+
+        Raises:
+            InputError: it is damaged, or of another model.
+        """
+        self._need("denoiser")
+        for name, network in self.denoisers.items():
+            if (folder / LORA_FILE).exists():
+                load_lora(network, name, folder)
+            else:
+                trained = load_component(folder / name, type(network), next(network.parameters()).dtype)
+                network.load_state_dict(trained.state_dict())
 
     def save_merged(self, folder: Path) -> None:
         """Writes the whole pipeline as it samples now, an adapter merged into the weights that it changes."""
+        self._need(*PARTS)
+        for network in self.denoisers.values():
+            if has_lora(network):
+                merge_lora(network)
+        self._pipe.save_pretrained(folder)
+
+    def _need(self, *parts: Part) -> None:
+        missing = [part for part in parts if part not in self._parts]
+        if missing:
+            raise RuntimeError(
+                f"the model was opened with the parts {sorted(self._parts)}; this needs its {' and '.join(missing)} too"
+            )
+
+    def _autoencoder(self) -> Any:
+        self._need("autoencoder")
+        return getattr(self._pipe, self._family.autoencoders[0])
+
+
+def _part_of(component: str, family: Family) -> Part | None:
+    """The part that a pipeline's component belongs to; None for its scheduler, which all parts need."""
+    if component == "scheduler":
+        return None
+    if component in family.denoisers:
+        return "denoiser"
+    return "autoencoder" if component in family.autoencoders else "text"
+
+
+def find_geometry(family: Family, folder: Path, index: dict[str, Any], config: GeneratorConfig) -> LatentGeometry:
+    """How a pipeline's autoencoder divides clips, told by its settings alone.
+
+    Raises:
+        InputError: the pipeline can't be driven or read, or makes no clips of the configured size; tells the rule.
+    """
+    with readable(f"the settings in {folder}", advice()):
+        problem = family.problem(folder)
+    if problem:
+        raise InputError(f"generator.model {config.model!r} {problem}")
+    geometry = family.geometry(empty_component(folder, index, family.autoencoders[0]))
+    _check_size(config, geometry, family)
+    return geometry
+
+
+def _check_size(config: GeneratorConfig, geometry: LatentGeometry, family: Family) -> None:
+    """InputError for clips that the autoencoder or the network can't divide."""
+    side = geometry.spatial_stride * family.side_multiple
+    if config.height % side or config.width % side:
+        raise InputError(
+            f"generator.height x width is {config.height} x {config.width}; both must be multiples of {side} for "
+            f"{config.model!r}"
+        )
+    frames, *_ = geometry.latent_shape(config.num_frames, config.height, config.width)
+    lead = int(geometry.causal_first_frame)
+    if (frames - lead) % family.frame_multiple:
+        stride = geometry.temporal_stride * family.frame_multiple
+        rule = f"{stride} * k + {lead}" if lead else f"a multiple of {stride}"
+        raise InputError(f"generator.num_frames is {config.num_frames}; {config.model!r} needs {rule}")

@@ -7,14 +7,14 @@ Departure: the whole clip unless `most_regions` is set.
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from halovid.config.run import RestoreConfig
-from halovid.models import Generator
+from halovid.models import DiffusionModel
+from halovid.records import Conditioning
 
 
 def random_regions(shape: tuple[int, int, int], config: RestoreConfig, rng: np.random.Generator) -> Tensor:
@@ -32,48 +32,29 @@ def random_regions(shape: tuple[int, int, int], config: RestoreConfig, rng: np.r
     return mask
 
 
-class Guidance(NamedTuple):
-    """Classifier-free guidance: its scale, and the condition that it leads away from, [1, L, D]."""
-
-    scale: float
-    negative_embeds: Tensor
-
-
 @torch.no_grad()
 def restore(
-    generator: Generator,
+    model: DiffusionModel,
     latents: Tensor,
     mask: Tensor,
-    prompt_embeds: Tensor,
+    conditioning: Conditioning,
     noise: Tensor,
     config: RestoreConfig,
-    guidance: Guidance | None = None,
 ) -> Tensor:
-    """Latents whose cells under the mask the generator has made anew, from noise level `sigma` on, [B, C, T, h, w].
+    """Latents whose cells under the mask the model has made anew, from noise level `sigma` on, [B, C, T, h, w].
 
-    At each level the rest of the clip is the original at that level, so that the new region fits into it. Euler steps
-    of the flow, with the guidance that candidates are sampled with.
+    At each level the rest of the clip is the original at that level, so that the new region fits into it. The steps are
+    those of the model's noise process, with the guidance that candidates are sampled with.
 
     Args:
         latents, noise: [B, C, T, h, w].  mask: [B, T, h, w] of zeros and ones.
     """
     inside = mask[:, None].to(latents)
-    levels = torch.linspace(config.sigma, 0, config.steps + 1)
-    sample = generator.add_noise(latents, noise, levels[:1].expand(len(latents)))
+    levels = torch.linspace(config.sigma, 0, config.steps + 1, device=latents.device)[:, None].expand(-1, len(latents))
+    sample = model.noise.noisy(latents, noise, levels[0])
     for level, following in itertools.pairwise(levels):
-        velocity = _velocity(generator, sample, level.expand(len(latents)).to(latents.device), prompt_embeds, guidance)
-        sample = sample + (following - level) * velocity
-        outside = generator.add_noise(latents, noise, following.expand(len(latents)))
+        output = model.predict_guided(sample, level, conditioning)
+        sample = model.noise.step(output, sample, level, following)
+        outside = model.noise.noisy(latents, noise, following)
         sample = inside * sample + (1 - inside) * outside
     return sample
-
-
-def _velocity(
-    generator: Generator, sample: Tensor, sigma: Tensor, prompt_embeds: Tensor, guidance: Guidance | None
-) -> Tensor:
-    """The predicted velocity, guided."""
-    velocity = generator.predict(sample, sigma, prompt_embeds)
-    if guidance is None:
-        return velocity
-    away = generator.predict(sample, sigma, guidance.negative_embeds.expand(len(sample), -1, -1))
-    return away + guidance.scale * (velocity - away)

@@ -72,7 +72,7 @@ def prompt_inputs(backbone: Backbone, prompts: PromptBatch) -> Tensor:
         return backbone.tokenize(list(prompts.texts))
     if prompts.conditioning is None:
         raise ValueError(f"{type(backbone).__name__} reads the diffusion model's text conditions; none were given")
-    return prompts.conditioning.float()
+    return prompts.conditioning.text_states()
 
 
 def load_labelled(

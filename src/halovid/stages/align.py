@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 
+from halovid.clips.conditions import read_negative
 from halovid.clips.folder import ClipFolder
 from halovid.config.run import RunConfig
 from halovid.maths.seeds import clip_seed
 from halovid.measuring.instruments import open_instruments
-from halovid.models import model_identity, open_generator
+from halovid.models import DiffusionModel, Part, model_identity, open_model
 from halovid.rewards.rewarder import open_rewarder, rewarder_identity
 from halovid.stages import STAGES
-from halovid.store.errors import InputError
 from halovid.store.folders import open_stage
 from halovid.store.runtime import resolve_device
 from halovid.store.tables import PAIRS, read_table
@@ -42,26 +42,31 @@ def run(config: RunConfig, run_dir: Path) -> None:
             return
         stage.use_threads(config.threads)
         device = resolve_device(config.device)
-        generator = open_generator(config)
         objective = make_objective(config.align.objective)
         folders = {name: ClipFolder(run_dir / name, config.clip_size) for name in config.paired_folders}
         rows = read_table(run_dir / "pair" / "pairs.parquet", PAIRS).to_pylist()
         pairs = PairSource(rows, folders, config.margin_grid, device, with_rejected=objective.needs.rejected)
-        pairs.encode_latents(generator, stage.path / "parts" / "latents")
+        model = _open_model(pairs, config, run_dir)
+        pairs.encode_latents(model, stage.path / "parts" / "latents")
         torch.manual_seed(config.align_seed)  # the adapter's first weights
-        try:
-            policy = Policy(generator, config.align)
-        except ValueError as error:
-            raise InputError(f"align.lora.targets is {config.align.lora.targets}: {error}") from error
+        policy = Policy(model, config.align)
         monitor = _make_monitor(folders["generate"], config, run_dir, stage.path / "samples")
         train(Alignment(policy, objective, pairs, config.align, config.align_seed, stage.path), monitor)
         with policy.ema_weights():
-            generator.save_weights(stage.path / "weights")
+            model.save_weights(stage.path / "weights")
 
 
 def _is_watched(config: RunConfig) -> bool:
     """Whether clips are sampled and rewarded while the generator is trained."""
     return config.align.sample_prompts > 0 and config.has_rewarder
+
+
+def _open_model(pairs: PairSource, config: RunConfig, run_dir: Path) -> DiffusionModel:
+    """The model with its denoiser; its autoencoder only where clips are encoded, or sampled to be watched."""
+    parts: set[Part] = {"denoiser"}
+    if _is_watched(config) or pairs.has_missing_latents:
+        parts.add("autoencoder")
+    return open_model(config, parts, read_negative(run_dir / "generate", config) if _is_watched(config) else None)
 
 
 def _make_monitor(clips: ClipFolder, config: RunConfig, run_dir: Path, folder: Path) -> Monitor | None:
@@ -71,6 +76,6 @@ def _make_monitor(clips: ClipFolder, config: RunConfig, run_dir: Path, folder: P
     prompts = [rows[0] for rows in clips.by_prompt.values()][: config.align.sample_prompts]
     rows = [row | {"seed": clip_seed(config.seed, row["prompt_id"], 0)} for row in prompts]
     device = resolve_device(config.device)
-    conditions = torch.stack([clips.prompt_embeds(row["prompt_id"]) for row in rows]).to(device)
+    conditioning = clips.conditioning([row["prompt_id"] for row in rows]).to(device)
     instruments = open_instruments(watching_instruments(config), config, run_dir)
-    return Monitor(folder, open_rewarder(config, run_dir), rows, conditions, config, instruments)
+    return Monitor(folder, open_rewarder(config, run_dir), rows, conditioning, config, instruments)

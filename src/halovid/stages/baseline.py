@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from halovid.clips.conditions import encode_conditions, read_negative
 from halovid.clips.folder import sample_clips
 from halovid.clips.prompts import load_prompts
 from halovid.config.run import RunConfig
 from halovid.measuring.evaluation import EVALUATION_SEED, measure_clips
 from halovid.measuring.instruments import require_measurable, settings_read
-from halovid.models import model_identity, open_generator
+from halovid.models import model_identity, open_model
 from halovid.rewards.rewarder import rewarder_identity
 from halovid.stages import STAGES
 from halovid.store.folders import open_stage
@@ -47,7 +48,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
         for item, reason in refused:
             stage.skip(item, reason)
         stage.use_threads(config.threads)
-        generator = open_generator(config)
+        encode_conditions(stage.path, prompts, config)
+        model = open_model(config, {"denoiser", "autoencoder"}, read_negative(stage.path, config))
         seed, samples = config.seed + EVALUATION_SEED, config.evaluate.samples
-        sample_clips(stage, generator, config.generator, prompts, seed, samples, "sample base")
+        sample_clips(stage, model, config.generator, prompts, seed, samples, "sample base")
         stage.write("measures.parquet", measure_clips(stage, run_dir, "base", config))

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from halovid.clips.conditions import copy_conditions, read_negative
 from halovid.clips.folder import ClipFolder, Draw, sample_clips
 from halovid.config.run import RunConfig
 from halovid.measuring.best_of import BestOf
 from halovid.measuring.evaluation import EVALUATION_SEED, compare, measure_clips
-from halovid.models import Sampler, model_identity, open_generator
+from halovid.models import Sampler, model_identity, open_model
 from halovid.rewards.rewarder import open_rewarder, rewarder_identity
 from halovid.stages import STAGES
 from halovid.store.errors import InputError
@@ -39,6 +40,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         stage.use_threads(config.threads)
         base = ClipFolder(run_dir / "baseline", config.clip_size)
         prompts = base.prompts
+        copy_conditions(base.folder, stage.path)
         model, draw = _compared_model(config, run_dir)
         seed, samples = config.seed + EVALUATION_SEED, config.evaluate.samples
         sample_clips(stage, model, config.generator, prompts, seed, samples, "sample aligned", draw)
@@ -55,15 +57,14 @@ def _compared_model(config: RunConfig, run_dir: Path) -> tuple[Sampler, Draw | N
     Raises:
         InputError: align kept no weights of `evaluate.step`, or the rewarder can't be opened.
     """
-    generator = open_generator(config)
+    model = open_model(config, {"denoiser", "autoencoder"}, read_negative(run_dir / "baseline", config))
     if config.evaluate.best_of > 1:
-        return generator, BestOf(
-            generator, open_rewarder(config, run_dir), config.evaluate.best_of, config.evaluate.best_by
-        )
+        rewarder = open_rewarder(config, run_dir)
+        return model, BestOf(model, rewarder, config.evaluate.best_of, config.evaluate.best_by)
     weights = run_dir / "align" / "weights"
     if config.evaluate.step is not None:
         weights = snapshot_folder(run_dir / "align", config.evaluate.step)
         if not weights.exists():
             raise InputError(f"evaluate.step is {config.evaluate.step}, but align kept no weights of it: {weights}")
-    generator.load_weights(weights)
-    return generator, None
+    model.load_weights(weights)
+    return model, None

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from halovid.clips.conditions import encode_conditions, read_negative
 from halovid.clips.folder import sample_clips
 from halovid.clips.prompts import load_prompts
 from halovid.config.run import RunConfig
-from halovid.models import model_identity, open_generator
+from halovid.models import check_model, model_identity, open_model
 from halovid.stages import STAGES
 from halovid.store.folders import open_stage
 
 
 def check(config: RunConfig) -> None:
-    """Raises InputError when the prompts can't be read."""
+    """Raises InputError when the prompts can't be read, or the model makes no clips of the recipe's size."""
     load_prompts(config.generate.prompts)
+    check_model(config.generator)
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
@@ -35,6 +37,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         for item, reason in refused:
             stage.skip(item, reason)
         stage.use_threads(config.threads)
-        generator = open_generator(config)
+        encode_conditions(stage.path, prompts, config)
+        model = open_model(config, {"denoiser", "autoencoder"}, read_negative(stage.path, config))
         count = config.generate.candidates
-        sample_clips(stage, generator, config.generator, prompts, config.seed, count, "generate")
+        sample_clips(stage, model, config.generator, prompts, config.seed, count, "generate")

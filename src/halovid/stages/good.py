@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from halovid.clips.folder import ClipFolder, Row, save_conditions, write_clips
+from halovid.clips.conditions import write_geometry
+from halovid.clips.folder import ClipFolder, Row, write_clips
 from halovid.clips.good_clips import GoodClip, find_good_clips, source_identity
 from halovid.config.run import RunConfig
-from halovid.models import open_generator
+from halovid.models import open_model
 from halovid.stages import STAGES
 from halovid.store.folders import open_stage
 from halovid.store.runtime import console, resolve_device
@@ -35,17 +36,17 @@ def run(config: RunConfig, run_dir: Path) -> None:
             return
         stage.use_threads(config.threads)
         device = resolve_device(config.device)
-        generator = open_generator(config)
-        save_conditions(stage.path, generator, [])
+        model = open_model(config, {"autoencoder"})
+        write_geometry(stage.path, model.geometry)
         prompts = ClipFolder(run_dir / "generate", config.clip_size).prompts
         found, skipped = find_good_clips(settings, prompts, config.clip_size, config.seed)
         for item, reason in skipped:
             stage.skip(item, reason)
 
         def encode(batch: Sequence[GoodClip]) -> list[Row]:
-            latents = generator.encode_video(torch.stack([clip.load() for clip in batch]).to(device))
+            latents = model.encode_video(torch.stack([clip.load() for clip in batch]).to(device))
             names, owners = [clip.name for clip in batch], [clip.prompt for clip in batch]
-            video = generator.decode_video(latents)  # as lossy as the candidates are, so that this tells nothing
+            video = model.decode_video(latents)  # as lossy as the candidates are, so that this tells nothing
             return write_clips(stage.path, names, owners, [None] * len(batch), latents, video, config.generator.fps)
 
         stage.write("clips.parquet", stage.map_batches("encode good clips", found, settings.batch_size, encode, CLIPS))

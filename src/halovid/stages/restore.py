@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halovid.clips.folder import ClipFolder, Row, save_conditions, write_clips
-from halovid.config.run import GeneratorConfig, RunConfig
+from halovid.clips.conditions import read_negative, write_geometry
+from halovid.clips.folder import ClipFolder, Row, write_clips
+from halovid.config.run import RunConfig
 from halovid.maths.grid import pool_cells
 from halovid.maths.seeds import clip_seed
-from halovid.models import Generator, open_generator
-from halovid.models.restoring import Guidance, random_regions, restore
+from halovid.models import open_model
+from halovid.models.restoring import random_regions, restore
 from halovid.records import Prompt
 from halovid.stages import STAGES
 from halovid.store.folders import open_stage
@@ -66,37 +67,29 @@ def run(config: RunConfig, run_dir: Path) -> None:
             return
         stage.use_threads(config.threads)
         device = resolve_device(config.device)
-        generator = open_generator(config)
         conditions, originals = (
             ClipFolder(run_dir / name, config.clip_size) for name in ("generate", settings.originals)
         )
-        save_conditions(stage.path, generator, [])
-        guidance = _guidance(generator, sampling)
+        model = open_model(config, {"denoiser", "autoencoder"}, read_negative(conditions.folder, config))
+        write_geometry(stage.path, model.geometry)
         jobs = list_jobs(originals, settings.per_prompt, config.seed)
-        originals.encode_latents([job.original for job in jobs], generator, stage.path / "parts" / "latents")
+        originals.encode_latents([job.original for job in jobs], model, stage.path / "parts" / "latents")
         shape = originals.geometry.latent_shape(*config.clip_size)
 
         def make(batch: Sequence[Job]) -> list[Row]:
-            embeds = torch.stack([conditions.prompt_embeds(job.prompt.prompt_id) for job in batch]).to(device)
+            prompts = conditions.conditioning([job.prompt.prompt_id for job in batch]).to(device)
             latents = torch.stack([originals.latents(job.original) for job in batch]).to(device)
             masks = torch.stack([region(job, shape, config) for job in batch]).to(device)
             draws = [torch.Generator().manual_seed(job.seed) for job in batch]
             noise = torch.stack([torch.randn(latents.shape[1:], generator=draw) for draw in draws]).to(latents)
-            restored = restore(generator, latents, masks, embeds, noise, settings, guidance)
+            restored = restore(model, latents, masks, prompts, noise, settings)
             names, owners, seeds = zip(*((job.name, job.prompt, job.seed) for job in batch), strict=True)
-            video = generator.decode_video(restored)
+            video = model.decode_video(restored)
             return write_clips(stage.path, names, owners, seeds, restored, video, sampling.fps)
 
         stage.write("clips.parquet", stage.map_batches("restore", jobs, settings.batch_size, make, CLIPS))
         pairs = [_pair(job, region(job, shape, config), config) for job in jobs]
         stage.write("pairs.parquet", rows_to_table(pairs, PAIRS))
-
-
-def _guidance(generator: Generator, config: GeneratorConfig) -> Guidance | None:
-    """The guidance that candidates are sampled with."""
-    if config.guidance_scale <= 1:
-        return None
-    return Guidance(config.guidance_scale, generator.encode_prompts([config.negative_prompt]))
 
 
 def list_jobs(originals: ClipFolder, per_prompt: int, seed: int) -> list[Job]:

@@ -91,7 +91,7 @@ def _spec(config: RunConfig, clips: ClipFolder, device: torch.device) -> RewardS
     if not clips.rows:
         raise InputError("there is no clip to learn from; run `halovid generate` with prompts that it can sample")
     first = clips.rows[0]
-    width = clips.prompt_embeds(first["prompt_id"]).shape[-1]
+    width = clips.conditioning([first["prompt_id"]]).text_states().shape[-1]
     dtype = str(resolve_dtype(config.dtype, device)).removeprefix("torch.")
     backbone = make_spec(config.reward, config.reward_size, clips.geometry, first["fps"], width, dtype)
     return RewardSpec(backbone=backbone, aspects=config.reward.aspects, patch_aspects=config.reward.patch_aspects)

@@ -61,7 +61,7 @@ def train(alignment: Alignment, monitor: Monitor | None = None) -> None:
             f"at least one pair"
         )
     optimizer = AdamW(policy.parameters.values(), lr=options.learning_rate, weight_decay=options.weight_decay)
-    base = monitor.observe(policy.generator, 0) if monitor else None  # before a checkpoint is read: still the base
+    base = monitor.observe(policy.model, 0) if monitor else None  # before a checkpoint is read: still the base
     training = ResumableTraining(
         folder / "parts" / "training.safetensors",
         {"policy": policy, "optimizer": optimizer},
@@ -76,7 +76,7 @@ def train(alignment: Alignment, monitor: Monitor | None = None) -> None:
                 metrics |= _watch(monitor, base, policy, done)
             if done in options.snapshots and leads:
                 with policy.ema_weights():
-                    policy.generator.save_weights(snapshot_folder(folder, done))
+                    policy.model.save_weights(snapshot_folder(folder, done))
             training.record(metrics)
             if board is not None:
                 for name, value in metrics.items():
@@ -124,7 +124,7 @@ def _accumulate_gradients(alignment: Alignment, batch: PairBatch, noise: Tensor,
     for part in _split(len(batch), options.micro_batches):
         pairs = batch.rows(part)
         errors = pair_errors(policy, pairs, noise[part], level[part], objective.needs.reference)
-        weight = timestep_weight(level[part], options.timestep_weight)
+        weight = timestep_weight(policy.model.noise, level[part], options.timestep_weight)
         loss, metrics = objective.loss(errors, pairs.margins, weight)
         loss = pairs.weight * loss
         (loss.sum() * alignment.parallel.size / options.batch_size).backward()
@@ -161,7 +161,7 @@ def _save_bad_batch(alignment: Alignment, batch: PairBatch, noise: Tensor, level
 def _watch(monitor: Monitor, base: Reading, policy: Policy, step: int) -> dict[str, float]:
     """What the monitor measures of the averaged weights; it warns when the reward and the other measures part."""
     with policy.ema_weights():
-        now = monitor.observe(policy.generator, step)
+        now = monitor.observe(policy.model, step)
     sentences = parting(base, now)
     for sentence in sentences:
         console.print(f"align: {sentence}", style="yellow")

@@ -16,7 +16,7 @@ from halovid.maths.numbers import show_number
 from halovid.maths.statistics import paired_bootstrap
 from halovid.measuring.instruments import MEASURES, Instrument
 from halovid.models import Sampler
-from halovid.records import ClipBatch, Measure, PromptBatch
+from halovid.records import ClipBatch, Conditioning, Measure, PromptBatch
 from halovid.rewards.rewarder import Rewarder
 from halovid.store.runtime import batches
 from halovid.store.video import write_video
@@ -59,7 +59,8 @@ class Monitor:
 
     Args:
         folder: where the clips go.
-        clips: a row of tables.CLIPS for each prompt, with the seed to sample it with.  prompt_embeds: [n, L, D].
+        clips: a row of tables.CLIPS for each prompt, with the seed to sample it with.
+        conditioning: what their prompts make the model do, a row each.
         instruments: what measures the clips besides the reward; `watching_instruments` names those of a recipe.
     """
 
@@ -68,13 +69,13 @@ class Monitor:
         folder: Path,
         rewarder: Rewarder,
         clips: Sequence[Row],
-        prompt_embeds: Tensor,
+        conditioning: Conditioning,
         config: RunConfig,
         instruments: Sequence[Instrument],
     ) -> None:
         self._folder, self._rewarder, self._config = folder, rewarder, config
-        self._clips, self._prompt_embeds = clips, prompt_embeds
-        self._conditions = {row["prompt_id"]: embeds for row, embeds in zip(clips, prompt_embeds, strict=True)}
+        self._clips, self._conditioning = clips, conditioning
+        self._row_of = {clip["prompt_id"]: row for row, clip in enumerate(clips)}
         self._instruments = instruments
 
     def observe(self, sampler: Sampler, step: int) -> Reading:
@@ -85,18 +86,21 @@ class Monitor:
         ]
         return Reading(step, {name: np.concatenate([some[name] for some in readings]) for name in readings[0]})
 
+    def _conditioning_of(self, prompt_ids: Sequence[str]) -> Conditioning:
+        return self._conditioning.rows([self._row_of[prompt_id] for prompt_id in prompt_ids])
+
     def _observe_some(self, sampler: Sampler, step: int, rows: Tensor) -> dict[str, np.ndarray]:
         """The same of the clips of some rows: measure -> values, [rows]."""
         clips = [self._clips[row] for row in rows]
         seeds = [clip["seed"] for clip in clips]
-        video = sampler.decode_video(sampler.sample(self._prompt_embeds[rows], seeds))
+        video = sampler.decode_video(sampler.sample(self._conditioning.rows(rows), seeds))
         for clip, frames in zip(clips, video, strict=True):
             name = f"{clip['prompt_id']}-step{step:06d}.mp4"
             write_video(self._folder / name, frames, self._config.generator.fps)
         texts, fps = tuple(clip["prompt"] for clip in clips), (self._config.generator.fps,) * len(clips)
-        rewards = self._rewarder.reward(video, PromptBatch(texts, self._prompt_embeds[rows], fps, sampler.geometry))
+        rewards = self._rewarder.reward(video, PromptBatch(texts, self._conditioning.rows(rows), fps, sampler.geometry))
         values = {REWARD: rewards.clip, PATCH_REWARD: rewards.patch_means}
-        batch = ClipBatch(video.cpu(), clips, sampler.geometry, self._config.grid, self._conditions.__getitem__)
+        batch = ClipBatch(video.cpu(), clips, sampler.geometry, self._config.grid, self._conditioning_of)
         for instrument in self._instruments:
             values |= instrument.measure(batch, _keep_silent)
         return {name: value.cpu().double().numpy() for name, value in values.items()}

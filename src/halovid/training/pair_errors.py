@@ -20,17 +20,17 @@ def pair_errors(policy: Policy, batch: PairBatch, noise: Tensor, level: Tensor, 
         level: [B] in 0..1.
         with_reference: also predict with the reference; without, its errors and the drift from it are NaN.
     """
-    generator, sides = policy.generator, batch.latents.shape[1]
+    model, sides = policy.model, batch.latents.shape[1]
     latents, noise = (clips[:, :sides].transpose(0, 1).flatten(0, 1) for clips in (batch.latents, noise))
-    level, prompts = level.repeat(sides), batch.prompt_embeds.repeat(sides, 1, 1)
-    noisy = generator.add_noise(latents, noise, level)
-    target = generator.target(latents, noise, level)
-    prediction = generator.predict(noisy, level, prompts)
+    level, prompts = level.repeat(sides), batch.conditioning.repeat(sides)
+    noisy = model.noise.noisy(latents, noise, level)
+    target = model.noise.target(latents, noise, level)
+    prediction = model.predict(noisy, level, prompts)
     error = squared_error_map(prediction, target)
     ref_error = drift = torch.full_like(error, torch.nan)
     if with_reference:
         with policy.reference():
-            reference = generator.predict(noisy, level, prompts)
+            reference = model.predict(noisy, level, prompts)
         ref_error, drift = squared_error_map(reference, target), squared_error_map(prediction, reference)
     maps = [maps_of_sides for cells in (error, ref_error, drift) for maps_of_sides in _sides(cells, len(batch))]
     return PairErrors(*maps)

@@ -12,7 +12,8 @@ from torch import Tensor
 from halovid.clips.folder import ClipFolder, Row
 from halovid.maths.grid import PatchGrid
 from halovid.maths.losses import Margins
-from halovid.models import Generator
+from halovid.models import DiffusionModel
+from halovid.records import Conditioning
 from halovid.store.errors import InputError
 
 
@@ -21,11 +22,11 @@ class PairBatch:
     """B pairs.
 
     latents: [B, clips, C, T, h, w], the chosen clip and, where it is needed, the rejected one.
-    prompt_embeds: [B, L, D].  weight: [B], how much each pair counts.
+    conditioning: what the prompt makes the model do, a row per pair.  weight: [B], how much each pair counts.
     """
 
     latents: Tensor
-    prompt_embeds: Tensor
+    conditioning: Conditioning
     margins: Margins
     weight: Tensor
 
@@ -36,16 +37,15 @@ class PairBatch:
         """Some of the pairs."""
         return PairBatch(
             self.latents[indices],
-            self.prompt_embeds[indices],
+            self.conditioning.rows(indices),
             Margins(self.margins.clip[indices], self.margins.patches[indices]),
             self.weight[indices],
         )
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, to be saved."""
-        return {
+        return self.conditioning.tensors | {
             "latents": self.latents,
-            "prompt_embeds": self.prompt_embeds,
             "clip_margin": self.margins.clip,
             "patch_margins": self.margins.patches,
             "weight": self.weight,
@@ -93,24 +93,27 @@ class PairSource:
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def encode_latents(self, generator: Generator, folder: Path) -> None:
+    @property
+    def has_missing_latents(self) -> bool:
+        """Whether a clip has been imported, so that `encode_latents` has something to do."""
+        return any(self._clips[clip]["latents"] is None for clip in self._used())
+
+    def encode_latents(self, model: DiffusionModel, folder: Path) -> None:
         """Makes the latents of imported clips, which come without any, in `folder`."""
         used = self._used()
         for name, clips in self._folders.items():
-            clips.encode_latents(
-                [row for row in clips.rows if (name, row["clip_id"]) in used], generator, folder / name
-            )
+            clips.encode_latents([row for row in clips.rows if (name, row["clip_id"]) in used], model, folder / name)
 
     def batch(self, indices: Sequence[int]) -> PairBatch:
         """The pairs at these places of the table, on the device."""
         pairs = [self._pairs[index] for index in indices]
         latents = [torch.stack([self._latents(pair, side) for side in self._sides]) for pair in pairs]
-        prompts = [self._folders["generate"].prompt_embeds(pair["prompt_id"]) for pair in pairs]
+        conditioning = self._folders["generate"].conditioning([pair["prompt_id"] for pair in pairs])
         patches = torch.tensor([pair["patch_margins"] for pair in pairs]).unflatten(1, self._grid.shape)
         clip = torch.tensor([pair["clip_margin"] for pair in pairs])
         return PairBatch(
             torch.stack(latents).to(self._device),
-            torch.stack(prompts).to(self._device),
+            conditioning.to(self._device),
             Margins(clip.to(self._device), patches.to(self._device)),
             torch.tensor([pair["weight"] for pair in pairs], device=self._device),
         )

@@ -8,43 +8,36 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from peft import LoraConfig
 from torch import Tensor, nn
 
 from halovid.config.run import AlignConfig
-from halovid.models import ADAPTER, Generator
+from halovid.models import DiffusionModel
 from halovid.training.parallel import OneProcess, Parallel
 
 
 class Policy:
-    """A generator in training: with a LoRA whose switching-off gives the reference, or whole with a frozen copy.
+    """A model in training: with a LoRA whose switching-off gives the reference, or whole with a frozen copy.
 
     The trained parameters have an exponential moving average (EMA), which is what sampling and saving use.
 
     Raises:
-        ValueError: the network has no layers of the names that the LoRA is to be put on.
+        InputError: the network has no layers of the names that the LoRA is to be put on.
     """
 
-    def __init__(self, generator: Generator, config: AlignConfig, parallel: Parallel | None = None) -> None:
-        self.generator = generator
-        denoiser = generator.denoiser
+    def __init__(self, model: DiffusionModel, config: AlignConfig, parallel: Parallel | None = None) -> None:
+        self.model = model
+        [(self._name, denoiser)] = model.denoisers.items()
         parallel = parallel or OneProcess()
         self._frozen: nn.Module | None = None
         if config.method == "lora":
-            lora = LoraConfig(
-                r=config.lora.rank,
-                lora_alpha=config.lora.alpha,
-                target_modules=list(config.lora.targets or generator.lora_targets),
-                init_lora_weights="gaussian",
-            )
-            denoiser.add_adapter(lora, adapter_name=ADAPTER)
+            model.add_lora(config.lora)
         else:
             denoiser.float()  # before the copy: policy and reference must compute alike
             self._frozen = copy.deepcopy(denoiser)
             parallel.wrap(self._frozen)
             denoiser.requires_grad_(True)
         if config.gradient_checkpointing:
-            denoiser.enable_gradient_checkpointing()
+            denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
         for value in denoiser.parameters():
             if value.requires_grad:
                 value.data = value.data.float()  # bfloat16 would round small steps, and those of the EMA, away
@@ -55,25 +48,22 @@ class Policy:
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Inside, the generator predicts as it did before training, without gradients."""
-        policy = self.generator.denoiser
-        with torch.no_grad():
-            if self._frozen is not None:
-                self.generator.denoiser = self._frozen
-                try:
-                    yield
-                finally:
-                    self.generator.denoiser = policy
-            else:
-                policy.disable_adapters()
-                try:
-                    yield
-                finally:
-                    policy.enable_adapters()
+        """Inside, the model predicts as it did before training, without gradients."""
+        if self._frozen is None:
+            with torch.no_grad(), self.model.without_lora():
+                yield
+            return
+        policy = self.model.denoisers[self._name]
+        self.model.denoisers[self._name] = self._frozen
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.model.denoisers[self._name] = policy
 
     @contextmanager
     def ema_weights(self) -> Iterator[None]:
-        """Inside, the generator has the averaged weights."""
+        """Inside, the model has the averaged weights."""
         live = {name: value.detach().clone() for name, value in self.parameters.items()}
         self._assign(self.ema)
         try:

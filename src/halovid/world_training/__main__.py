@@ -23,7 +23,7 @@ import torch
 import typer
 
 from halovid.config.run import GeneratorConfig
-from halovid.models import load_generator
+from halovid.models import load_model
 from halovid.store.files import write_json
 from halovid.store.runtime import console
 from halovid.world import packaged_pipeline
@@ -96,7 +96,7 @@ def pipeline(work: Work, folder: Annotated[Path | None, typer.Option(help="defau
 def train_critic(weights: Path = WEIGHTS, threads: Threads = 1) -> None:
     """Train the critic and write its accuracy figures."""
     torch.set_num_threads(threads)
-    model = load_generator(GeneratorConfig(), torch.device("cpu"), torch.float32)
+    model = load_model(GeneratorConfig(), {"autoencoder"}, torch.device("cpu"), torch.float32)
     write_json(RECORD / "critic.json", critic.train_critic(model, weights, critic.Schedule()))
 
 

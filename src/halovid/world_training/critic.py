@@ -14,7 +14,7 @@ from torch import Tensor
 
 from halovid.maths.grid import PatchGrid
 from halovid.maths.optimizers import MuonAdamW
-from halovid.models import Generator
+from halovid.models import DiffusionModel
 from halovid.store.files import atomic_path
 from halovid.world.corruptions import KINDS, Event, render_corrupted, sample_events
 from halovid.world.critic import Critic
@@ -68,7 +68,7 @@ def _distance(video: Tensor, clean: Tensor) -> Tensor:
     return patch_distance(first, second, GRID)[0]
 
 
-def train_critic(generator: Generator, weights: Path, schedule: Schedule, seed: int = 0) -> dict[str, float]:
+def train_critic(generator: DiffusionModel, weights: Path, schedule: Schedule, seed: int = 0) -> dict[str, float]:
     """Trains, writes the weights in half precision, and returns accuracy figures on scenes that were left out.
 
     Half of the clips go through the generator's autoencoder, so that its softness is not taken for a defect.
@@ -90,7 +90,7 @@ def train_critic(generator: Generator, weights: Path, schedule: Schedule, seed: 
     return _accuracy(critic.eval(), video[:held_out], labels[:held_out])
 
 
-def _render(count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+def _render(count: int, generator: DiffusionModel) -> tuple[Tensor, Tensor]:
     """Clips [n, 3, F, H, W] in half precision and labels [n, t, h, w]; every other clip is decoded from its latents."""
     examples = [render_example(FIRST_SEED + i) for i in track(range(count), "rendering scenes")]
     video = torch.stack([clip.half() for clip, _ in examples])

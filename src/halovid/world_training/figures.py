@@ -10,7 +10,7 @@ from halovid.clips.prompts import load_prompts
 from halovid.config.run import GeneratorConfig, PromptsConfig
 from halovid.maths import statistics
 from halovid.maths.grid import PatchGrid
-from halovid.models import Generator, load_generator
+from halovid.models import PARTS, DiffusionModel, load_model
 from halovid.store.runtime import batches, progress
 from halovid.world.captions import parse_caption
 from halovid.world.corruptions import KINDS, render_corrupted, sample_events
@@ -27,7 +27,7 @@ _BATCH = 32
 
 def measure(config: GeneratorConfig, num_prompts: int) -> dict[str, dict[str, float]]:
     """All figures: of the ruler on rendered clips, of the autoencoder, of generated clips."""
-    generator = load_generator(config, torch.device("cpu"), torch.float32)
+    generator = load_model(config, PARTS, torch.device("cpu"), torch.float32)
     return {
         "inspector": measure_inspector(num_prompts),
         "autoencoder": measure_autoencoder(generator, num_prompts),
@@ -62,7 +62,7 @@ def measure_inspector(num_scenes: int) -> dict[str, float]:
     }
 
 
-def measure_autoencoder(generator: Generator, num_scenes: int) -> dict[str, float]:
+def measure_autoencoder(generator: DiffusionModel, num_scenes: int) -> dict[str, float]:
     """PSNR of reconstructions of clean clips, and how many of their patches the inspector calls defective."""
     errors, alarms = [], []
     with progress("autoencoder", num_scenes) as advance:
@@ -79,7 +79,7 @@ def measure_autoencoder(generator: Generator, num_scenes: int) -> dict[str, floa
     }
 
 
-def measure_generator(generator: Generator, num_prompts: int) -> dict[str, float]:
+def measure_generator(generator: DiffusionModel, num_prompts: int) -> dict[str, float]:
     """What the generator makes of held-out prompts: defects, their kinds, text alignment, motion."""
     prompts, _ = load_prompts(PromptsConfig(split="heldout", count=num_prompts, seed=2))
     found, kinds = [], []

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import UMT5EncoderModel
 
 from halovid.maths.optimizers import MuonAdamW
-from halovid.models.wan import merge_text_padding
+from halovid.models.families.wan import merge_text_padding
 from halovid.store.checkpoint import load_checkpoint
 from halovid.store.files import atomic_path
 from halovid.store.resumable import Stateful

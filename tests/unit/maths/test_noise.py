@@ -1,7 +1,8 @@
-"""The flow path, its velocity, and the distribution of noise levels."""
+"""Noise processes: paths from clips to noise and back; the distribution of noise levels."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor
 
-from halovid.maths.noise import SigmaSampling, flow_interpolate, flow_velocity, sample_sigma, timestep_weight
+from halovid.maths.noise import NoiseProcess, SigmaSampling, sample_sigma, timestep_weight
 
 SHAPE = (2, 3, 5, 7, 11)
 quick = settings(max_examples=40, deadline=None, derandomize=True)
@@ -69,38 +70,113 @@ def test_a_shift_above_one_moves_every_level_towards_noise() -> None:
     torch.testing.assert_close(shifted, 3 * plain / (1 + 2 * plain))
 
 
-def test_the_path_leads_from_latents_to_noise() -> None:
+ALPHAS = torch.linspace(0.9995, 0.005, 1000, dtype=torch.float64)
+PROCESSES = {
+    "flow": NoiseProcess("flow"),
+    "epsilon": NoiseProcess("epsilon", ALPHAS),
+    "v_prediction": NoiseProcess("v_prediction", ALPHAS),
+    "v_prediction, zero SNR": NoiseProcess("v_prediction", ALPHAS - ALPHAS[-1]),
+    "sample": NoiseProcess("sample", ALPHAS),
+    "sample, zero SNR": NoiseProcess("sample", ALPHAS - ALPHAS[-1]),
+}
+every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
+levels = st.floats(0.002, 1)
+
+
+def pair_of_levels(one: float, other: float) -> Tensor:
+    return torch.tensor([one, other], dtype=torch.float64)
+
+
+@every_process
+def test_level_0_is_the_clip_and_level_1_the_most_noise_there_is(process: NoiseProcess) -> None:
     latents, noise = latents_and_noise()
-    torch.testing.assert_close(flow_interpolate(latents, noise, torch.zeros(2)), latents)
-    torch.testing.assert_close(flow_interpolate(latents, noise, torch.ones(2)), noise)
+    torch.testing.assert_close(process.noisy(latents, noise, torch.zeros(2)), latents)
+    least = 0.0 if process.alphas is None else float(process.alphas[-1])
+    expected = least**0.5 * latents + (1 - least) ** 0.5 * noise
+    torch.testing.assert_close(process.noisy(latents, noise, torch.ones(2)), expected)
 
 
-def test_each_clip_has_its_own_level() -> None:
+@every_process
+@quick
+@given(levels, levels)
+def test_a_perfect_network_tells_latents_and_noise_apart(process: NoiseProcess, one: float, other: float) -> None:
     latents, noise = latents_and_noise()
-    noisy = flow_interpolate(latents, noise, torch.tensor([0.25, 0.5]))
-    torch.testing.assert_close(noisy[0], 0.75 * latents[0] + 0.25 * noise[0])
-    torch.testing.assert_close(noisy[1], 0.5 * latents[1] + 0.5 * noise[1])
+    level = pair_of_levels(one, other)
+    noisy, target = process.noisy(latents, noise, level), process.target(latents, noise, level)
+    for found, expected in zip(process.split(target, noisy, level), (latents, noise), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(process.denoised(target, noisy, level), latents, rtol=1e-6, atol=1e-6)
 
 
-def test_the_velocity_is_the_derivative_of_the_path() -> None:
+@every_process
+@quick
+@given(levels, levels, st.integers(1, 7))
+def test_a_perfect_network_restores_the_clip_in_any_number_of_steps(
+    process: NoiseProcess, one: float, other: float, steps: int
+) -> None:
     latents, noise = latents_and_noise()
-    sigma = torch.tensor([0.2, 0.7], dtype=torch.float64)
-    noisy, velocity = flow_interpolate(latents, noise, sigma), flow_velocity(latents, noise)
-    torch.testing.assert_close(flow_interpolate(latents, noise, sigma + 0.1), noisy + 0.1 * velocity)
-    level = sigma[:, None, None, None, None]
-    torch.testing.assert_close(noisy - level * velocity, latents)
-    torch.testing.assert_close(noisy + (1 - level) * velocity, noise)
+    schedule = torch.stack([torch.linspace(level, 0, steps + 1, dtype=torch.float64) for level in (one, other)], 1)
+    sample = process.noisy(latents, noise, schedule[0])
+    for level, following in itertools.pairwise(schedule):
+        sample = process.step(process.target(latents, noise, level), sample, level, following)
+        torch.testing.assert_close(sample, process.noisy(latents, noise, following), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(sample, latents, rtol=1e-6, atol=1e-6)
 
 
-def test_the_path_keeps_the_number_format_of_the_latents() -> None:
+@every_process
+def test_each_clip_has_its_own_level(process: NoiseProcess) -> None:
+    latents, noise = latents_and_noise()
+    both = process.noisy(latents, noise, torch.tensor([0.25, 0.5]))
+    for row, level in enumerate((0.25, 0.5)):
+        alone = process.noisy(latents[row : row + 1], noise[row : row + 1], torch.tensor([level]))
+        torch.testing.assert_close(both[row : row + 1], alone)
+
+
+@every_process
+def test_the_noise_gain_is_the_derivative_of_the_predicted_noise(process: NoiseProcess) -> None:
+    noisy, output = latents_and_noise()
+    level = pair_of_levels(0.3, 0.8)
+    moved = process.split(output + 1, noisy, level)[1] - process.split(output, noisy, level)[1]
+    gain = process.noise_gain(level)[:, None, None, None, None]
+    torch.testing.assert_close(moved.abs(), gain.expand_as(moved), rtol=1e-6, atol=1e-9)
+    assert torch.equal(timestep_weight(process, level, "constant"), torch.ones_like(level))
+    torch.testing.assert_close(timestep_weight(process, level, "flow_dpo"), process.noise_gain(level) ** 2)
+
+
+@every_process
+@quick
+@given(st.integers(0, 999))
+def test_timesteps_are_levels_counted_in_steps(process: NoiseProcess, step: int) -> None:
+    timestep = torch.tensor([step])
+    assert process.timestep(process.level(timestep)).item() == pytest.approx(step, abs=1e-3)
+
+
+def test_the_velocity_of_a_flow_is_the_derivative_of_its_path() -> None:
+    process, (latents, noise) = NoiseProcess("flow"), latents_and_noise()
+    level = pair_of_levels(0.2, 0.7)
+    noisy, velocity = process.noisy(latents, noise, level), process.target(latents, noise, level)
+    torch.testing.assert_close(process.noisy(latents, noise, level + 0.1), noisy + 0.1 * velocity)
+    assert timestep_weight(process, torch.tensor([0.0, 0.25, 1.0]), "flow_dpo").tolist() == [1, 0.5625, 0]
+
+
+@every_process
+def test_the_path_keeps_the_number_format_of_the_latents(process: NoiseProcess) -> None:
     latents, noise = latents_and_noise().bfloat16()
-    assert flow_interpolate(latents, noise, torch.rand(2)).dtype == torch.bfloat16
+    assert process.noisy(latents, noise, torch.rand(2)).dtype == torch.bfloat16
 
 
-def test_timestep_weights() -> None:
-    sigma = torch.tensor([0.0, 0.25, 1.0])
-    assert timestep_weight(sigma, "constant").tolist() == [1, 1, 1]
-    assert timestep_weight(sigma, "flow_dpo").tolist() == [1, 0.5625, 0]
+@pytest.mark.parametrize(
+    ("kind", "alphas", "words"),
+    [
+        ("flow", ALPHAS, "has no alphas"),
+        ("epsilon", None, "needs alphas"),
+        ("epsilon", ALPHAS[:7], "7 alphas do not make a path of 1000"),
+        ("epsilon", ALPHAS - ALPHAS[-1], "can't start from noise alone"),
+    ],
+)
+def test_impossible_paths_are_refused(kind: str, alphas: Tensor | None, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        NoiseProcess(kind, alphas)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

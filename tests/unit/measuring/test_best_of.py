@@ -8,10 +8,11 @@ from torch import Tensor
 
 from halovid.maths.grid import LatentGeometry
 from halovid.measuring.best_of import BestOf
-from halovid.records import PromptBatch, Refusal, Rewards
+from halovid.records import Conditioning, PromptBatch, Refusal, Rewards
 from halovid.store.errors import InputError
 
-PROMPTS = PromptBatch(("a", "b"), torch.zeros(2, 1, 1), (8.0, 8.0), LatentGeometry(4, 8, causal_first_frame=True))
+TEXTS = Conditioning({"prompt_embeds": torch.zeros(2, 1, 1)})
+PROMPTS = PromptBatch(("a", "b"), TEXTS, (8.0, 8.0), LatentGeometry(4, 8, causal_first_frame=True))
 
 
 class SeedSampler:
@@ -19,10 +20,7 @@ class SeedSampler:
 
     geometry = LatentGeometry(4, 8, causal_first_frame=True)
 
-    def encode_prompts(self, prompts: list[str]) -> Tensor:
-        return torch.zeros(len(prompts), 1, 1)
-
-    def sample(self, prompt_embeds: Tensor, seeds: list[int]) -> Tensor:
+    def sample(self, conditioning: Conditioning, seeds: list[int]) -> Tensor:
         return torch.tensor(seeds, dtype=torch.float32)[:, None]
 
     def decode_video(self, latents: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from halovid.measuring.instruments import (
     require_measure,
     settings_read,
 )
-from halovid.records import ClipBatch, Prompt
+from halovid.records import ClipBatch, Conditioning, Prompt
 from halovid.rewards.network import RewardNetwork, RewardSpec, save_reward
 from halovid.stages import required_stages
 from halovid.store.errors import InputError
@@ -47,14 +47,15 @@ def clips() -> ClipBatch:
         videos.append(render_corrupted(scene, sample_events(scene, rng, 0.7), rng))
         caption = write_caption(spec, np.random.default_rng(0))
         rows.append({"clip_id": f"{prompt_id}-{sample:02d}", "prompt_id": prompt_id, "prompt": caption})
-    conditions = {name: torch.randn(3, 4, generator=torch.Generator().manual_seed(0)) for name in ("p0", "p1")}
-    return ClipBatch(torch.stack(videos), rows, GEOMETRY, GRID, conditions.__getitem__)
+    states = torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(0))
+    prompt = Conditioning({"prompt_embeds": states})
+    return ClipBatch(torch.stack(videos), rows, GEOMETRY, GRID, lambda names: prompt.repeat(len(names)))
 
 
 def only(clips: ClipBatch, index: int) -> ClipBatch:
     """A batch of one of the clips."""
     video, rows = clips.video[index : index + 1], clips.rows[index : index + 1]
-    return ClipBatch(video, rows, clips.geometry, clips.grid, clips.text_condition)
+    return ClipBatch(video, rows, clips.geometry, clips.grid, clips.conditioning)
 
 
 def never(clip_id: str, reason: str, again: bool) -> None:

@@ -5,52 +5,51 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from halovid.config.run import RestoreConfig
-from halovid.maths.noise import flow_interpolate
-from halovid.models.restoring import Guidance, random_regions, restore
+from halovid.maths.noise import NoiseProcess
+from halovid.models.restoring import random_regions, restore
+from halovid.records import Conditioning
 
 B, C, T, H, W = 2, 3, 5, 7, 11
+ALPHAS = torch.linspace(0.9995, 0.005, 1000, dtype=torch.float64)
 
 
-class FlowTo:
-    """A generator whose velocity leads straight to one clip, times what the prompt says."""
+class LeadsTo:
+    """A model whose output leads straight to one clip, times what the prompt says."""
 
-    def __init__(self, goal: Tensor) -> None:
+    def __init__(self, goal: Tensor, kind: str) -> None:
         self.goal = goal
+        self.noise = NoiseProcess(kind, None if kind == "flow" else ALPHAS)  # type: ignore[arg-type]
 
-    def add_noise(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        return flow_interpolate(latents, noise, sigma)
-
-    def predict(self, noisy: Tensor, sigma: Tensor, prompt_embeds: Tensor) -> Tensor:
-        return (noisy - self.goal * prompt_embeds[..., None, None]) / sigma.reshape(-1, 1, 1, 1, 1)
+    def predict_guided(self, noisy: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
+        goal = self.goal * conditioning.tensors["prompt_embeds"][..., None, None]
+        start = self.noise.noisy(goal, torch.zeros_like(goal), level)
+        most = self.noise.noisy(torch.zeros_like(goal), torch.ones_like(goal), level)
+        return self.noise.target(goal, (noisy - start) / most, level)
 
 
 def random(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_inside_the_region_is_what_the_model_makes_and_outside_the_clip_itself() -> None:
+@pytest.mark.parametrize("kind", ["flow", "epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("sigma", [0.3, 0.7, 1.0])
+def test_inside_the_region_is_what_the_model_makes_and_outside_the_clip_itself(kind: str, sigma: float) -> None:
     clip, goal, noise = (random(B, C, T, H, W, seed=seed) for seed in range(3))
     mask = (random(B, T, H, W, seed=3) > 0).double()
-    model: Any = FlowTo(goal)
-    found = restore(model, clip, mask, torch.ones(B, 1, 1), noise, RestoreConfig(sigma=0.7, steps=5))
+    model: Any = LeadsTo(goal, kind)
+    texts = Conditioning({"prompt_embeds": torch.tensor([1.0, 2.0])[:, None, None]})
+    found = restore(model, clip, mask, texts, noise, RestoreConfig(sigma=sigma, steps=5))
     inside = mask[:, None].bool().expand(-1, C, -1, -1, -1)
+    goal = goal * torch.tensor([1.0, 2.0])[:, None, None, None, None]
     torch.testing.assert_close(found[inside], goal[inside])
     torch.testing.assert_close(found[~inside], clip[~inside])
-
-
-def test_guidance_leads_away_from_the_negative_prompt() -> None:
-    clip, goal, noise = (random(B, C, T, H, W, seed=seed) for seed in range(3))
-    model: Any = FlowTo(goal)
-    settings = (torch.ones(B, T, H, W), torch.full((B, 1, 1), 2.0), noise, RestoreConfig(steps=5))
-    found = restore(model, clip, *settings, Guidance(3.0, torch.full((1, 1, 1), 0.5)))
-    torch.testing.assert_close(found, (0.5 + 3 * (2 - 0.5)) * goal)
-    torch.testing.assert_close(restore(model, clip, *settings), 2 * goal)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

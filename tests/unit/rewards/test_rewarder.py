@@ -15,7 +15,7 @@ from torch import Tensor
 from halovid.config.recipes import make_config
 from halovid.config.reward import RewardConfig, ServerConfig
 from halovid.maths.grid import LatentGeometry, PatchGrid
-from halovid.records import PromptBatch, Refusal, Rewards
+from halovid.records import Conditioning, PromptBatch, Refusal, Rewards
 from halovid.rewards.backbones import make_spec
 from halovid.rewards.network import RewardNetwork, RewardSpec, save_reward
 from halovid.rewards.released import load_released
@@ -39,7 +39,7 @@ def make_video() -> Tensor:
 
 def make_prompts(texts: tuple[str, ...] = ("a cat", "two red dogs", "rain")) -> PromptBatch:
     rows = [torch.randn(4, 5, generator=torch.Generator().manual_seed(len(text))) for text in texts]
-    return PromptBatch(texts, torch.stack(rows), (8.0,) * len(texts), GEOMETRY)
+    return PromptBatch(texts, Conditioning({"prompt_embeds": torch.stack(rows)}), (8.0,) * len(texts), GEOMETRY)
 
 
 def small_network() -> RewardNetwork:
@@ -163,7 +163,7 @@ def test_a_reward_is_the_mean_rating_of_the_network() -> None:
     for scoring, score in SCORERS.items():
         rewards = NetworkRewarder(network, GRID, scoring).reward(video, prompts)
         with torch.no_grad():
-            clips, patches = score(network, video, prompts.conditioning, GRID)
+            clips, patches = score(network, video, prompts.conditioning.text_states(), GRID)
         torch.testing.assert_close(rewards.clip, clips.mean(1))
         torch.testing.assert_close(rewards.patches, patches.mean(1))
         assert list(rewards.ratings) == ["a", "b", "c"]
@@ -191,7 +191,7 @@ def test_a_network_that_reads_conditions_says_when_there_are_none() -> None:
 def test_prompts_that_do_not_fit_together_are_refused() -> None:
     for texts, rows, fps in ((("a",), 2, (8.0,)), (("a", "b"), 2, (8.0,)), ((), 1, ())):
         with pytest.raises(ValueError, match="must have a row for each clip"):
-            PromptBatch(texts, torch.zeros(rows, 1, 1), fps, GEOMETRY)
+            PromptBatch(texts, Conditioning({"prompt_embeds": torch.zeros(rows, 1, 1)}), fps, GEOMETRY)
 
 
 @pytest.mark.parametrize("again", [False, True])

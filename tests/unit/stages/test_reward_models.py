@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from halovid.clips.folder import _save_tensor
+from halovid.clips.conditions import condition_path
 from halovid.commands.score_folder import score_folder
 from halovid.config.recipes import make_config
 from halovid.config.run import RunConfig
 from halovid.maths.grid import LatentGeometry
 from halovid.measuring.best_of import BestOf
-from halovid.records import PromptBatch
+from halovid.records import Conditioning, PromptBatch
 from halovid.rewards import training
 from halovid.rewards.released import UnscoredError
 from halovid.rewards.released.served import ServedReward
@@ -34,6 +34,7 @@ from halovid.training.monitor import REWARD, Monitor
 from tiny_models import write_language_model, write_videoreward
 
 SIZE = (9, 16, 24)
+TEXT = Conditioning({"prompt_embeds": torch.zeros(1, 4, 5)})
 SERVER = {"family": "videoscore2", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
 BASE: dict[str, Any] = {
     "device": "cpu",
@@ -59,7 +60,7 @@ def run_dir(tmp_path: Path) -> Path:
             row |= {"video": f"clips/{index}.mp4", "latents": "", "fps": 8.0}
             rows.append(row)
             write_video(stage.path / row["video"], torch.rand(3, *SIZE, generator=generator) * 2 - 1, 8.0)
-            _save_tensor(stage.path / "prompts" / f"{name}.safetensors", "prompt_embeds", torch.randn(4, 5))
+            Conditioning({"prompt_embeds": torch.randn(1, 4, 5)}).save(condition_path(stage.path, name))
             for aspect in RunConfig().reward.aspects:
                 patches = (torch.rand(6, generator=generator) * 4 + 1).tolist()
                 labels.append(
@@ -113,7 +114,7 @@ def test_a_model_that_reads_text_scores_any_folder_and_watches_a_training(run_di
     assert found[0]["reward"] == pytest.approx(known["reward"], abs=1e-4)
     assert found[0]["patch_rewards"] == pytest.approx(known["patch_rewards"], abs=1e-4)
     rows = [{"prompt_id": "p0", "prompt": "prompt 0", "seed": 1}]
-    monitor = Monitor(tmp_path, open_rewarder(config, run_dir), rows, torch.zeros(1, 4, 5), config, instruments=[])
+    monitor = Monitor(tmp_path, open_rewarder(config, run_dir), rows, TEXT, config, instruments=[])
     reading = monitor.observe(OneClip(read_video(clips / "0.mp4", SIZE[1:], SIZE[0])), 1)
     assert reading.values[REWARD] == pytest.approx([known["reward"]], abs=1e-4)
 
@@ -126,10 +127,7 @@ class OneClip:
     def __init__(self, video: torch.Tensor) -> None:
         self._video = video
 
-    def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
-        raise AssertionError("the prompts are encoded already")
-
-    def sample(self, prompt_embeds: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+    def sample(self, conditioning: Conditioning, seeds: list[int]) -> torch.Tensor:
         return torch.zeros(len(seeds), 1)
 
     def decode_video(self, latents: torch.Tensor) -> torch.Tensor:
@@ -242,7 +240,7 @@ def test_best_of_works_with_a_model_that_reads_text(run_dir: Path, tmp_path: Pat
     assert not rewarder.needs_conditioning
     video = read_video(run_dir / "generate" / "clips" / "0.mp4", SIZE[1:], SIZE[0])
     draw = BestOf(OneClip(video), rewarder, 2, "patch")
-    assert draw(PromptBatch(("prompt 0",), torch.zeros(1, 4, 5), (8.0,), OneClip.geometry), [1]).shape == (1, 1)
+    assert draw(PromptBatch(("prompt 0",), TEXT, (8.0,), OneClip.geometry), [1]).shape == (1, 1)
 
 
 @pytest.mark.parametrize("score", [{"released": "some/model"}, {"server": SERVER}])

@@ -85,7 +85,7 @@ def test_pairs_whose_patches_all_tie_are_left_out_of_the_means_that_say_nothing_
 def test_sft_reads_no_rejected_clip_and_predicts_once_a_pair(tmp_path: Path) -> None:
     alignment = make_alignment(tmp_path, objective={"name": "sft"})
     metrics = step_of(alignment)
-    assert alignment.policy.generator.predicted == [4]
+    assert alignment.policy.model.predicted == [4]
     assert metrics.keys() == {"loss/sft", "loss/total", "train/grad_norm", "train/learning_rate"}
 
 
@@ -106,7 +106,7 @@ def test_the_rate_warms_up_and_snapshots_hold_the_average(tmp_path: Path) -> Non
     train(alignment)
     rates = [line["train/learning_rate"] for line in log_of(tmp_path)]
     assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
-    assert alignment.policy.generator.saved == [tmp_path / "snapshots" / name for name in ("000002", "000005")]
+    assert alignment.policy.model.saved == [tmp_path / "snapshots" / name for name in ("000002", "000005")]
     assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 

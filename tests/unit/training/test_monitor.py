@@ -12,7 +12,7 @@ from torch import Tensor
 from halovid.config.recipes import make_config
 from halovid.maths.grid import LatentGeometry
 from halovid.measuring.instruments import MEASURES, open_instruments
-from halovid.records import PromptBatch, Refusal, Rewards
+from halovid.records import Conditioning, PromptBatch, Refusal, Rewards
 from halovid.rewards.network import RewardNetwork, RewardSpec
 from halovid.rewards.rewarder import NetworkRewarder
 from halovid.training.monitor import PATCH_REWARD, REWARD, Monitor, Reading, parting, watching_instruments
@@ -68,13 +68,10 @@ class FlatSampler:
 
     geometry = LatentGeometry(4, 8, causal_first_frame=True)
 
-    def encode_prompts(self, prompts: list[str]) -> Tensor:
-        raise AssertionError("the monitor has its prompts encoded already")
-
     def __init__(self) -> None:
         self.sampled: list[int] = []
 
-    def sample(self, prompt_embeds: Tensor, seeds: list[int]) -> Tensor:
+    def sample(self, conditioning: Conditioning, seeds: list[int]) -> Tensor:
         self.sampled.append(len(seeds))
         return torch.tensor(seeds, dtype=torch.float32)[:, None] / 10
 
@@ -91,7 +88,12 @@ def make_monitor(folder: Path, num_clips: int, batch_size: int) -> Monitor:
     config = make_config({"generator": {"batch_size": batch_size}})
     instruments = open_instruments(watching_instruments(config), config, folder)
     return Monitor(
-        folder, NetworkRewarder(network.eval(), config.grid), clips, torch.randn(num_clips, 3, 4), config, instruments
+        folder,
+        NetworkRewarder(network.eval(), config.grid),
+        clips,
+        Conditioning({"prompt_embeds": torch.randn(num_clips, 3, 4)}),
+        config,
+        instruments,
     )
 
 

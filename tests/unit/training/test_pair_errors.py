@@ -38,7 +38,10 @@ def expected(weights: dict[str, np.ndarray], reference: dict[str, np.ndarray], s
     noise = torch.randn(B, 2, C, T, H, W, generator=torch.Generator().manual_seed(2)).double().numpy()
     maps: list[list[np.ndarray]] = [[], [], []]
     for i, level in enumerate((0.1, 0.5, 0.9)):
-        clip, prompt = batch.latents[i, side].double().numpy(), batch.prompt_embeds[i].double().numpy()
+        clip, prompt = (
+            batch.latents[i, side].double().numpy(),
+            batch.conditioning.tensors["prompt_embeds"][i].double().numpy(),
+        )
         noisy, target = (1 - level) * clip + level * noise[i, side], noise[i, side] - clip
         first, second = (
             np.einsum("oi,ithw->othw", w["mix.weight"][:, :, 0, 0, 0], noisy)
@@ -54,7 +57,7 @@ def test_all_six_maps_are_their_formula(alignment: Alignment) -> None:
     errors = errors_of(alignment, 2, True)
     policy = {name: value.detach().double().numpy() for name, value in alignment.policy.parameters.items()}
     with alignment.policy.reference():
-        frozen = alignment.policy.generator.denoiser.state_dict()
+        frozen = alignment.policy.model.denoisers["transformer"].state_dict()
     reference = {name: value.double().numpy() for name, value in frozen.items()}
     chosen, rejected = expected(policy, reference, 0), expected(policy, reference, 1)
     found = (errors.chosen, errors.rejected, errors.ref_chosen, errors.ref_rejected)
@@ -68,9 +71,9 @@ def test_all_six_maps_are_their_formula(alignment: Alignment) -> None:
 @pytest.mark.parametrize("sides", [1, 2])
 def test_no_prediction_is_made_that_nobody_asked_for(alignment: Alignment, sides: int, with_reference: bool) -> None:
     whole = errors_of(alignment, 2, True)
-    alignment.policy.generator.predicted.clear()
+    alignment.policy.model.predicted.clear()
     errors = errors_of(alignment, sides, with_reference)
-    assert alignment.policy.generator.predicted == [sides * B] * (2 if with_reference else 1)
+    assert alignment.policy.model.predicted == [sides * B] * (2 if with_reference else 1)
     for name, value in vars(errors).items():
         absent = (sides == 1 and "rejected" in name) or (not with_reference and name not in ("chosen", "rejected"))
         assert value.isnan().all() if absent else torch.allclose(value, getattr(whole, name)), name

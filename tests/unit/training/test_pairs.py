@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from halovid.maths.grid import PatchGrid
+from halovid.records import Conditioning
 from halovid.store.errors import InputError
 from halovid.training.pairs import PairSource
 
@@ -34,8 +35,8 @@ class Folder:
         self.read.append(row["clip_id"])
         return torch.full((2, 3, 4, 4), row["latents"])
 
-    def prompt_embeds(self, prompt_id: str) -> Tensor:
-        return torch.full((3, 2), float(len(prompt_id)))
+    def conditioning(self, prompt_ids: list[str]) -> Conditioning:
+        return Conditioning({"prompt_embeds": torch.tensor([[[float(len(name))]] for name in prompt_ids])})
 
     def encode_latents(self, rows: list[dict[str, Any]], generator: object, folder: Path) -> None:
         self.encoded.append(([row["clip_id"] for row in rows], folder))
@@ -52,7 +53,7 @@ def test_clips_of_one_name_are_told_apart_by_their_folder() -> None:
     batch = pairs.batch([1, 0, 1])
     assert batch.latents.shape == (3, 2, 2, 3, 4, 4)
     assert batch.latents[:, :, 0, 0, 0, 0].tolist() == [[3, 2], [3, 1], [3, 2]]
-    assert batch.prompt_embeds[:, 0, 0].tolist() == [4, 1, 4]
+    assert batch.conditioning.tensors["prompt_embeds"][:, 0, 0].tolist() == [4, 1, 4]
     assert batch.margins.clip.tolist() == [0.25, 0.5, 0.25] and batch.weight.tolist() == [2, 2, 2]
     assert batch.margins.patches.shape == (3, *GRID.shape) and batch.margins.grid == GRID
 

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from halovid.config.recipes import make_config
-from halovid.models import open_generator
+from halovid.models import open_model
+from halovid.records import Conditioning
+from halovid.store.errors import InputError
 from halovid.training.parallel import OneProcess
 from halovid.training.policy import Policy
 
@@ -28,9 +30,14 @@ def make_policy(tiny_pipeline: Path) -> MakePolicy:
         sections = {"generator": {"model": str(tiny_pipeline)}, "device": "cpu", "align": {"method": method} | options}
         config = make_config(sections)
         torch.manual_seed(1)
-        return Policy(open_generator(config), config.align, parallel)
+        return Policy(open_model(config, {"denoiser"}), config.align, parallel)
 
     return make
+
+
+def denoiser(policy: Policy) -> Any:
+    """The network that is trained."""
+    return policy.model.denoisers["transformer"]
 
 
 @torch.no_grad()
@@ -42,10 +49,10 @@ def move(policy: Policy, size: float = 0.1) -> None:
 
 def predict(policy: Policy) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    channels = policy.generator.denoiser.config.in_channels
+    channels = denoiser(policy).config.in_channels
     latents = torch.randn(SHAPE[0], channels, *SHAPE[2:], generator=generator)
-    prompts = torch.randn(SHAPE[0], 5, policy.generator.denoiser.config.text_dim, generator=generator)
-    return policy.generator.predict(latents, torch.tensor([0.3, 0.8]), prompts)
+    prompts = torch.randn(SHAPE[0], 5, denoiser(policy).config.text_dim, generator=generator)
+    return policy.model.predict(latents, torch.tensor([0.3, 0.8]), Conditioning({"prompt_embeds": prompts}))
 
 
 @both_methods
@@ -77,15 +84,15 @@ def test_the_policy_is_back_after_an_error_with_the_reference(method: str, make_
 def test_a_lora_trains_the_adapter_alone_and_full_everything(make_policy: MakePolicy) -> None:
     lora, full = make_policy("lora", lora={"rank": 4, "alpha": 4}), make_policy("full")
     assert lora.parameters and all("lora_" in name for name in lora.parameters)
-    assert full.parameters.keys() == dict(full.generator.denoiser.named_parameters()).keys()
+    assert full.parameters.keys() == dict(denoiser(full).named_parameters()).keys()
     for policy in (lora, full):
         predict(policy).sum().backward()
-        trained = {name for name, value in policy.generator.denoiser.named_parameters() if value.grad is not None}
+        trained = {name for name, value in denoiser(policy).named_parameters() if value.grad is not None}
         assert trained <= policy.parameters.keys()
 
 
 def test_targets_that_the_network_lacks_are_refused(make_policy: MakePolicy) -> None:
-    with pytest.raises(ValueError, match="to_nowhere"):
+    with pytest.raises(InputError, match="to_nowhere"):
         make_policy("lora", lora={"targets": ["to_nowhere"]})
 
 
@@ -94,7 +101,7 @@ def test_trained_weights_are_single_precision(method: str, tiny_pipeline: Path) 
     config = make_config(
         {"generator": {"model": str(tiny_pipeline)}, "device": "cpu", "dtype": "bfloat16", "align": {"method": method}}
     )
-    policy = Policy(open_generator(config), config.align)
+    policy = Policy(open_model(config, {"denoiser"}), config.align)
     assert {value.dtype for value in (*policy.parameters.values(), *policy.ema.values())} == {torch.float32}
 
 
@@ -145,7 +152,7 @@ class Replacing(OneProcess):
 def test_parameters_are_collected_after_the_network_was_wrapped(method: str, make_policy: MakePolicy) -> None:
     parallel = Replacing()
     policy = make_policy(method, parallel)
-    denoiser = policy.generator.denoiser
-    assert denoiser in parallel.wrapped and len(parallel.wrapped) == (2 if method == "full" else 1)
-    now = dict(denoiser.named_parameters())
+    network = denoiser(policy)
+    assert network in parallel.wrapped and len(parallel.wrapped) == (2 if method == "full" else 1)
+    now = dict(network.named_parameters())
     assert all(value is now[name] for name, value in policy.parameters.items())

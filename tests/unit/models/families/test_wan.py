@@ -10,7 +10,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from halovid.models.wan import merge_text_padding
+from halovid.models.families.wan import merge_text_padding
 
 LENGTH, TEXT_WIDTH = 13, 7
 SHAPE = (3, 5, 6, 4)  # channels, latent frames, rows, columns

@@ -1,0 +1,95 @@
+"""Conditionings on disk: what the prompts of a clip folder make the model do, encoded once, read by all that samples.
+
+FOLDER/prompts/ID.safetensors            the conditioning of a prompt
+FOLDER/prompts/negative-HASH.safetensors that of the negative prompt, which guidance leads away from
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from halovid.config.run import RunConfig
+from halovid.maths.grid import LatentGeometry
+from halovid.models import open_model
+from halovid.records import Conditioning, Prompt
+from halovid.store.errors import InputError
+from halovid.store.files import atomic_path, write_json
+from halovid.store.runtime import progress
+
+
+def write_geometry(folder: Path, geometry: LatentGeometry) -> None:
+    """Writes how the model of a clip folder divides clips."""
+    write_json(folder / "geometry.json", dataclasses.asdict(geometry))
+
+
+def encode_conditions(folder: Path, prompts: Sequence[Prompt], config: RunConfig) -> None:
+    """Writes the conditionings of the prompts, and of the negative one, that are not there yet.
+
+    Text encoders are opened only when something is missing, and are gone afterwards. Each prompt is encoded alone, so
+    that its conditioning depends on nothing else.
+    """
+    texts = {condition_path(folder, prompt.prompt_id): prompt.text for prompt in prompts}
+    texts[_negative_path(folder, config)] = config.generator.negative_prompt
+    missing = {path: text for path, text in texts.items() if not _is_readable(path)}
+    if not missing:
+        return
+    model = open_model(config, {"text"})
+    write_geometry(folder, model.geometry)
+    with progress("encode prompts", len(missing)) as advance:
+        for path, text in missing.items():
+            model.encode_prompts([text]).save(path)
+            advance()
+
+
+def copy_conditions(source: Path, target: Path) -> None:
+    """Takes over the conditionings and the geometry of another clip folder of the same prompts and model."""
+    for path in [source / "geometry.json", *sorted((source / "prompts").glob("*.safetensors"))]:
+        with atomic_path(target / path.relative_to(source)) as temporary:
+            shutil.copyfile(path, temporary)
+
+
+def read_conditioning(folder: Path, prompt_ids: Sequence[str]) -> Conditioning:
+    """What these prompts make the model do, a row each.
+
+    Raises:
+        InputError: the conditioning of one is missing or damaged.
+    """
+    if not (folder / "prompts").exists() and (folder / "sources.parquet").exists():
+        raise InputError(
+            f"the prompts of the clips imported into {folder} are not encoded; import them again with --recipe"
+        )
+    return Conditioning.cat([Conditioning.load(condition_path(folder, prompt_id)) for prompt_id in prompt_ids])
+
+
+def read_negative(folder: Path, config: RunConfig) -> Conditioning:
+    """The conditioning of the recipe's negative prompt.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    return Conditioning.load(_negative_path(folder, config))
+
+
+def condition_path(folder: Path, prompt_id: str) -> Path:
+    """Where the conditioning of a prompt lies."""
+    return folder / "prompts" / f"{prompt_id}.safetensors"
+
+
+def _negative_path(folder: Path, config: RunConfig) -> Path:
+    """Named by its text, so that another negative prompt is another file."""
+    digest = hashlib.sha256(config.generator.negative_prompt.encode()).hexdigest()
+    return condition_path(folder, f"negative-{digest[:12]}")
+
+
+def _is_readable(path: Path) -> bool:
+    if not path.exists():
+        return False
+    try:
+        Conditioning.load(path)
+    except InputError:  # damaged: it is made anew
+        return False
+    return True

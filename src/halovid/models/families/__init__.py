@@ -1,0 +1,1 @@
+"""One file per family: its FAMILY is a `halovid.models.family.Family`."""

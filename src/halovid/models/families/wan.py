@@ -1,0 +1,96 @@
+"""Wan 2.1: any `WanPipeline` with one transformer, from the packaged world to 1.3B and 14B."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanAttention
+from torch import Tensor, nn
+
+from halovid.config.run import GeneratorConfig
+from halovid.maths.grid import LatentGeometry
+from halovid.models.family import Family
+
+_MAX_TEXT = 512  # tokens, WanPipeline's own default
+
+
+def _encode(pipe: Any, prompts: list[str]) -> dict[str, Tensor]:
+    """Rows after the end of a prompt are zero."""
+    states, _ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False, max_sequence_length=_MAX_TEXT)
+    return {"prompt_embeds": states}
+
+
+def _predict(
+    pipe: Any, network: nn.Module, noisy: Tensor, timestep: Tensor, tensors: dict[str, Tensor], config: GeneratorConfig
+) -> Tensor:
+    output: Tensor = network(noisy, timestep, tensors["prompt_embeds"], return_dict=False)[0]
+    return output
+
+
+def _geometry(vae: Any) -> LatentGeometry:
+    return LatentGeometry(vae.config.scale_factor_temporal, vae.config.scale_factor_spatial, causal_first_frame=True)
+
+
+def _problem(folder: Path) -> str | None:
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    one_expert = index.get("transformer", [None])[0] and not index.get("transformer_2", [None])[0]
+    if one_expert and not index.get("expand_timesteps"):
+        return None
+    return (
+        "is a Wan 2.2 pipeline; only those with one transformer and one timestep per clip (Wan 2.1) are driven so far"
+    )
+
+
+class TextPadding:
+    """Cross-attention over [prompt, one pad] instead of [prompt, hundreds of equal pads], exactly.
+
+    Wan pads every prompt with zero rows to a fixed length and attends to all of them. Equal rows give equal keys
+    and values, so n of them weigh as much as one whose logit is raised by log n.
+    """
+
+    def __init__(self) -> None:
+        self.key_bias: Tensor | None = None
+
+    def trim(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Forward pre-hook of the transformer: cuts the padding of `encoder_hidden_states`, notes its weight."""
+        text = args[2] if len(args) > 2 else kwargs["encoder_hidden_states"]
+        lengths = text.shape[1] - (text.flip(1) != 0).any(-1).int().argmax(1)
+        lengths = torch.where((text != 0).any(-1).any(-1), lengths, torch.zeros_like(lengths))
+        kept = min(int(lengths.max()) + 1, text.shape[1])
+        pads = torch.arange(kept, device=text.device) >= lengths[:, None]
+        weight = (text.shape[1] - lengths) / (kept - lengths).clamp(min=1)
+        self.key_bias = torch.where(pads, weight.log()[:, None], 0.0)[:, None, None].to(text.dtype)
+        if len(args) > 2:
+            return (*args[:2], text[:, :kept], *args[3:]), kwargs
+        return args, kwargs | {"encoder_hidden_states": text[:, :kept]}
+
+    def __call__(self, attn: WanAttention, hidden_states: Tensor, encoder_hidden_states: Tensor, *_: object) -> Tensor:
+        """Attention processor of `attn2`: diffusers' own computation plus the bias."""
+        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        key = attn.norm_k(attn.to_k(encoder_hidden_states)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        value = attn.to_v(encoder_hidden_states).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=self.key_bias)
+        return attn.to_out[1](attn.to_out[0](mixed.transpose(1, 2).flatten(2)))
+
+
+def merge_text_padding(transformer: WanTransformer3DModel) -> None:
+    """Makes a text-to-video transformer skip its text padding, without a change of what it computes."""
+    padding = TextPadding()
+    for block in transformer.blocks:
+        block.attn2.set_processor(padding)
+    transformer.register_forward_pre_hook(padding.trim, with_kwargs=True)
+
+
+FAMILY = Family(
+    encode=_encode,
+    predict=_predict,
+    geometry=_geometry,
+    lora_targets=("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"),
+    side_multiple=2,
+    prepare=lambda pipe: merge_text_padding(pipe.transformer),
+    problem=_problem,
+)

@@ -1,0 +1,112 @@
+"""What tells one family of diffusion models from another: a value with a few functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from halovid.config.run import GeneratorConfig
+from halovid.maths.grid import LatentGeometry
+from halovid.maths.noise import NoiseProcess
+from halovid.models.scheduler_noise import noise_from_scheduler
+
+# the last names of attention and feed-forward layers in nearly all denoisers that diffusers has
+LORA_TARGETS = (
+    *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+    *("net.0.proj", "net.2", "proj_mlp"),
+)
+Predict = Callable[[Any, nn.Module, Tensor, Tensor, dict[str, Tensor], GeneratorConfig], Tensor]
+
+
+def call_arguments(config: GeneratorConfig) -> dict[str, Any]:
+    """What the pipelines of most video models are called with, besides prompts and seeds."""
+    return {
+        "num_frames": config.num_frames,
+        "height": config.height,
+        "width": config.width,
+        "num_inference_steps": config.num_inference_steps,
+        "guidance_scale": config.guidance_scale,
+    }
+
+
+def latent_statistics(autoencoder: Any) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of an autoencoder's latents, [1, C or 1, 1, 1, 1]: networks see them normalised."""
+    config = autoencoder.config
+    mean = torch.tensor(config.get("latents_mean") or [config.get("shift_factor") or 0.0])
+    std = torch.tensor(config.get("latents_std") or [1.0]) / (config.get("scaling_factor") or 1.0)
+    device, shape = autoencoder.device, (1, -1, 1, 1, 1)
+    return mean.view(shape).to(device), std.view(shape).to(device)
+
+
+def encode_clips(autoencoder: Any, video: Tensor) -> Tensor:
+    """The normalised latents of clips by a video autoencoder: the mode of the posterior."""
+    mean, std = latent_statistics(autoencoder)
+    return (autoencoder.encode(video).latent_dist.mode() - mean) / std
+
+
+def decode_clips(autoencoder: Any, latents: Tensor) -> Tensor:
+    """The inverse of `encode_clips`."""
+    mean, std = latent_statistics(autoencoder)
+    return autoencoder.decode(latents * std + mean, return_dict=False)[0]
+
+
+def encode_frames(autoencoder: Any, video: Tensor) -> Tensor:
+    """The normalised latents of clips by an autoencoder of pictures, which knows nothing of time."""
+    mean, std = latent_statistics(autoencoder)
+    latents = autoencoder.encode(video.transpose(1, 2).flatten(0, 1)).latent_dist.mode()
+    return (latents.unflatten(0, (len(video), -1)).transpose(1, 2) - mean) / std
+
+
+def decode_frames(autoencoder: Any, latents: Tensor) -> Tensor:
+    """The inverse of `encode_frames`."""
+    mean, std = latent_statistics(autoencoder)
+    pictures = (latents * std + mean).transpose(1, 2).flatten(0, 1)
+    return autoencoder.decode(pictures, return_dict=False)[0].unflatten(0, (len(latents), -1)).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the pipelines of one class are driven. `pipe` below is the diffusers pipeline with the parts that are open.
+
+    Args:
+        encode: (pipe, prompts) -> the tensors of `records.Conditioning`, by the argument names of the pipeline's call.
+        predict: (pipe, network, noisy latents in the network's layout, timestep [B], tensors, config) -> what the
+            network gives, without guidance. It is what training calls: no `torch.no_grad` in here.
+        geometry: the autoencoder, perhaps without weights -> how it divides clips.
+        denoisers: names of the components that training changes.
+        autoencoders: names of the components that turn clips into latents and back.
+        lora_targets: last names of the layers that get a LoRA.
+        frame_multiple, side_multiple: of what the latent frames (without a lone first one) and the sides in cells must
+            be multiples.
+        encode_video, decode_video: (autoencoder, clips or latents) -> the other one, [B, C, T, h, w] for latents.
+        pack: (pipe, latents [B, C, T, h, w]) -> the network's layout.
+        unpack: (pipe, latents in the network's layout, (T, h, w)) -> [B, C, T, h, w].
+        call: config -> the arguments of the pipeline's call, besides prompts and seeds.
+        guided: config -> whether sampling compares each prediction with that for a negative prompt.
+        noise: scheduler -> the noise process.
+        prepare: pipe -> nothing; changes an open denoiser in place, without a change of what it computes.
+        problem: the pipeline's folder -> why a pipeline of this class can't be driven, or None.
+    """
+
+    encode: Callable[[Any, list[str]], dict[str, Tensor]]
+    predict: Predict
+    geometry: Callable[[Any], LatentGeometry]
+    denoisers: tuple[str, ...] = ("transformer",)
+    autoencoders: tuple[str, ...] = ("vae",)
+    lora_targets: tuple[str, ...] = LORA_TARGETS
+    frame_multiple: int = 1
+    side_multiple: int = 1
+    encode_video: Callable[[Any, Tensor], Tensor] = encode_clips
+    decode_video: Callable[[Any, Tensor], Tensor] = decode_clips
+    pack: Callable[[Any, Tensor], Tensor] = lambda pipe, latents: latents
+    unpack: Callable[[Any, Tensor, tuple[int, int, int]], Tensor] = lambda pipe, latents, shape: latents
+    call: Callable[[GeneratorConfig], dict[str, Any]] = call_arguments
+    guided: Callable[[GeneratorConfig], bool] = lambda config: config.guidance_scale > 1
+    noise: Callable[[Any], NoiseProcess] = noise_from_scheduler
+    prepare: Callable[[Any], None] = lambda pipe: None
+    problem: Callable[[Path], str | None] = lambda folder: None

@@ -1,0 +1,197 @@
+"""Pipelines from folders and from the hub: only the parts that are asked for, and each of them whole.
+
+Weights that are missing would be random ones, so a component whose file does not hold exactly its weights is refused.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pickle
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import huggingface_hub
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from halovid.config.run import GeneratorConfig
+from halovid.store.errors import InputError
+from halovid.store.files import hash_folder
+from halovid.store.lazy import load_named
+
+PACKAGED = {"world": "halovid.world:packaged_pipeline"}  # model in a recipe -> function that gives its folder
+INDEX = "model_index.json"
+_HUB_SECONDS = 10.0
+# what readers of model files raise when a file is missing, cut off, of another kind or of another model
+_UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError, ImportError),
+    *(SafetensorError, pickle.UnpicklingError),
+)
+
+
+@contextmanager
+def readable(what: str, advice: str) -> Iterator[None]:
+    """Turns whatever an unreadable model file raises inside into an InputError; lack of memory stays what it is."""
+    try:
+        yield
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{what} can't be read ({type(error).__name__}: {reason[:300]}); {advice}") from error
+
+
+def model_identity(config: GeneratorConfig) -> str:
+    """What tells a model from others: a hash of a folder's files; of a model of the hub its name and commit.
+
+    The commit is that of the copy on this machine, else the hub's; where neither can be known, the name and
+    `generator.revision` stand alone.
+    """
+    folder = _local_folder(config.model)
+    if folder is not None:
+        return hash_folder(folder)
+    commit = _cached_commit(config) or _hub_commit(config) or config.revision
+    return f"{config.model}@{commit}" if commit else config.model
+
+
+def is_here(config: GeneratorConfig) -> bool:
+    """Whether the configured model is no name on the hub, or has been downloaded from there already."""
+    named = config.model.count("/") == 1 and not config.model.startswith(("/", ".", "~"))
+    return not named or _local_folder(config.model) is not None or _cached_commit(config) is not None
+
+
+def find_pipeline(config: GeneratorConfig) -> tuple[Path, dict[str, Any]]:
+    """The folder of the configured pipeline, downloaded if need be, and what its index says.
+
+    Raises:
+        InputError: there is no such pipeline, or its index is damaged.
+    """
+    with _quiet(), readable(f"generator.model {config.model!r}", advice()):
+        folder = _local_folder(config.model) or Path(
+            diffusers.DiffusionPipeline.download(
+                config.model, revision=_cached_commit(config) or config.revision, use_safetensors=True
+            )
+        )
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
+            raise ValueError(f"{INDEX} names no pipeline class")
+    return folder, index
+
+
+def components(index: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Name -> library and class of each component that a pipeline has."""
+    pairs = {name: value for name, value in index.items() if isinstance(value, list) and len(value) == 2}
+    return {name: (library, kind) for name, (library, kind) in pairs.items() if library is not None}
+
+
+def load_pipeline(
+    folder: Path, index: dict[str, Any], names: Collection[str], dtypes: dict[str, torch.dtype]
+) -> diffusers.DiffusionPipeline:
+    """The pipeline with the named components, frozen and in evaluation mode; the others are None.
+
+    Args:
+        dtypes: the number format of each component; float32 where it says none.
+
+    Raises:
+        InputError: a file can't be read, or holds other weights than its component has.
+    """
+    parts: dict[str, Any] = {}
+    for name, (library, kind) in components(index).items():
+        if name not in names:
+            parts[name] = None
+        elif (model := _model_class(library, kind)) is not None:
+            parts[name] = load_component(folder / name, model, dtypes.get(name, torch.float32))
+    with _quiet(), readable(f"the pipeline {folder}", advice()):
+        pipe = getattr(diffusers, index["_class_name"]).from_pretrained(folder, use_safetensors=True, **parts)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def load_component(folder: Path, model: Any, dtype: torch.dtype) -> torch.nn.Module:
+    """A model of diffusers or transformers from its folder, frozen and in evaluation mode.
+
+    Raises:
+        InputError: a file can't be read, or holds other weights than the model has.
+    """
+    with _quiet(), readable(f"the model {folder}", advice()):
+        loaded, report = model.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
+    for problem, word in (("missing_keys", "lacks"), ("unexpected_keys", "has"), ("mismatched_keys", "has misshapen")):
+        keys = sorted(str(key) for key in report[problem])
+        if keys:
+            unknown = f" that no {model.__name__} of its config.json has" if problem == "unexpected_keys" else ""
+            raise InputError(
+                f"the model {folder} {word} {len(keys)} weights{unknown} ({', '.join(keys[:3])}"
+                f"{', ...' if len(keys) > 3 else ''}): its files do not belong together; {advice()}"
+            )
+    frozen: torch.nn.Module = loaded.requires_grad_(False).eval()
+    return frozen
+
+
+def empty_component(folder: Path, index: dict[str, Any], name: str) -> Any:
+    """A component without weights, for its settings: those that its file leaves out are their defaults."""
+    library, kind = components(index)[name]
+    with _quiet(), readable(f"the settings in {folder / name}", advice()), torch.device("meta"):
+        model = getattr(importlib.import_module(library), kind)
+        return model.from_config(model.load_config(folder / name))
+
+
+def _model_class(library: str, kind: str) -> Any:
+    """The class of a component that holds weights; None for tokenizers, schedulers and pipelines' own helpers."""
+    if library not in ("diffusers", "transformers"):
+        return None
+    found = getattr(importlib.import_module(library), kind, None)
+    return found if isinstance(found, type) and issubclass(found, torch.nn.Module) else None
+
+
+def advice() -> str:
+    """What to do about a model that can't be read."""
+    return (
+        f"give {', '.join(map(repr, PACKAGED))}, a folder that a diffusers pipeline's save_pretrained wrote, with its "
+        f"weights as safetensors, or the id of one on the hub"
+    )
+
+
+def _local_folder(model: str) -> Path | None:
+    """The folder that a name stands for, None for the id of one on the hub."""
+    if model in PACKAGED:
+        packaged: Path = load_named(PACKAGED[model])()
+        return packaged
+    folder = Path(model)
+    return folder if folder.is_dir() else None
+
+
+def _cached_commit(config: GeneratorConfig) -> str | None:
+    """The commit of the copy on this machine, if there is one."""
+    try:
+        cached = huggingface_hub.try_to_load_from_cache(config.model, INDEX, revision=config.revision)
+    except ValueError:  # no possible name of a model
+        return None
+    return Path(cached).parent.name if isinstance(cached, str) else None
+
+
+def _hub_commit(config: GeneratorConfig) -> str | None:
+    """The commit that the hub has, None when it can't be asked."""
+    try:
+        return huggingface_hub.model_info(config.model, revision=config.revision, timeout=_HUB_SECONDS).sha
+    except (OSError, ValueError):  # no network, no such model: whoever opens it will say so
+        return None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the libraries' own words on loading: what matters of them is told as an InputError."""
+    libraries = (diffusers.utils.logging, transformers.utils.logging)
+    levels = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, level in zip(libraries, levels, strict=True):
+            library.set_verbosity(level)
