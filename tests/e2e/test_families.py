@@ -91,7 +91,9 @@ def test_all_stages_are_complete_and_nothing_was_skipped(finished: tuple[Path, P
 def test_text_encoders_are_open_while_prompts_are_encoded_and_never_else(finished: tuple[Path, Path]) -> None:
     opened = OPENED[finished[1]]
     reading = [names for names in opened if "text_encoder" in names]
-    assert reading == [{"text_encoder", "tokenizer", "scheduler"}] * 2, "generate and baseline have prompts of their own"
+    assert reading == [{"text_encoder", "tokenizer", "scheduler"}] * 2, (
+        "generate and baseline have prompts of their own"
+    )
     assert len(opened) == 2 + 5  # generate, restore, align, baseline, evaluate
 
 
@@ -120,8 +122,8 @@ def test_the_training_moved_the_model_and_stayed_finite(finished: tuple[Path, Pa
 def test_base_and_aligned_clips_differ_and_are_compared(finished: tuple[Path, Path]) -> None:
     clips = [sorted((finished[1] / stage / "latents").iterdir()) for stage in ("baseline", "evaluate")]
     assert [path.name for path in clips[0]] == [path.name for path in clips[1]]
-    for base, aligned in zip(*clips, strict=True):
-        assert not torch.allclose(load_file(base)["latents"], load_file(aligned)["latents"], atol=1e-3)
+    for before, aligned in zip(*clips, strict=True):
+        assert not torch.allclose(load_file(before)["latents"], load_file(aligned)["latents"], atol=1e-3)
     measures = {row["measure"] for row in pq.read_table(finished[1] / "evaluate" / "metrics.parquet").to_pylist()}
     assert "flow_warp_error" in measures
 

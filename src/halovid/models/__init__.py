@@ -77,7 +77,7 @@ def load_family(pipeline: str, model: str) -> Family:
     """The family of a pipeline class; InputError for one that none drives."""
     if pipeline not in FAMILIES:
         raise InputError(
-            f"generator.model {model!r} is of class {pipeline}; the pipelines that can be driven are {', '.join(FAMILIES)}"
+            f"generator.model {model!r} is of class {pipeline}; those that can be driven are {', '.join(FAMILIES)}"
         )
     family: Family = load_named(FAMILIES[pipeline])
     return family

@@ -64,9 +64,7 @@ def test_a_folder_is_what_its_files_are(tmp_path: Path) -> None:
 
 def test_a_pipeline_that_nothing_drives_is_told_with_those_that_are(tmp_path: Path) -> None:
     (tmp_path / INDEX).write_text(json.dumps({"_class_name": "OtherPipeline"}))
-    with pytest.raises(
-        InputError, match="is of class OtherPipeline; the pipelines that can be driven are WanPipeline, "
-    ):
+    with pytest.raises(InputError, match="is of class OtherPipeline; those that can be driven are WanPipeline, "):
         check_model(config(tmp_path))
     for name in FAMILIES:
         assert load_family(name, "").denoisers
