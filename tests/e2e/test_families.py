@@ -91,9 +91,7 @@ def test_all_stages_are_complete_and_nothing_was_skipped(finished: tuple[Path, P
 def test_text_encoders_are_open_while_prompts_are_encoded_and_never_else(finished: tuple[Path, Path]) -> None:
     opened = OPENED[finished[1]]
     reading = [names for names in opened if "text_encoder" in names]
-    assert reading == [{"text_encoder", "tokenizer", "scheduler"}] * 2, (
-        "generate and baseline have prompts of their own"
-    )
+    assert reading == [{"text_encoder", "tokenizer", "scheduler"}] * 2  # in generate and in baseline
     assert len(opened) == 2 + 5  # generate, restore, align, baseline, evaluate
 
 

@@ -396,8 +396,9 @@ def test_sides_and_lengths_that_the_model_cannot_make_are_refused_with_the_rule(
 ) -> None:
     family, geometry = model._family, model.geometry
     side = geometry.spatial_stride * family.side_multiple
-    with pytest.raises(InputError, match=f"both must be multiples of {side} "):
-        check_model(config_of(folder, height=side + side // 2))
+    if side > 8:  # recipes allow multiples of 8
+        with pytest.raises(InputError, match=f"both must be multiples of {side} "):
+            check_model(config_of(folder, height=side + 8))
     check_model(config_of(folder, height=2 * side, width=side))
     if family.frame_multiple > 1:
         frames = geometry.temporal_stride + int(geometry.causal_first_frame)
