@@ -178,9 +178,6 @@ class Refusal:
     again: bool = False
 
 
-Skip = Callable[[str, str, bool], None]  # is told of an item that fails, why, and whether another time may help
-
-
 @dataclass(frozen=True)
 class Measure:
     """What people see of a measure, which tables call by its id.

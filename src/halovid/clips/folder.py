@@ -22,55 +22,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from halovid.clips.conditions import read_conditioning
-from halovid.config.run import GeneratorConfig
 from halovid.maths.grid import read_geometry
-from halovid.maths.seeds import clip_seed
-from halovid.models import DiffusionModel, Sampler
+from halovid.models import DiffusionModel
 from halovid.records import Conditioning, Prompt, PromptBatch
 from halovid.store.errors import InputError
 from halovid.store.files import atomic_path
-from halovid.store.folders import StageFolder
 from halovid.store.runtime import progress
 from halovid.store.tables import CLIPS, read_table
 from halovid.store.video import read_video, write_video
 
 Row = dict[str, Any]
-Draw = Callable[[PromptBatch, list[int]], Tensor]  # prompts and a seed for each -> latents of a clip of each
-
-
-def sample_clips(
-    stage: StageFolder,
-    sampler: Sampler,
-    config: GeneratorConfig,
-    prompts: Sequence[Prompt],
-    seed: int,
-    per_prompt: int,
-    description: str,
-    draw: Draw | None = None,
-) -> None:
-    """Samples `per_prompt` clips of every prompt into the stage's folder, with their table; continues after a kill.
-
-    The folder has the conditionings of the prompts already.
-
-    Args:
-        draw: how a batch of clips is sampled, where that is not the plain `sampler.sample`.
-    """
-    folder = stage.path
-
-    def sample(batch: Sequence[tuple[Prompt, int]]) -> list[Row]:
-        seeds = [clip_seed(seed, prompt.prompt_id, index) for prompt, index in batch]
-        texts = tuple(prompt.text for prompt, _ in batch)
-        conditioning = read_conditioning(folder, [prompt.prompt_id for prompt, _ in batch])
-        if draw is None:
-            latents = sampler.sample(conditioning, seeds)
-        else:
-            latents = draw(PromptBatch(texts, conditioning, (config.fps,) * len(texts), sampler.geometry), seeds)
-        names = [f"{prompt.prompt_id}-{index:02d}" for prompt, index in batch]
-        owners = [prompt for prompt, _ in batch]
-        return write_clips(folder, names, owners, seeds, latents, sampler.decode_video(latents), config.fps)
-
-    jobs = [(prompt, index) for prompt in prompts for index in range(per_prompt)]
-    stage.write("clips.parquet", stage.map_batches(description, jobs, config.batch_size, sample, CLIPS))
 
 
 def write_clips(
@@ -158,11 +119,16 @@ class ClipFolder:
             return
         with progress("encode clips", len(missing)) as advance:
             for row in missing:
-                path = (folder / f"{row['clip_id']}.safetensors").absolute()
-                if not path.exists():
-                    _save_tensor(path, "latents", model.encode_video(self.video(row)[None])[0].float())
-                row["latents"] = str(path)
+                self.encode_latent(row, model, folder)
                 advance()
+
+    def encode_latent(self, row: Row, model: DiffusionModel, folder: Path) -> None:
+        """Makes the latents of one clip that has none; as `encode_latents`."""
+        if row["latents"] is None:
+            path = (folder / f"{row['clip_id']}.safetensors").absolute()
+            if not path.exists():
+                _save_tensor(path, "latents", model.encode_video(self.video(row)[None])[0].float())
+            row["latents"] = str(path)
 
     def latents(self, row: Row) -> Tensor:
         """[C, T, h, w]."""

@@ -15,7 +15,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from halovid.store.files import hash_file, hash_value, write_json, write_text
 from halovid.store.parts import PartFolder, joined, uncovered
 from halovid.store.runtime import console, progress, set_threads
 from halovid.store.tables import rows_to_table, write_table
+from halovid.store.work import Executor, Item, LocalExecutor, Work, skipped_entry
 
 T = TypeVar("T")
 _PACKAGES = ("halovid", "torch", "diffusers", "transformers", "peft", "safetensors", "pyarrow", "av")
@@ -46,6 +47,7 @@ class StageFolder:
         self.fingerprint = fingerprint
         self.skipped: list[dict[str, Any]] = []
         self.threads: list[int] = []
+        self.executor: Executor = LocalExecutor()  # who works on lists of items
         self._made = 0  # rows of all batches
 
     def skip(self, item: str, reason: str, again: bool = False) -> None:
@@ -53,7 +55,7 @@ class StageFolder:
 
         With `again` a later run of the stage tries it once more: another outcome is possible.
         """
-        self.skipped.append({"item": item, "reason": reason} | ({"again": True} if again else {}))
+        self.skipped.append(skipped_entry(item, reason, again))
 
     def use_threads(self, threads: int | None) -> None:
         """Limits torch to so many CPU threads (None: all) and keeps a record of it.
@@ -71,30 +73,20 @@ class StageFolder:
         write_json(record, self.threads)
 
     def map_batches(
-        self,
-        description: str,
-        items: Sequence[T],
-        size: int,
-        work: Callable[[Sequence[T]], list[dict[str, Any]]],
-        schema: pa.Schema,
+        self, description: str, items: Sequence[Item], size: int, work: Work[Item], schema: pa.Schema
     ) -> pa.Table:
-        """The rows that `work` makes of all items, batch by batch; finished batches survive a kill.
+        """The rows that the work makes of all items, batch by batch; finished batches survive a kill.
 
         What an earlier run has finished is kept whatever its batch size was; a batch that it left with something to
-        try again is done anew.
-
-        Inside `work`, `skip` notes the items that fail. The items must be the same when it continues, which the
-        fingerprint ensures.
+        try again is done anew. The items must be the same when it continues, which the fingerprint ensures.
         """
         folder = PartFolder(self.path / "parts", description, schema)
         parts = folder.read(len(items))
         todo = uncovered((part.items for part in parts), len(items), size)
         with progress(description, len(items), len(items) - sum(map(len, todo))) as advance:
-            for batch in todo:
-                before = len(self.skipped)
-                table = rows_to_table(work(items[batch.start : batch.stop]), schema)
-                parts.append(folder.write(batch, table, self.skipped[before:]))
-                del self.skipped[before:]
+            results = self.executor.map(work, (items[batch.start : batch.stop] for batch in todo))
+            for batch, result in zip(todo, results, strict=True):
+                parts.append(folder.write(batch, rows_to_table(result.rows, schema), result.skipped))
                 advance(len(batch))
         self._made += sum(len(part.table) for part in parts)
         parts.sort(key=lambda part: part.items.start)
