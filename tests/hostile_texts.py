@@ -20,7 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -108,16 +108,21 @@ def _either(path: Path, overrides: tuple[str, ...]) -> None:
         load_config(path, overrides)
 
 
-def leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(root: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted name, type) of every setting of a section and of those in it."""
-    for name, kind in section_fields(section).items():
-        inner = section_fields(kind)
-        if inner and (
-            isinstance(kind, type) and (issubclass(kind, BaseModel) or hasattr(kind, "__dataclass_fields__"))
-        ):
-            yield from leaves(kind, f"{prefix}{name}.")
+    for name, kind in section_fields(root).items():
+        choices = [kind, *get_args(kind)]
+        sections = [choice for choice in choices if isinstance(choice, type) and _is_section(choice)]
+        if sections == [kind] or len(sections) > 1:  # one section, or several that are chosen from by name
+            for section in sections:
+                yield from leaves(section, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", kind
+
+
+def _is_section(kind: type) -> bool:
+    """Whether a setting of this type has settings in it."""
+    return issubclass(kind, BaseModel) or hasattr(kind, "__dataclass_fields__")
 
 
 EXTREMES = [

@@ -198,7 +198,7 @@ class Measure:
 class ClipBatch:
     """Clips of one model that are measured together; all samples of a prompt are in the same batch.
 
-    video: [B, 3, F, H, W] in [-1, 1].  rows: of each clip at least its clip_id, prompt_id and prompt.
+    video: [B, 3, F, H, W] in [-1, 1].  rows: of each clip at least its clip_id, prompt_id, prompt and fps.
     geometry: how the model's autoencoder divides a clip.  grid: the patches.
     conditioning: prompt ids -> what they make the model do, a row each.
     """

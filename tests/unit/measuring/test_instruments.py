@@ -46,7 +46,8 @@ def clips() -> ClipBatch:
         scene = place_scene(spec, rng)
         videos.append(render_corrupted(scene, sample_events(scene, rng, 0.7), rng))
         caption = write_caption(spec, np.random.default_rng(0))
-        rows.append({"clip_id": f"{prompt_id}-{sample:02d}", "prompt_id": prompt_id, "prompt": caption})
+        row = {"clip_id": f"{prompt_id}-{sample:02d}", "prompt_id": prompt_id, "prompt": caption}
+        rows.append(row | {"fps": 8.0})
     states = torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(0))
     prompt = Conditioning({"prompt_embeds": states})
     return ClipBatch(torch.stack(videos), rows, GEOMETRY, GRID, lambda names: prompt.repeat(len(names)))

@@ -133,7 +133,8 @@ def test_a_refused_clip_stops_no_training_and_counts_nowhere(tmp_path: Path) -> 
     clips = [{"prompt_id": str(i), "prompt": "no" if i == 1 else "yes", "seed": i} for i in range(5)]
     config = make_config({})
     instruments = open_instruments(["plain"], config, tmp_path)
-    monitor = Monitor(tmp_path, Moody(), clips, torch.randn(5, 3, 4), config, instruments)
+    conditioning = Conditioning({"prompt_embeds": torch.randn(5, 3, 4)})
+    monitor = Monitor(tmp_path, Moody(), clips, conditioning, config, instruments)
     base, now = monitor.observe(FlatSampler(), 0), monitor.observe(FlatSampler(), 1)
     assert np.isnan(now.values[REWARD]).tolist() == [False, True, False, False, False]
     assert now.means()["monitor/reward"] == pytest.approx((0 + 2 + 3 + 4) / 40)

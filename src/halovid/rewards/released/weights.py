@@ -105,7 +105,7 @@ def merge_lora(
         shapes = {name: tuple(value.shape) for name, value in pair.items()}
         if weight is None or weight.dim() != 2 or shapes != {"A": (rank, weight.shape[1]), "B": (len(weight), rank)}:
             raise InputError(
-                f"the LoRA pair of {layer} in {source} does not fit: it needs A and B of rank {rank} and {layer}.weight"
+                f"the LoRA pair of {layer} does not fit in {source}: it needs A and B of rank {rank} and {layer}.weight"
             )
         merged = weight.float() + scale * pair["B"].float() @ pair["A"].float()
         plain[f"{layer}.weight"] = merged.to(weight.dtype)
