@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from halovid.store.errors import InputError
 from halovid.store.folders import StageFolder, open_stage, read_manifest
 from halovid.store.parts import PartFolder
 from halovid.store.tables import read_table
+from halovid.store.work import Skip, Worker
 
 SCHEMA = pa.schema([("item", pa.int64())], metadata={"halovid.table": "items", "halovid.version": "1"})
 CONFIG = {"seed": 7}
@@ -37,22 +39,32 @@ def work(run_dir: Path, config: dict[str, Any] = CONFIG, name: str = "count", in
         return True
 
 
+@dataclass(frozen=True)
+class FunctionWork:
+    """Work that is a function of a batch and of `skip`."""
+
+    function: Worker[int]
+
+    def open(self) -> Worker[int]:
+        return self.function
+
+
 def square(stage: StageFolder, done: list[int], fail_at: int | None = None, size: int = 3) -> pa.Table:
     """The squares of 0..10 in batches; odd multiples of 3 are skipped, `fail_at` raises."""
 
-    def batch(items: Sequence[int]) -> list[dict[str, int]]:
+    def batch(items: Sequence[int], skip: Skip) -> list[dict[str, int]]:
         rows = []
         for item in items:
             if item == fail_at:
                 raise RuntimeError("stopped")
             done.append(item)
             if item % 6 == 3:
-                stage.skip(f"item {item}", "odd multiple of 3")
+                skip(f"item {item}", "odd multiple of 3")
             else:
                 rows.append({"item": item * item})
         return rows
 
-    return stage.map_batches("square numbers", range(11), size, batch, SCHEMA)
+    return stage.map_batches("square numbers", range(11), size, FunctionWork(batch), SCHEMA)
 
 
 SQUARES = [item * item for item in range(11) if item % 6 != 3]
@@ -283,18 +295,18 @@ def run_flaky(run_dir: Path, done: list[int], down: set[int], stop_at: int | Non
         if stage is None:
             return False
 
-        def batch(items: Sequence[int]) -> list[dict[str, int]]:
+        def batch(items: Sequence[int], skip: Skip) -> list[dict[str, int]]:
             if stop_at in items:
                 raise RuntimeError("stopped")
             done.extend(items)
             for item in items:
                 if item == 5:
-                    stage.skip("item 5", "never works")
+                    skip("item 5", "never works")
                 elif item in down:
-                    stage.skip(f"item {item}", "is down", again=True)
+                    skip(f"item {item}", "is down", again=True)
             return [{"item": item} for item in items if item not in down | {5}]
 
-        stage.write("items.parquet", stage.map_batches("flaky", range(8), 2, batch, SCHEMA))
+        stage.write("items.parquet", stage.map_batches("flaky", range(8), 2, FunctionWork(batch), SCHEMA))
         return True
 
 
@@ -344,7 +356,7 @@ def test_failures_before_a_kill_are_tried_again_too(tmp_path: Path) -> None:
 def test_no_items_give_an_empty_table_of_the_schema(tmp_path: Path) -> None:
     with open_stage(tmp_path, "square", CONFIG) as stage:
         assert stage is not None
-        table = stage.map_batches("nothing", [], 3, lambda items: [], SCHEMA)
+        table = stage.map_batches("nothing", [], 3, FunctionWork(lambda items, skip: []), SCHEMA)
         stage.write("items.parquet", table)
     assert read_table(tmp_path / "square" / "items.parquet", SCHEMA).num_rows == 0
 
