@@ -1,6 +1,6 @@
 """Clips on disk: sampled or imported once, read by every later stage.
 
-FOLDER/clips.parquet                 one row per clip (tables.CLIPS)
+FOLDER/clips.parquet                 one row per clip (tables.CLIPS), with the hashes of its files
 FOLDER/clips/ID.mp4                  the clip as people see it
 FOLDER/latents/ID.safetensors        its exact latents
 FOLDER/prompts/ID.safetensors        the text condition of its prompt
@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from halovid.config.run import GeneratorConfig
@@ -27,8 +25,9 @@ from halovid.maths.grid import read_geometry
 from halovid.maths.seeds import clip_seed
 from halovid.models import Generator, Sampler
 from halovid.records import Prompt, PromptBatch
-from halovid.store.errors import InputError
-from halovid.store.files import atomic_path, write_json
+from halovid.store.checkpoint import load_tensors, save_tensors
+from halovid.store.errors import DamageError, InputError
+from halovid.store.files import check_file, hash_file, write_json
 from halovid.store.folders import StageFolder
 from halovid.store.runtime import progress
 from halovid.store.tables import CLIPS, read_table
@@ -77,8 +76,8 @@ def save_conditions(folder: Path, sampler: Sampler, prompts: Sequence[Prompt]) -
     write_json(folder / "geometry.json", dataclasses.asdict(sampler.geometry))
     for prompt in prompts:
         path = _condition_path(folder, prompt.prompt_id)
-        if not path.exists():
-            _save_tensor(path, "prompt_embeds", sampler.encode_prompts([prompt.text])[0])
+        if not _is_readable(path):
+            save_tensors(path, {"prompt_embeds": sampler.encode_prompts([prompt.text])[0]})
 
 
 def write_clips(
@@ -91,21 +90,24 @@ def write_clips(
     fps: float,
 ) -> list[Row]:
     """Writes clips and their latents; their rows of tables.CLIPS."""
-    rows: list[Row] = [
-        {
-            "clip_id": name,
-            "prompt_id": prompt.prompt_id,
-            "prompt": prompt.text,
-            "seed": seed,
-            "fps": fps,
-            "video": f"clips/{name}.mp4",
-            "latents": f"latents/{name}.safetensors",
-        }
-        for name, prompt, seed in zip(names, prompts, seeds, strict=True)
-    ]
-    for row, latent, clip in zip(rows, latents, video, strict=True):
-        _save_tensor(folder / row["latents"], "latents", latent.float())
-        write_video(folder / row["video"], clip, fps)
+    rows: list[Row] = []
+    for name, prompt, seed, latent, clip in zip(names, prompts, seeds, latents, video, strict=True):
+        clip_file, latents_file = f"clips/{name}.mp4", f"latents/{name}.safetensors"
+        save_tensors(folder / latents_file, {"latents": latent.float()})
+        write_video(folder / clip_file, clip, fps)
+        rows.append(
+            {
+                "clip_id": name,
+                "prompt_id": prompt.prompt_id,
+                "prompt": prompt.text,
+                "seed": seed,
+                "fps": fps,
+                "video": clip_file,
+                "video_sha256": hash_file(folder / clip_file),
+                "latents": latents_file,
+                "latents_sha256": hash_file(folder / latents_file),
+            }
+        )
     return rows
 
 
@@ -135,8 +137,17 @@ class ClipFolder:
         return [Prompt(name, rows[0]["prompt"]) for name, rows in self.by_prompt.items()]
 
     def video(self, row: Row) -> Tensor:
-        """[3, F, H, W] in [-1, 1]; InputError when the file can't be read, or was generated with other frames."""
+        """The pixels of a clip.
+
+        Returns:
+            [3, F, H, W] in [-1, 1].
+
+        Raises:
+            DamageError: the file is missing or not what was written.
+            InputError: it can't be read, or was generated with other frames.
+        """
         path = self.folder / row["video"]
+        check_file(path, row["video_sha256"], self.folder.name)
         if row["latents"] is None:
             return read_video(path, self._size[1:], self._size[0])
         video = read_video(path, self._size[1:])
@@ -167,16 +178,18 @@ class ClipFolder:
         with progress("encode clips", len(missing)) as advance:
             for row in missing:
                 path = (folder / f"{row['clip_id']}.safetensors").absolute()
-                if not path.exists():
-                    _save_tensor(path, "latents", generator.encode_video(self.video(row)[None])[0].float())
+                if not _is_readable(path):
+                    save_tensors(path, {"latents": generator.encode_video(self.video(row)[None])[0].float()})
                 row["latents"] = str(path)
                 advance()
 
     def latents(self, row: Row) -> Tensor:
-        """[C, T, h, w]."""
+        """[C, T, h, w]; DamageError when the file is missing or not what was written."""
         if row["latents"] is None:
             raise InputError(f"the clip {row['clip_id']!r} was imported and has no latents; encode them first")
-        return _load_tensor(self.folder / row["latents"], "latents")
+        path = self.folder / row["latents"]
+        check_file(path, row["latents_sha256"], self.folder.name)
+        return load_tensors(path)[0]["latents"]
 
     def prompt_batch(self, rows: Sequence[Row], conditioned: bool) -> PromptBatch:
         """What a rewarder is told of the clips in `rows`, which may be those of another folder with these prompts.
@@ -193,22 +206,19 @@ class ClipFolder:
             raise InputError(
                 f"the prompts of the clips imported into {self.folder} are not encoded; import them again with --recipe"
             )
-        return _load_tensor(path, "prompt_embeds")
+        if not _is_readable(path):
+            raise DamageError(path, self.folder.name)
+        return load_tensors(path)[0]["prompt_embeds"]
 
 
 def _condition_path(folder: Path, prompt_id: str) -> Path:
     return folder / "prompts" / f"{prompt_id}.safetensors"
 
 
-def _save_tensor(path: Path, name: str, value: Tensor) -> None:
-    with atomic_path(path) as temporary:
-        save_file({name: value.cpu().contiguous()}, temporary)
-
-
-def _load_tensor(path: Path, name: str) -> Tensor:
+def _is_readable(path: Path) -> bool:
+    """Whether a file of tensors is there and undamaged."""
     try:
-        return load_file(path)[name]
-    except (OSError, SafetensorError, KeyError) as error:
-        raise InputError(
-            f"{path} is missing or damaged ({error}); delete the manifest.json of its stage and run that again"
-        ) from error
+        load_tensors(path)
+    except InputError:
+        return False
+    return True
