@@ -29,7 +29,8 @@ from halovid.models import model_identity
 from halovid.records import Prompt
 from halovid.store.errors import InputError
 from halovid.store.files import hash_file, hash_value
-from halovid.store.folders import StageFolder, is_current, open_stage
+from halovid.store.folders import StageFolder, open_stage
+from halovid.store.manifests import is_current
 from halovid.store.runtime import console, progress
 from halovid.store.scratch import scratch_folder
 from halovid.store.tables import CLIPS, LABELS, PAIRS, SOURCES, read_table, rows_to_table
@@ -164,7 +165,8 @@ def _take(clip: SourceClip, folder: Path, clip_id: str) -> Row:
             copy_file(clip.files[0], folder / name)
         else:
             convert_video(clip.files[0], folder / name, fps)
-    return {"clip_id": clip_id, "prompt": clip.prompt, "seed": None, "video": name, "latents": None, "fps": fps}
+    files = {"video": name, "video_sha256": hash_file(folder / name), "latents": None, "latents_sha256": None}
+    return {"clip_id": clip_id, "prompt": clip.prompt, "seed": None, "fps": fps} | files
 
 
 def _picture(path: Path) -> np.ndarray:
