@@ -32,8 +32,8 @@ def make_requests(
 ) -> list[Request]:
     """One request per row of tables.CLIPS and clip of `video`, [B, 3, F, H, W]; `planned`: clip id -> its rounds."""
     return [
-        Request(own, row["prompt"], row["clip_id"], planned[row["clip_id"]] if planned is not None else None)
-        for own, row in zip(video, rows, strict=True)
+        Request(clip, row["prompt"], row["clip_id"], planned[row["clip_id"]] if planned is not None else None)
+        for clip, row in zip(video, rows, strict=True)
     ]
 
 
@@ -44,7 +44,7 @@ def asked_rounds(request: Request, grid: PatchGrid) -> Rounds:
 
 def only_asked(answer: Judgement, rounds: Rounds) -> Judgement:
     """The judgement without ratings of patches that nobody wanted."""
-    asked = torch.tensor([place for own in rounds for place in own], dtype=torch.long)
+    asked = torch.tensor([patch for patches in rounds for patch in patches], dtype=torch.long)
     patches = {}
     for aspect, ratings in answer.patches.items():
         kept = torch.full_like(ratings, torch.nan)

@@ -25,16 +25,16 @@ def planned_rounds(config: RunConfig, rows: Sequence[Mapping[str, Any]]) -> dict
     """
     judge, size = config.judge, config.grid.num_patches
     if judge.questions is not None:
-        found = read_rounds(judge.questions)
-        if any(not 0 <= place < size for rounds in found.values() for own in rounds for place in own):
+        asked = read_rounds(judge.questions)
+        if any(not 0 <= patch < size for rounds in asked.values() for patches in rounds for patch in patches):
             raise InputError(f"{judge.questions} asks about patches that the grid {config.grid.shape} has not")
-        others = found.keys() - {row["clip_id"] for row in rows}
+        others = asked.keys() - {row["clip_id"] for row in rows}
         if others:
             raise InputError(
                 f"{judge.questions} asks about clips that the run has not, {describe(min(others))} among "
                 f"{len(others)}; make the file with `halovid select` from this run"
             )
-        return {row["clip_id"]: found.get(row["clip_id"], []) for row in rows}
+        return {row["clip_id"]: asked.get(row["clip_id"], []) for row in rows}
     if judge.share == 1:
         return None
     count = max(1, round(judge.share * size))
@@ -52,24 +52,24 @@ def read_rounds(path: Path) -> dict[str, Rounds]:
     for number, row in enumerate(rows, start=1):
         if None in (*row.values(), *(row["patches"] or ())):
             raise InputError(f"{path}, row {number}: clip_id, round and all patches must be given, none may be null")
-    found: dict[str, Rounds] = {}
+    by_clip: dict[str, Rounds] = {}
     for row in sorted(rows, key=lambda row: row["round"]):
-        found.setdefault(row["clip_id"], []).append(row["patches"])
-    for name, rounds in found.items():
-        counts = Counter(place for own in rounds for place in own)
-        twice = [place for place, count in counts.items() if count > 1]
+        by_clip.setdefault(row["clip_id"], []).append(row["patches"])
+    for name, rounds in by_clip.items():
+        counts = Counter(patch for patches in rounds for patch in patches)
+        twice = [patch for patch, count in counts.items() if count > 1]
         if twice:
             raise InputError(
                 f"{path} asks more than once about patch {min(twice)} of clip {describe(name)}; give it once"
             )
-    return found
+    return by_clip
 
 
 def write_rounds(path: Path, rounds: dict[str, Rounds]) -> None:
     """Writes a table of questions."""
     rows = [
         {"clip_id": name, "round": number, "patches": patches}
-        for name, own in rounds.items()
-        for number, patches in enumerate(own)
+        for name, rounds_of_clip in rounds.items()
+        for number, patches in enumerate(rounds_of_clip)
     ]
     write_table(path, rows_to_table(rows, QUESTIONS))

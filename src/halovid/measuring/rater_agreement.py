@@ -18,6 +18,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from halovid.maths import reliability, statistics
+from halovid.maths.numbers import show_interval, show_number
 from halovid.maths.reliability import resampled_interval
 from halovid.maths.statistics import Interval
 from halovid.measuring.raters import OVERALL, Rater, mean_rater, read_raters
@@ -30,10 +31,22 @@ Row = dict[str, Any]
 Array = NDArray[np.float64]
 Units = NDArray[np.int64]
 Pair = tuple[str, str]
-Place = tuple[str, str, str, str]  # scope, aspect, rater, reference
+RowKey = tuple[str, str, str, str]  # what a row is about: scope, aspect, rater, reference
 
 EACH_OTHER = "each other"
 _PLURAL = {"clip": "clips", "patch": "patches", "pair": "pairs", "patch pair": "patches of pairs"}
+_NO_ORDER = "one side rates all alike"
+_WHY_UNDEFINED = {  # measure -> why it may have no value
+    "spearman": _NO_ORDER,
+    "kendall": _NO_ORDER,
+    "auroc": "no patch is defective, or all are",
+    "pointing": "no clip has a defective patch",
+    "pointing by chance": "no clip has a defective patch",
+    "accuracy without ties": "the reference finds no clip of a pair better",
+    "accuracy with ties": "there is no pair",
+    "alpha interval": "all ratings are equal",
+    "alpha ordinal": "all ratings are equal",
+}
 _MOST_PAIRED = 200  # clips whose pairs are formed anew for every resample, when it is not known which share a prompt
 
 
@@ -53,14 +66,15 @@ def agreement_table(files: Sequence[Path], prompts: dict[str, str], num_resample
     _tell_apart(groups, files)
     if len(groups) == 1 and len(groups[0]) == 1:
         raise InputError(f"{files[0]} has only one rater, {groups[0][0].name!r}; name a second file to compare with")
-    own, *others = groups
-    reference = own[0] if len(own) == 1 else mean_rater(own, files[0].stem)
+    first_raters, *other_groups = groups
+    reference = first_raters[0] if len(first_raters) == 1 else mean_rater(first_raters, files[0].stem)
     comparison = Comparison(prompts, num_resamples, seed)
-    with progress("compare", len(own) * (len(own) > 1) + sum(map(len, others))) as advance:
-        if len(own) > 1:
-            comparison.among(own)
-            advance(len(own))
-        for rater in itertools.chain(*others):
+    num_among = len(first_raters) if len(first_raters) > 1 else 0
+    with progress("compare", num_among + sum(map(len, other_groups))) as advance:
+        if num_among:
+            comparison.among(first_raters)
+            advance(num_among)
+        for rater in itertools.chain(*other_groups):
             if not comparison.against(rater, reference):
                 raise InputError(f"{rater.name!r} and {reference.name!r} have fewer than two clips or pairs in common")
             advance()
@@ -73,18 +87,22 @@ def agreement_table(files: Sequence[Path], prompts: dict[str, str], num_resample
 def show_agreement(table: pa.Table) -> None:
     """Prints a table for every rater and what is rated: a line for every aspect and measure."""
     output, rows = Console(), table.to_pylist()
-    for (scope, rater, reference), own in itertools.groupby(rows, _part):
+    for (scope, rater, reference), part in itertools.groupby(rows, _part):
         shown = Table("aspect", Column("measure", no_wrap=True), title_justify="left")
         shown.title = Text(f"{_PLURAL[scope]}: {rater} against {reference}", style="bold")
         for name in ("value", "95% interval", "count"):
             shown.add_column(name, justify="right")
-        aspect = None
-        for row in own:
+        aspect, undefined = None, {}
+        for row in part:
             name = row["aspect"].replace("_", " ") if row["aspect"] != aspect else ""
             aspect = row["aspect"]
-            interval = "" if math.isnan(row["low"]) else f"{row['low']:.3f} .. {row['high']:.3f}"
-            shown.add_row(name, row["measure"], f"{row['value']:.3f}", interval, str(row["count"]))
+            interval = show_interval(row["low"], row["high"], signed=False)
+            shown.add_row(name, row["measure"], show_number(row["value"]), interval, str(row["count"]))
+            if math.isnan(row["value"]):
+                undefined[row["measure"]] = _WHY_UNDEFINED[row["measure"]]
         output.print(shown)
+        for measure, reason in undefined.items():
+            output.print(f"{measure} has no value: {reason}", highlight=False)
 
 
 def _part(row: Row) -> tuple[str, str, str]:
@@ -140,9 +158,9 @@ class Comparison:
             if not self.against(rater, others):
                 console.print(f"{rater.name!r} shares fewer than two clips or pairs with the others: left out")
         for aspect in dict.fromkeys(aspect for rater in raters for aspect in rater.scores):
-            own = [rater.scores[aspect] for rater in raters if aspect in rater.scores]
-            self._alpha("clip", aspect, [scores.clips for scores in own])
-            self._alpha("patch", aspect, [scores.patches for scores in own])
+            of_aspect = [rater.scores[aspect] for rater in raters if aspect in rater.scores]
+            self._alpha("clip", aspect, [scores.clips for scores in of_aspect])
+            self._alpha("patch", aspect, [scores.patches for scores in of_aspect])
         self._alpha("pair", OVERALL, [rater.preferences for rater in raters])
         self._alpha("patch pair", OVERALL, [rater.patch_preferences for rater in raters])
 
@@ -153,12 +171,12 @@ class Comparison:
         if len(clips) < 2:
             return
         scores, truth = np.array([ours[clip] for clip in clips]), np.array([theirs[clip] for clip in clips])
-        place = ("clip", aspect, rater.name, reference.name)
+        row_key = ("clip", aspect, rater.name, reference.name)
         groups = self._groups(clips)
-        self._measure(place, "spearman", groups, lambda units: statistics.spearman(scores[units], truth[units]))
-        self._measure(place, "kendall", groups, lambda units: statistics.kendall(scores[units], truth[units]))
-        self._two_alphas(place, groups, scores, truth)
-        self._pairs_of(place, clips, scores, truth)
+        self._measure(row_key, "spearman", groups, lambda units: statistics.spearman(scores[units], truth[units]))
+        self._measure(row_key, "kendall", groups, lambda units: statistics.kendall(scores[units], truth[units]))
+        self._two_alphas(row_key, groups, scores, truth)
+        self._pairs_of(row_key, clips, scores, truth)
 
     def _patches(self, aspect: str, rater: Rater, reference: Rater) -> None:
         """Scores of patches; a patch is defective when the reference rates it so."""
@@ -172,49 +190,49 @@ class Comparison:
                 f"{rater.name!r} and {reference.name!r} rate {sorted(sizes)} patches per clip; use one patch grid"
             )
         scores, truth = np.stack([ours[clip] for clip in clips]), np.stack([theirs[clip] for clip in clips])
-        place = ("patch", aspect, rater.name, reference.name)
+        row_key = ("patch", aspect, rater.name, reference.name)
         groups = self._groups(clips)
         for name, measure in _PATCH_MEASURES.items():
-            self._measure(place, name, groups, partial(_of_known_patches, measure, scores, truth))
+            self._measure(row_key, name, groups, partial(_of_known_patches, measure, scores, truth))
         whole = np.flatnonzero(~np.isnan(scores + truth).any(1))  # pointing needs all patches of a clip
         for name, shown in (("pointing", scores), ("pointing by chance", np.zeros_like(scores))):
             pointing = partial(_pointing, shown[whole], truth[whole])
-            self._measure(place, name, [groups[clip] for clip in whole], pointing)
-        self._two_alphas(place, groups, scores, truth)
+            self._measure(row_key, name, [groups[clip] for clip in whole], pointing)
+        self._two_alphas(row_key, groups, scores, truth)
 
-    def _pairs_of(self, place: Place, clips: Sequence[str], scores: Array, truth: Array) -> None:
+    def _pairs_of(self, row_key: RowKey, clips: Sequence[str], scores: Array, truth: Array) -> None:
         """Which of two clips is better, as the reference's ratings order them."""
         if any(clip in self._prompts for clip in clips):  # one whose prompt nobody tells is in no pair
-            told = [index for index, clip in enumerate(clips) if clip in self._prompts]
+            with_prompt = [index for index, clip in enumerate(clips) if clip in self._prompts]
             pairs = [
-                pair for pair in itertools.combinations(told, 2)
+                pair for pair in itertools.combinations(with_prompt, 2)
                 if self._prompts[clips[pair[0]]] == self._prompts[clips[pair[1]]]
             ]  # fmt: skip
             if pairs:
                 first, second = np.array(pairs).T
                 margins, wanted = scores[first] - scores[second], truth[first] - truth[second]
-                self._accuracies(place, [self._prompts[clips[index]] for index in first], margins, wanted)
+                self._accuracies(row_key, [self._prompts[clips[index]] for index in first], margins, wanted)
             return
 
         resamples = self._num_resamples if len(clips) <= _MOST_PAIRED else 0
         for name, measure in _ACCURACIES.items():
-            self._measure(place, name, clips, partial(_accuracy_of_all, measure, scores, truth), resamples)
+            self._measure(row_key, name, clips, partial(_accuracy_of_all, measure, scores, truth), resamples)
 
     def _preferences(self, rater: Rater, reference: Rater) -> None:
         """Pairs that the reference has compared: by the rater's own comparisons, or by the scores of both clips."""
-        place = ("pair", OVERALL, rater.name, reference.name)
+        row_key = ("pair", OVERALL, rater.name, reference.name)
         whole = {pair: _margin(rater, pair) for pair in reference.preferences}
-        self._compared(place, whole, reference.preferences)
+        self._compared(row_key, whole, reference.preferences)
         local = {pair: _patch_margins(rater, pair) for pair in reference.patch_preferences}
-        self._compared(("patch pair", *place[1:]), local, reference.patch_preferences)
+        self._compared(("patch pair", *row_key[1:]), local, reference.patch_preferences)
 
-    def _compared(self, place: Place, margins: Mapping[Pair, Any], wanted: Mapping[Pair, Any]) -> None:
+    def _compared(self, row_key: RowKey, margins: Mapping[Pair, Any], wanted: Mapping[Pair, Any]) -> None:
         """Accuracies on the pairs of which both sides know something: one value, or one for each patch."""
         known = [pair for pair, margin in margins.items() if margin is not None]
         for pair in known:
             if len(sizes := {np.size(margins[pair]), np.size(wanted[pair])}) > 1:
                 raise InputError(
-                    f"{place[2]!r} and {place[3]!r} compare {sorted(sizes)} patches of {pair}; use one patch grid"
+                    f"{row_key[2]!r} and {row_key[3]!r} compare {sorted(sizes)} patches of {pair}; use one patch grid"
                 )
         if len(known) >= 2:
             groups = [
@@ -222,39 +240,39 @@ class Comparison:
             ]
             values, truth = (np.concatenate([np.ravel(side[pair]) for pair in known]) for side in (margins, wanted))
             rated = ~np.isnan(values + truth)
-            self._accuracies(place, list(np.array(groups)[rated]), values[rated], truth[rated])
+            self._accuracies(row_key, list(np.array(groups)[rated]), values[rated], truth[rated])
 
-    def _accuracies(self, place: Place, groups: Sequence[str], margins: Array, wanted: Array) -> None:
+    def _accuracies(self, row_key: RowKey, groups: Sequence[str], margins: Array, wanted: Array) -> None:
         for name, measure in _ACCURACIES.items():
-            self._measure(place, name, groups, partial(_accuracy_of, measure, margins, wanted))
+            self._measure(row_key, name, groups, partial(_accuracy_of, measure, margins, wanted))
 
-    def _two_alphas(self, place: Place, groups: Sequence[str], scores: Array, truth: Array) -> None:
+    def _two_alphas(self, row_key: RowKey, groups: Sequence[str], scores: Array, truth: Array) -> None:
         """Krippendorff's alpha of two raters: whether they mean the same by a rating."""
-        self._alphas(place, groups, np.stack([scores, truth]).reshape(2, len(groups), -1))
+        self._alphas(row_key, groups, np.stack([scores, truth]).reshape(2, len(groups), -1))
 
     def _alpha(self, scope: str, aspect: str, ratings: Sequence[Mapping[Any, Any]]) -> None:
         """Krippendorff's alpha of all raters on all that at least two of them have rated."""
         counts: dict[Any, int] = {}
-        for own in ratings:
-            for unit in own:
+        for of_rater in ratings:
+            for unit in of_rater:
                 counts[unit] = counts.get(unit, 0) + 1
         units = sorted(unit for unit, count in counts.items() if count > 1)
         if not units:
             return
-        size = max(np.size(own[unit]) for own in ratings for unit in units if unit in own)
+        size = max(np.size(of_rater[unit]) for of_rater in ratings for unit in units if unit in of_rater)
         values = np.full((len(ratings), len(units), size), math.nan)
-        for rater, own in enumerate(ratings):
+        for rater, of_rater in enumerate(ratings):
             for index, unit in enumerate(units):
-                if unit in own:
-                    values[rater, index] = own[unit]
+                if unit in of_rater:
+                    values[rater, index] = of_rater[unit]
         groups = self._groups([unit if isinstance(unit, str) else unit[0] for unit in units])
-        place = (scope, aspect, "all", EACH_OTHER)
-        self._alphas(place, groups, values)
+        row_key = (scope, aspect, "all", EACH_OTHER)
+        self._alphas(row_key, groups, values)
 
-    def _alphas(self, place: Place, groups: Sequence[str], values: Array) -> None:
+    def _alphas(self, row_key: RowKey, groups: Sequence[str], values: Array) -> None:
         """Alpha of ratings [raters, units, values of a unit], at both levels."""
         for level in get_args(reliability.Level):
-            self._measure(place, f"alpha {level}", groups, partial(_alpha_of, values, level))
+            self._measure(row_key, f"alpha {level}", groups, partial(_alpha_of, values, level))
 
     def _groups(self, clips: Sequence[str]) -> list[str]:
         """What is resampled together: the clips of a prompt."""
@@ -262,7 +280,7 @@ class Comparison:
 
     def _measure(
         self,
-        place: Place,
+        row_key: RowKey,
         name: str,
         groups: Sequence[str],
         measure: Callable[[Units], float],
@@ -272,13 +290,13 @@ class Comparison:
         resamples = self._num_resamples if num_resamples is None else num_resamples
         units = np.arange(len(groups))
         if resamples:
-            found = resampled_interval(measure, groups, resamples, seed=self._seed)
+            interval = resampled_interval(measure, groups, resamples, seed=self._seed)
         else:
-            found = Interval(measure(units), math.nan, math.nan)
-        scope, aspect, rater, reference = place
+            interval = Interval(measure(units), math.nan, math.nan)
+        scope, aspect, rater, reference = row_key
         self.rows.append(
             {"scope": scope, "aspect": aspect, "rater": rater, "reference": reference, "measure": name}
-            | {"value": found.mean, "low": found.low, "high": found.high, "count": len(groups)}
+            | {"value": interval.mean, "low": interval.low, "high": interval.high, "count": len(groups)}
         )
 
 

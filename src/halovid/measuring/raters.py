@@ -74,9 +74,9 @@ def mean_rater(raters: list[Rater], name: str) -> Rater:
     """The mean of several raters, for each clip, aspect and pair over those who rated it."""
     merged = Rater(name)
     for aspect in dict.fromkeys(aspect for rater in raters for aspect in rater.scores):
-        own = [rater.scores[aspect] for rater in raters if aspect in rater.scores]
-        clips = _mean([scores.clips for scores in own])
-        merged.scores[aspect] = Scores(clips, _mean([scores.patches for scores in own]))
+        of_aspect = [rater.scores[aspect] for rater in raters if aspect in rater.scores]
+        clips = _mean([scores.clips for scores in of_aspect])
+        merged.scores[aspect] = Scores(clips, _mean([scores.patches for scores in of_aspect]))
     merged.preferences = _mean([rater.preferences for rater in raters])
     merged.patch_preferences = _mean([rater.patch_preferences for rater in raters])
     return merged
@@ -84,11 +84,11 @@ def mean_rater(raters: list[Rater], name: str) -> Rater:
 
 def _mean(parts: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
     """Key -> mean over the parts that have it, patch by patch over those who rated it (NaN where nobody did)."""
-    found = {}
+    means = {}
     for key, values in _gathered(parts).items():
         count = (~np.isnan(values)).sum(0)
-        found[key] = (np.nansum(values, 0) / np.where(count, count, np.nan)).round(_DIGITS)
-    return found
+        means[key] = (np.nansum(values, 0) / np.where(count, count, np.nan)).round(_DIGITS)
+    return means
 
 
 def _mean_of_all(parts: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
@@ -103,14 +103,14 @@ def _gathered(parts: Sequence[Mapping[Any, Any]]) -> dict[Any, Array]:
     Raises:
         InputError: the values of a key are of different grids.
     """
-    found: dict[Any, list[Any]] = {}
+    values_of: dict[Any, list[Any]] = {}
     for part in parts:
         for key, value in part.items():
-            found.setdefault(key, []).append(value)
-    for key, values in found.items():
+            values_of.setdefault(key, []).append(value)
+    for key, values in values_of.items():
         if len(sizes := {np.size(value) for value in values}) > 1:
             raise InputError(f"{key!r} has ratings of {sorted(sizes)} patches; use one patch grid")
-    return {key: np.array(values, dtype=np.float64) for key, values in found.items()}
+    return {key: np.array(values, dtype=np.float64) for key, values in values_of.items()}
 
 
 def _note_prompts(table: pa.Table, prompts: dict[str, str]) -> None:
@@ -123,9 +123,9 @@ def _note_prompts(table: pa.Table, prompts: dict[str, str]) -> None:
 def _from_labels(table: pa.Table, path: Path) -> list[Rater]:
     """A rater for each judge in a label table."""
     raters = []
-    for judge, own in _by_value(table, "judge", path.stem):
+    for judge, rows_of_judge in _by_value(table, "judge", path.stem):
         rater = Rater(judge)
-        for aspect, rows in _by_value(own, "aspect", "?"):
+        for aspect, rows in _by_value(rows_of_judge, "aspect", "?"):
             rater.scores[aspect] = _scores(rows, "score", "patch_scores", path)
         rater.scores[OVERALL] = _overall(rater)
         raters.append(rater)
@@ -148,9 +148,9 @@ def _from_rewards(table: pa.Table, path: Path) -> list[Rater]:
 def _from_preferences(table: pa.Table, path: Path) -> list[Rater]:
     """A rater for each judge in a table of compared pairs; of two orders of a pair the sorted one is kept."""
     raters = []
-    for judge, own in _by_value(table, "judge", path.stem):
+    for judge, rows_of_judge in _by_value(table, "judge", path.stem):
         rater = Rater(judge)
-        for row in own.to_pylist():
+        for row in rows_of_judge.to_pylist():
             if row["first"] is None or row["second"] is None:
                 raise InputError(f"{path} holds a preference without its first or second clip; give both")
             if row["first"] == row["second"]:
@@ -186,12 +186,12 @@ def _scores(rows: pa.Table, score: str, patches: str, path: Path) -> Scores:
         raise InputError(f"{path} rates a clip twice in one aspect by one judge; merge these first")
     values = _require_finite(rows.column(score).to_pylist(), path)
     local = rows.filter(pc.is_valid(rows.column(patches)))
-    found: dict[str, Array] = {}
+    by_clip: dict[str, Array] = {}
     if len(local):
         matrix = patch_matrix(local, patches).astype(np.float64).round(_DIGITS)
         _require_finite(matrix[~np.isnan(matrix)], path)  # NaN: a patch that nobody was asked about
-        found = dict(zip(local.column("clip_id").to_pylist(), matrix, strict=True))
-    return Scores(dict(zip(clips, values.round(_DIGITS).tolist(), strict=True)), found)
+        by_clip = dict(zip(local.column("clip_id").to_pylist(), matrix, strict=True))
+    return Scores(dict(zip(clips, values.round(_DIGITS).tolist(), strict=True)), by_clip)
 
 
 def _overall(rater: Rater) -> Scores:

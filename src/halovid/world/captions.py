@@ -74,19 +74,21 @@ def parse_caption(caption: str) -> SceneSpec:
         ValueError: the text is not a caption of the embedded world.
     """
     backgrounds: list[str] = []
-    found: dict[str, list[str]] = {name: [] for name in ("size", "texture", "colour", "shape", "motion")}
+    attributes: dict[str, list[str]] = {name: [] for name in ("size", "texture", "colour", "shape", "motion")}
     for word in re.findall(r"[a-z]+", caption.lower()):
         if word in VOCABULARY:
             attribute, value = VOCABULARY[word]
-            (backgrounds if attribute == "background" else found[attribute]).append(value)
-    counts = {len(values) for values in found.values()}
-    if len(backgrounds) != 1 or counts != {NUM_SPRITES} or len(set(found["colour"])) != NUM_SPRITES:
+            (backgrounds if attribute == "background" else attributes[attribute]).append(value)
+    counts = {len(values) for values in attributes.values()}
+    if len(backgrounds) != 1 or counts != {NUM_SPRITES} or len(set(attributes["colour"])) != NUM_SPRITES:
         raise ValueError(
             f"not a caption of the embedded world: {caption[:120]!r}. It must name {NUM_SPRITES} sprites of "
             f"different colours (each with size, texture, colour, shape and motion) and one background "
             f"({', '.join(BACKGROUNDS)})"
         )
-    sprites = tuple(SpriteSpec(**dict(zip(found, values, strict=True))) for values in zip(*found.values(), strict=True))
+    sprites = tuple(
+        SpriteSpec(**dict(zip(attributes, values, strict=True))) for values in zip(*attributes.values(), strict=True)
+    )
     return SceneSpec(sprites, backgrounds[0])
 
 

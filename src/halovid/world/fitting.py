@@ -49,14 +49,14 @@ class Fit:
 
     frames: [B, F, 3, H, W] in [0, 1], the nearest clean rendering.
     coverage: [B, N, F, H, W] in [0, 1], how much of each pixel each sprite covers, occlusion ignored.
-    path: [B, N, F, 2] sprite centres in pixels.  found: [B, N, F] in [0, 1], quality of the match there.
+    path: [B, N, F, 2] sprite centres in pixels.  visibility: [B, N, F] in [0, 1], quality of the match there.
     radius: [B, N] pixels.
     """
 
     frames: Tensor
     coverage: Tensor
     path: Tensor
-    found: Tensor
+    visibility: Tensor
     radius: Tensor
 
 
@@ -81,7 +81,7 @@ def fit_clean(video: Tensor, specs: Sequence[SceneSpec]) -> Fit:
     paths, radius = _polish(frames, background, pictures, motions, bounds, paths, middle)
     fit = _describe(frames, background, pictures, paths, radius)
 
-    lost = fit.found.mean(-1).flatten() < _LOST
+    lost = fit.visibility.mean(-1).flatten() < _LOST
     if lost.any():  # look for a sprite that matches nowhere in the parts of the clip that nothing explains
         known = fit.coverage.flatten(0, 1) * ~lost[:, None, None, None]
         free = 1 - known.unflatten(0, fit.coverage.shape[:2]).amax(1)
@@ -105,11 +105,11 @@ def _look_behind(
 ) -> Tensor:
     """The paths, [B * N, F, 2], when what stands in front of a sprite that matches badly is not held against it."""
     paths = fit.path.flatten(0, 1).clone()
-    clips, own = torch.nonzero(fit.found.mean(-1) < _DOUBTFUL).T
+    clips, doubtful = torch.nonzero(fit.visibility.mean(-1) < _DOUBTFUL).T
     if len(clips):
-        in_front = torch.arange(fit.path.shape[1]) > own[:, None]
+        in_front = torch.arange(fit.path.shape[1]) > doubtful[:, None]
         seen = 1 - (fit.coverage[clips] * in_front[:, :, None, None, None]).amax(1)  # [n, F, H, W]
-        rows = clips * fit.path.shape[1] + own
+        rows = clips * fit.path.shape[1] + doubtful
         score = _visible_score(frames[clips], seen, kernels[rows]) + _HINT * _overlap(
             seen * strange[clips], kernels[rows]
         )
@@ -135,7 +135,7 @@ def _describe(frames: Tensor, background: Tensor, pictures: Tensor, paths: Tenso
         frames=render.composite(background[:, None].expand_as(frames), layers.transpose(0, 1)),
         coverage=layers[:, :, :, 3],
         path=paths.unflatten(0, shape),
-        found=(1 - error / _MATCH_SCALE).clamp(min=0).unflatten(0, shape),
+        visibility=(1 - error / _MATCH_SCALE).clamp(min=0).unflatten(0, shape),
         radius=radius.unflatten(0, shape),
     )
 
@@ -146,8 +146,8 @@ def _locate(score: Tensor, sprites: Sequence[SpriteSpec], radius: Tensor) -> Ten
     for motion in MOTIONS:
         chosen = [i for i, sprite in enumerate(sprites) if sprite.motion == motion]
         if chosen:
-            found = _search_paths(score[chosen], motion, radius[chosen])
-            paths[chosen] = _refine_paths(score[chosen], motion, found)
+            rough_paths = _search_paths(score[chosen], motion, radius[chosen])
+            paths[chosen] = _refine_paths(score[chosen], motion, rough_paths)
     return paths
 
 
@@ -213,7 +213,7 @@ def _overlap(mask: Tensor, kernels: Tensor) -> Tensor:
 def _correlate(signal: Tensor, kernels: Tensor) -> Tensor:
     """Correlation of each clip's frames [B, F, C, H, W] with its own kernels [B * N, C, c, c]: [B * N, F, H, W]."""
     per_clip = zip(signal, kernels.unflatten(0, (len(signal), -1)), strict=True)
-    return torch.cat([F.conv2d(frames, own, padding=_KERNEL // 2).transpose(0, 1) for frames, own in per_clip])
+    return torch.cat([F.conv2d(frames, kernels, padding=_KERNEL // 2).transpose(0, 1) for frames, kernels in per_clip])
 
 
 @functools.cache

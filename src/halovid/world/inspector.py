@@ -32,7 +32,7 @@ class Inspection:
     patch_defects: [B, t, h, w], distance from the nearest clean clip; above DEFECT_THRESHOLD a patch is defective.
     patch_flicker: [B, t, h, w], how much of that changes from frame to frame.
     sprite_patches: [B, t, h, w] bool, the patches in which a sprite should be seen.
-    found: [B, N, F] in [0, 1], how well each sprite is seen where it should be.
+    visibility: [B, N, F] in [0, 1], how well each sprite is seen where it should be.
     colour_right, shape_right: [B, N] bool, whether each sprite is there with the colour and shape of the caption.
     motion: [B], mean speed of the sprites in pixels per frame.
     nearest: [B, 3, F, H, W] in [-1, 1], the clean clips that all this was measured against.
@@ -41,7 +41,7 @@ class Inspection:
     patch_defects: Tensor
     patch_flicker: Tensor
     sprite_patches: Tensor
-    found: Tensor
+    visibility: Tensor
     colour_right: Tensor
     shape_right: Tensor
     motion: Tensor
@@ -79,7 +79,7 @@ def inspect(video: Tensor, specs: Sequence[SceneSpec], grid: PatchGrid) -> Inspe
         patch_defects=_root_mean_square(error, grid),
         patch_flicker=_root_mean_square(change, grid),
         sprite_patches=pool_pixels(fit.coverage.amax(1), grid, GEOMETRY) > 0.05,
-        found=fit.found,
+        visibility=fit.visibility,
         colour_right=colour_right,
         shape_right=shape_right,
         motion=_motion(fit),
@@ -115,7 +115,7 @@ def _blur(frames: Tensor) -> Tensor:
 def _recognise(frames: Tensor, fit: Fit, specs: Sequence[SceneSpec]) -> tuple[Tensor, Tensor]:
     """Whether each sprite is there, and of all colours (shapes) the named one fits best: two [B, N] bool."""
     sprites = [sprite for spec in specs for sprite in spec.sprites]
-    best = fit.found.flatten(0, 1).topk(_BEST_FRAMES, dim=1)
+    best = fit.visibility.flatten(0, 1).topk(_BEST_FRAMES, dim=1)
     clips = torch.arange(len(sprites)) // len(specs[0].sprites)
     paths = torch.gather(fit.path.flatten(0, 1), 1, best.indices[..., None].expand(-1, -1, 2))
     crops, local = crop_windows(frames, paths, clips, best.indices)
@@ -143,5 +143,5 @@ def _recognise(frames: Tensor, fit: Fit, specs: Sequence[SceneSpec]) -> tuple[Te
 def _motion(fit: Fit) -> Tensor:
     """Mean speed of the sprites in the nearest clean clip, in the frames in which they are found: [B]."""
     speed = (fit.path[:, :, 1:] - fit.path[:, :, :-1]).norm(dim=-1)
-    weight = torch.minimum(fit.found[:, :, 1:], fit.found[:, :, :-1])
+    weight = torch.minimum(fit.visibility[:, :, 1:], fit.visibility[:, :, :-1])
     return (speed * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-6)

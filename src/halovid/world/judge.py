@@ -64,7 +64,7 @@ def _rate(inspection: Inspection, row: int) -> Judgement:
     clip = {aspect: _mean(rating[rated]) for aspect, rating in patches.items()}
     clip["dynamic_degree"] = _scale(float((inspection.motion[row] / _FULL_MOTION).clamp(max=1)))
     clip["text_alignment"] = _scale(float((inspection.colour_right[row] & inspection.shape_right[row]).float().mean()))
-    clip["factual_consistency"] = _scale(float((inspection.found[row] > 0).float().mean()))
+    clip["factual_consistency"] = _scale(float((inspection.visibility[row] > 0).float().mean()))
     return Judgement(clip, patches)
 
 

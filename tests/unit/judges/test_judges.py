@@ -130,7 +130,7 @@ def inspection(defects: list[float]) -> Inspection:
         patch_defects=distance,
         patch_flicker=distance.flip(-1),
         sprite_patches=torch.zeros(1, 1, 1, count, dtype=torch.bool),
-        found=torch.tensor([[[0.9, 0.0, 0.3], [0.0, 0.2, 0.2]]]),
+        visibility=torch.tensor([[[0.9, 0.0, 0.3], [0.0, 0.2, 0.2]]]),
         colour_right=torch.tensor([[True, True]]),
         shape_right=torch.tensor([[False, True]]),
         motion=torch.tensor([1.05 / 4]),

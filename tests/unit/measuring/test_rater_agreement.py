@@ -14,10 +14,19 @@ from scipy import stats
 
 from conftest import run_here
 from halovid.maths import reliability, statistics
-from halovid.measuring.rater_agreement import agreement_table
-from halovid.measuring.raters import OVERALL, mean_rater, read_raters
+from halovid.measuring.rater_agreement import Comparison, agreement_table, show_agreement
+from halovid.measuring.raters import OVERALL, Rater, Scores, mean_rater, read_raters
 from halovid.store.errors import InputError
-from halovid.store.tables import CLIPS, LABELS, PREFERENCES, REWARDS, rows_to_table, write_rows, write_table
+from halovid.store.tables import (
+    CLIPS,
+    LABELS,
+    PREFERENCES,
+    RELIABILITY,
+    REWARDS,
+    rows_to_table,
+    write_rows,
+    write_table,
+)
 
 PATCHES, CLIPS_PER_PROMPT = 6, 3
 LOCAL, WHOLE = "visual_quality", "text_alignment"
@@ -315,3 +324,17 @@ def test_the_command_prints_and_writes_the_table(tmp_path: Path) -> None:
     assert found(rows, scope="clip", aspect=LOCAL)["accuracy with ties"]["count"] == 24
     missing = run_here("agreement", tmp_path / "none.parquet", judge)
     assert missing.code == 2 and "No such file" in missing.stderr
+
+
+def test_a_measure_without_a_value_tells_why(capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = {"a": "p", "b": "p", "c": "p"}
+    comparison = Comparison(prompts, num_resamples=0, seed=0)
+    flat, other = (
+        {OVERALL: Scores(dict(zip("abc", values, strict=True)))} for values in ((3.0, 3.0, 3.0), (1.0, 2.0, 4.0))
+    )
+    assert comparison.against(Rater("other", other), Rater("flat", flat))
+    show_agreement(rows_to_table(comparison.rows, RELIABILITY))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "nan" not in shown
+    assert "spearman has no value: one side rates all alike" in shown
+    assert "accuracy without ties has no value: the reference finds no clip of a pair better" in shown

@@ -474,14 +474,14 @@ def run_files(run_dir: Path, made: list[int]) -> bool:
         if stage is None:
             return False
 
-        def make(numbers: Sequence[int]) -> list[dict[str, str]]:
+        def make(numbers: Sequence[int], skip: Skip) -> list[dict[str, str]]:
             made.extend(numbers)
             for number in numbers:
                 (stage.path / f"{number}.txt").write_text(f"number {number}")
             names = [f"{number}.txt" for number in numbers]
             return [{"file": name, "file_sha256": hash_file(stage.path / name)} for name in names]
 
-        stage.write("files.parquet", stage.map_batches("make files", range(8), 2, make, FILES))
+        stage.write("files.parquet", stage.map_batches("make files", range(8), 2, FunctionWork(make), FILES))
         return True
 
 

@@ -90,7 +90,7 @@ def test_it_finds_paths_and_sizes_of_clean_clips(exam: Exam) -> None:
 def test_it_recognises_colours_and_shapes_of_clean_clips(exam: Exam) -> None:
     assert exam.of_clean.colour_right.float().mean() >= 0.95
     assert exam.of_clean.shape_right.float().mean() >= 0.95
-    assert exam.of_clean.found.mean() > 0.8
+    assert exam.of_clean.visibility.mean() > 0.8
 
 
 def test_it_measures_the_speed_of_clean_clips(exam: Exam) -> None:
@@ -114,7 +114,7 @@ def test_the_caption_of_another_scene_fits_far_worse(exam: Exam) -> None:
     assert (wrong.defective.float().mean((1, 2, 3)) > 0.15).all()
     assert wrong.colour_right.float().mean() < 0.6
     assert wrong.shape_right.float().mean() < 0.4
-    assert wrong.found.mean() < 0.5 * exam.of_clean.found.mean()
+    assert wrong.visibility.mean() < 0.5 * exam.of_clean.visibility.mean()
 
 
 @pytest.mark.parametrize(("attribute", "values"), [("colour", COLOURS), ("shape", SHAPES)])
@@ -141,7 +141,7 @@ def test_a_missing_sprite_is_neither_right_in_colour_nor_in_shape(exam: Exam) ->
     found = inspect(torch.stack(clips), exam.specs[:8], GRID)
     assert not (found.colour_right | found.shape_right)[:, 0].any()
     assert (found.colour_right & found.shape_right)[:, 1:].float().mean() > 0.9
-    assert found.found[:, 0].mean() < 0.2 < 0.8 < found.found[:, 1:].mean()
+    assert found.visibility[:, 0].mean() < 0.2 < 0.8 < found.visibility[:, 1:].mean()
 
 
 def test_flicker_is_told_from_a_steady_defect() -> None:
