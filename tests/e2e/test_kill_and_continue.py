@@ -172,17 +172,17 @@ def test_a_whole_run_killed_again_and_again(first_run: tuple[Path, Outcome], tin
 
 @dataclass
 class Interrupted:
-    """`align.train_step`, which stops at some steps the first time that it comes to them."""
+    """`loop.train_step`, which stops at some steps the first time that it comes to them."""
 
     stops: list[int]
     steps: list[int] = field(default_factory=list)
 
-    def __call__(self, policy: Any, optimizer: Any, pairs: Any, config: Any, step: int, folder: Path) -> Any:
+    def __call__(self, alignment: Any, optimizer: Any, step: int) -> Any:
         if step in self.stops:
             self.stops.remove(step)
             raise RuntimeError("interrupted")
         self.steps.append(step)
-        return TRAIN_STEP(policy, optimizer, pairs, config, step, folder)
+        return TRAIN_STEP(alignment, optimizer, step)
 
 
 TRAIN_STEP = loop.train_step
