@@ -15,7 +15,6 @@ import io
 import json
 import multiprocessing
 import pathlib
-import re
 import shutil
 import signal
 import subprocess
@@ -233,19 +232,23 @@ def snapshot(folder: Path) -> dict[str, tuple[str, int]]:
 def results(run_dir: Path, stage: str) -> dict[str, str]:
     """The hash of every output of a finished stage; the manifest must tell the same of the files.
 
-    Of a report without its date, of a LoRA without its metadata.
+    Of a LoRA without its metadata.
     """
     found = {}
     for name, digest in manifest(run_dir, stage)["outputs"].items():
         content = (run_dir / stage / name).read_bytes()
         assert hashlib.sha256(content).hexdigest() == digest, f"{stage}/{name} is not what its manifest says"
-        if name == "report.html":
-            content, count = re.subn(rb"Made by halovid, [^<]*", b"", content)
-            assert count == 1
         if name.endswith(LORA):
             content = safetensors.torch.save(safetensors.torch.load(content))
         found[name] = hashlib.sha256(content).hexdigest()
     return found
+
+
+def with_hashes(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
+    """A row of tables.CLIPS with the hashes of those of its files that are there."""
+    files = {name: folder / row[name] if row[name] else None for name in ("video", "latents")}
+    hashes = {name: hash_file(path) if path and path.is_file() else None for name, path in files.items()}
+    return row | {f"{name}_sha256": digest for name, digest in hashes.items()}
 
 
 CLIP_SHAPES = [(9, 256, 256, 8.0), (13, 256, 272, 10.0), (30, 288, 256, 24.0), (8, 256, 256, 8.0)]

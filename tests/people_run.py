@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 
+from conftest import with_hashes
 from halovid.store.files import write_json
+from halovid.store.manifests import write_manifest
 from halovid.store.tables import CLIPS, rows_to_table, write_table
 from halovid.store.video import write_video
 
@@ -36,7 +38,7 @@ def make_run(run_dir: Path, prompts: int = 2, candidates: int = 3, evaluated: bo
         write_table(run_dir / folder / "clips.parquet", rows_to_table(rows, CLIPS))
         geometry = {"temporal_stride": 4, "spatial_stride": 4, "causal_first_frame": True}
         write_json(run_dir / folder / "geometry.json", geometry)
-        write_json(run_dir / folder / "manifest.json", {"fingerprint": folder, "outputs": {}, "skipped": []})
+        write_manifest(run_dir / folder, {"fingerprint": folder, "outputs": {}, "skipped": []})
     return run_dir
 
 
@@ -48,7 +50,8 @@ def _write_clip(folder: Path, prompt: int, index: int) -> dict[str, Any]:
     write_video(folder / "clips" / f"{clip_id}.mp4", video, FPS)
     text = f"{HOSTILE} {prompt}" if prompt == 0 else f"a square moves, number {prompt}"
     files = {"video": f"clips/{clip_id}.mp4", "latents": f"latents/{clip_id}.safetensors"}
-    return {"clip_id": clip_id, "prompt_id": f"p{prompt}", "prompt": text, "seed": index, "fps": FPS, **files}
+    row = {"clip_id": clip_id, "prompt_id": f"p{prompt}", "prompt": text, "seed": index, "fps": FPS, **files}
+    return with_hashes(folder, row)
 
 
 class Server:

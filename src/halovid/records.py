@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from halovid.maths.grid import LatentGeometry, PatchGrid
-from halovid.store.errors import InputError
-from halovid.store.files import atomic_path
+from halovid.store.checkpoint import load_tensors, save_tensors
 
 MAX_CHARACTERS = 4000  # longer than any text encoder reads
 
@@ -104,8 +101,7 @@ class Conditioning:
         """Writes the one prompt that this is the conditioning of, as a safetensors file."""
         if len(self) != 1:
             raise ValueError(f"a file holds the conditioning of one prompt, not of {len(self)}")
-        with atomic_path(path) as temporary:
-            save_file({name: value[0].cpu().contiguous() for name, value in self.tensors.items()}, temporary)
+        save_tensors(path, {name: value[0] for name, value in self.tensors.items()})
 
     @classmethod
     def load(cls, path: Path) -> Conditioning:
@@ -114,12 +110,7 @@ class Conditioning:
         Raises:
             InputError: the file is missing or damaged.
         """
-        try:
-            return cls({name: value[None] for name, value in load_file(path).items()})
-        except (OSError, SafetensorError, ValueError) as error:
-            raise InputError(
-                f"{path} is missing or damaged ({error}); delete the manifest.json of its stage and run that again"
-            ) from error
+        return cls({name: value[None] for name, value in load_tensors(path)[0].items()})
 
 
 def _cat_padded(values: Sequence[Tensor]) -> Tensor:
@@ -176,9 +167,6 @@ class Refusal:
 
     reason: str
     again: bool = False
-
-
-Skip = Callable[[str, str, bool], None]  # is told of an item that fails, why, and whether another time may help
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from halovid.cli.main import FORMAT_NAMES
 from halovid.clips.folder import ClipFolder
 from halovid.formats import FORMATS
 from halovid.rewards.network import load_reward
-from halovid.store.folders import is_imported
+from halovid.store.manifests import is_imported
 from halovid.store.tables import CLIPS, LABELS, PAIRS, read_table
 from halovid.store.video import read_video, write_video
 from halovid.world.captions import write_caption

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
-import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from safetensors import SafetensorError
 
 from halovid.cli.people import agreement, label_app
-from halovid.config.recipes import load_config
-from halovid.config.run import RunConfig
 from halovid.stages import STAGES, check_stages, required_stages, run_stage
-from halovid.store.errors import InputError, TrainingError
-from halovid.store.folders import is_imported
-from halovid.store.runtime import console, memory_trouble
+from halovid.store.errors import DamageError, InputError, TrainingError
+from halovid.store.runtime import console
+from halovid.store.troubles import explain_trouble
+
+if TYPE_CHECKING:  # what needs torch is imported by the command that runs: --help and mistakes come at once
+    from halovid.config.run import RunConfig
 
 FORMAT_NAMES = ("folder", "videofeedback", "rewardbench", "genaibench", "vbench", "videodpo")  # formats.FORMATS
 
@@ -55,13 +52,23 @@ def interruptible() -> Iterator[None]:
         _fail("interrupted; run the same command again to continue", 130)
 
 
+def _load_config(recipe: Path, overrides: list[str] | None) -> RunConfig:
+    """The configuration of a recipe with `--set` applied."""
+    with interruptible():
+        from halovid.config.recipes import load_config
+
+        return load_config(recipe, tuple(overrides or ()))
+
+
 @app.command()
 def run(recipe: Recipe, run_dir: RunDir, overrides: Overrides = None) -> None:
     """Run all stages that the recipe needs, in order.
 
     Stages that are complete are skipped, an interrupted one continues where it stopped; imported ones are kept.
     """
-    config = load_config(recipe, tuple(overrides or ()))
+    from halovid.store.manifests import is_imported
+
+    config = _load_config(recipe, overrides)
     with interruptible():
         imported = [name for name in STAGES if is_imported(run_dir, name)]
         required = required_stages(config, given=imported)
@@ -79,7 +86,7 @@ def _add_stage_command(name: str) -> None:
 
     def command(recipe: Recipe, run_dir: RunDir, overrides: Overrides = None) -> None:
         with interruptible():
-            run_stage(name, load_config(recipe, tuple(overrides or ())), run_dir)
+            run_stage(name, _load_config(recipe, overrides), run_dir)
 
     app.command(name, help=STAGES[name].help)(command)
 
@@ -93,7 +100,7 @@ def _judge(
         typer.Option("--dry-run", help="print calls, tokens and cost of the judge 'openai'; ask and write nothing"),
     ] = False,
 ) -> None:
-    config = load_config(recipe, tuple(overrides or ()))
+    config = _load_config(recipe, overrides)
     with interruptible():
         if dry_run:
             importlib.import_module("halovid.stages.judge").dry_run(config, run_dir)
@@ -146,7 +153,7 @@ def score(
         if recipe is None or run_dir is None:
             raise InputError("name a RECIPE and a RUN, or a folder with --clips and a reward model with --reward")
         with interruptible():
-            run_stage("score", load_config(recipe, tuple(overrides or ())), run_dir)
+            run_stage("score", _load_config(recipe, overrides), run_dir)
         return
     if recipe is not None or reward is None:
         raise InputError("--clips scores a folder: it needs --reward MODEL, and no RECIPE and RUN")
@@ -159,7 +166,7 @@ def _optional_config(recipe: Path | None, overrides: list[str] | None) -> RunCon
     """The configuration of a recipe that may be left out."""
     if recipe is None and overrides:
         raise InputError("--set changes a recipe; name one with --recipe")
-    return None if recipe is None else load_config(recipe, tuple(overrides or ()))
+    return None if recipe is None else _load_config(recipe, overrides)
 
 
 for _name in STAGES:
@@ -177,7 +184,7 @@ def merge(
     overrides: Overrides = None,
 ) -> None:
     """Write the aligned generator as one pipeline folder: to publish, or as generator.model of the next round."""
-    config = load_config(recipe, tuple(overrides or ()))
+    config = _load_config(recipe, overrides)
     with interruptible():
         importlib.import_module("halovid.commands.merge").merge(config, run_dir, target)
 
@@ -191,7 +198,7 @@ def select(
     overrides: Overrides = None,
 ) -> None:
     """Choose the patches that are worth a question: those that the run's reward model is least certain of."""
-    config = load_config(recipe, tuple(overrides or ()))
+    config = _load_config(recipe, overrides)
     with interruptible():
         importlib.import_module("halovid.commands.label_budget").select_patches(config, run_dir, share, target)
 
@@ -214,35 +221,20 @@ def study(
 
 
 def main() -> None:
-    """Entry point: user mistakes end with one sentence and exit code 2, failed trainings with 1."""
+    """Entry point: what users or their machine can mend ends with one sentence and exit code 2, trainings with 1."""
     try:
         app(standalone_mode=True)
-    except InputError as error:
+    except (InputError, DamageError) as error:
         _fail(str(error), 2)
     except TrainingError as error:
         _fail(str(error), 1)
-    except (MemoryError, RuntimeError) as error:
-        trouble = memory_trouble(error)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to continue", 130)
+    except Exception as error:
+        trouble = explain_trouble(error)
         if trouble is None:
             raise
         _fail(trouble, 2)
-    except (OSError, SafetensorError) as error:
-        trouble = _write_trouble(error)
-        if trouble is None:
-            raise
-        _fail(f"can't write {trouble}; what is finished is kept: mend this and run the same command again", 2)
-
-
-def _write_trouble(error: OSError | SafetensorError) -> str | None:
-    """What can't be written and why: a full disk or missing rights; None for any other error."""
-    if isinstance(error, OSError):
-        code, place = error.errno, error.filename2 or error.filename  # of a copy the second is written
-    else:  # safetensors tells the code in its text only
-        found = re.search(r"os error (\d+)", str(error))
-        code, place = int(found[1]) if found else None, None
-    if code not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
-        return None
-    return f"{place or 'a file'}: {os.strerror(code)}"
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -11,13 +11,12 @@ import typer
 from typer.core import TyperGroup
 
 from halovid.config.sections import Aspect
-from halovid.maths.grid import PatchGrid
 from halovid.store.errors import InputError
 from halovid.store.runtime import console
-from halovid.store.tables import CLIPS, read_table, write_rows
 
 if TYPE_CHECKING:  # imported by the commands that need it: the libraries come with halovid[people]
     from halovid.labelling.database import LabelDatabase
+    from halovid.maths.grid import PatchGrid
 
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run whose clips are sampled")]
 Source = Annotated[
@@ -119,6 +118,8 @@ def export(
     database: Database = None,
 ) -> None:
     """Write people's labels as a table; docs/tables.md tells its columns."""
+    from halovid.store.tables import write_rows
+
     exports = _part("labelling.export").EXPORTS
     store: LabelDatabase = _part("labelling.database").open_database(database, _existing(run_dir), source, new=False)
     settings = store.read_settings()
@@ -153,6 +154,8 @@ def agreement(
     seed: Annotated[int, typer.Option(min=0, help="of the resampling")] = 0,
 ) -> None:
     """Measure how well people, judges and reward models agree, per aspect, for clips and for patches."""
+    from halovid.store.tables import CLIPS, read_table, write_rows
+
     measures = importlib.import_module("halovid.measuring.rater_agreement")  # only now: scipy takes a while
     prompts: dict[str, str] = {}
     if clips is not None:
@@ -184,6 +187,8 @@ def _existing(run_dir: Path) -> Path:
 
 def _read_grid(text: str | None) -> PatchGrid | None:
     """The grid of a text such as 4x4x4."""
+    from halovid.maths.grid import PatchGrid
+
     if text is None:
         return None
     sizes = text.lower().split("x")

@@ -13,7 +13,7 @@ from rich.table import Table
 from halovid.maths.numbers import show_interval, show_number
 from halovid.measuring.headline import sample_size, verdict
 from halovid.measuring.instruments import MEASURES
-from halovid.store.folders import read_manifest
+from halovid.store.manifests import read_manifest
 from halovid.store.tables import MEASURES as MEASURES_TABLE
 from halovid.store.tables import METRICS, read_table
 

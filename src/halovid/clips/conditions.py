@@ -16,7 +16,7 @@ from halovid.config.run import RunConfig
 from halovid.maths.grid import LatentGeometry
 from halovid.models import open_model
 from halovid.records import Conditioning, Prompt
-from halovid.store.errors import InputError
+from halovid.store.errors import DamageError, InputError
 from halovid.store.files import atomic_path, write_json
 from halovid.store.runtime import progress
 
@@ -56,22 +56,31 @@ def read_conditioning(folder: Path, prompt_ids: Sequence[str]) -> Conditioning:
     """What these prompts make the model do, a row each.
 
     Raises:
-        InputError: the conditioning of one is missing or damaged.
+        InputError: the prompts of imported clips are not encoded.
+        DamageError: the conditioning of one is missing or damaged.
     """
     if not (folder / "prompts").exists() and (folder / "sources.parquet").exists():
         raise InputError(
             f"the prompts of the clips imported into {folder} are not encoded; import them again with --recipe"
         )
-    return Conditioning.cat([Conditioning.load(condition_path(folder, prompt_id)) for prompt_id in prompt_ids])
+    return Conditioning.cat([_load(condition_path(folder, prompt_id)) for prompt_id in prompt_ids])
 
 
 def read_negative(folder: Path, config: RunConfig) -> Conditioning:
     """The conditioning of the recipe's negative prompt.
 
     Raises:
-        InputError: it is missing or damaged.
+        DamageError: it is missing or damaged.
     """
-    return Conditioning.load(_negative_path(folder, config))
+    return _load(_negative_path(folder, config))
+
+
+def _load(path: Path) -> Conditioning:
+    """The conditioning in a file of a stage; DamageError when it is missing or not what the stage wrote."""
+    try:
+        return Conditioning.load(path)
+    except InputError as error:
+        raise DamageError(path, path.parents[1].name) from error
 
 
 def condition_path(folder: Path, prompt_id: str) -> Path:

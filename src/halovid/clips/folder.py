@@ -1,6 +1,6 @@
 """Clips on disk: sampled or imported once, read by every later stage.
 
-FOLDER/clips.parquet                 one row per clip (tables.CLIPS)
+FOLDER/clips.parquet                 one row per clip (tables.CLIPS), with the hashes of its files
 FOLDER/clips/ID.mp4                  the clip as people see it
 FOLDER/latents/ID.safetensors        its exact latents
 FOLDER/prompts/ID.safetensors        the conditioning of its prompt, see `halovid.clips.conditions`
@@ -17,60 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from halovid.clips.conditions import read_conditioning
-from halovid.config.run import GeneratorConfig
 from halovid.maths.grid import read_geometry
-from halovid.maths.seeds import clip_seed
-from halovid.models import DiffusionModel, Sampler
+from halovid.models import DiffusionModel
 from halovid.records import Conditioning, Prompt, PromptBatch
+from halovid.store.checkpoint import load_tensors, save_tensors
 from halovid.store.errors import InputError
-from halovid.store.files import atomic_path
-from halovid.store.folders import StageFolder
+from halovid.store.files import check_file, hash_file
 from halovid.store.runtime import progress
 from halovid.store.tables import CLIPS, read_table
 from halovid.store.video import read_video, write_video
 
 Row = dict[str, Any]
-Draw = Callable[[PromptBatch, list[int]], Tensor]  # prompts and a seed for each -> latents of a clip of each
-
-
-def sample_clips(
-    stage: StageFolder,
-    sampler: Sampler,
-    config: GeneratorConfig,
-    prompts: Sequence[Prompt],
-    seed: int,
-    per_prompt: int,
-    description: str,
-    draw: Draw | None = None,
-) -> None:
-    """Samples `per_prompt` clips of every prompt into the stage's folder, with their table; continues after a kill.
-
-    The folder has the conditionings of the prompts already.
-
-    Args:
-        draw: how a batch of clips is sampled, where that is not the plain `sampler.sample`.
-    """
-    folder = stage.path
-
-    def sample(batch: Sequence[tuple[Prompt, int]]) -> list[Row]:
-        seeds = [clip_seed(seed, prompt.prompt_id, index) for prompt, index in batch]
-        texts = tuple(prompt.text for prompt, _ in batch)
-        conditioning = read_conditioning(folder, [prompt.prompt_id for prompt, _ in batch])
-        if draw is None:
-            latents = sampler.sample(conditioning, seeds)
-        else:
-            latents = draw(PromptBatch(texts, conditioning, (config.fps,) * len(texts), sampler.geometry), seeds)
-        names = [f"{prompt.prompt_id}-{index:02d}" for prompt, index in batch]
-        owners = [prompt for prompt, _ in batch]
-        return write_clips(folder, names, owners, seeds, latents, sampler.decode_video(latents), config.fps)
-
-    jobs = [(prompt, index) for prompt in prompts for index in range(per_prompt)]
-    stage.write("clips.parquet", stage.map_batches(description, jobs, config.batch_size, sample, CLIPS))
 
 
 def write_clips(
@@ -83,21 +43,24 @@ def write_clips(
     fps: float,
 ) -> list[Row]:
     """Writes clips and their latents; their rows of tables.CLIPS."""
-    rows: list[Row] = [
-        {
-            "clip_id": name,
-            "prompt_id": prompt.prompt_id,
-            "prompt": prompt.text,
-            "seed": seed,
-            "fps": fps,
-            "video": f"clips/{name}.mp4",
-            "latents": f"latents/{name}.safetensors",
-        }
-        for name, prompt, seed in zip(names, prompts, seeds, strict=True)
-    ]
-    for row, latent, clip in zip(rows, latents, video, strict=True):
-        _save_tensor(folder / row["latents"], "latents", latent.float())
-        write_video(folder / row["video"], clip, fps)
+    rows: list[Row] = []
+    for name, prompt, seed, latent, clip in zip(names, prompts, seeds, latents, video, strict=True):
+        clip_file, latents_file = f"clips/{name}.mp4", f"latents/{name}.safetensors"
+        save_tensors(folder / latents_file, {"latents": latent.float()})
+        write_video(folder / clip_file, clip, fps)
+        rows.append(
+            {
+                "clip_id": name,
+                "prompt_id": prompt.prompt_id,
+                "prompt": prompt.text,
+                "seed": seed,
+                "fps": fps,
+                "video": clip_file,
+                "video_sha256": hash_file(folder / clip_file),
+                "latents": latents_file,
+                "latents_sha256": hash_file(folder / latents_file),
+            }
+        )
     return rows
 
 
@@ -127,8 +90,17 @@ class ClipFolder:
         return [Prompt(name, rows[0]["prompt"]) for name, rows in self.by_prompt.items()]
 
     def video(self, row: Row) -> Tensor:
-        """[3, F, H, W] in [-1, 1]; InputError when the file can't be read, or was generated with other frames."""
+        """The pixels of a clip.
+
+        Returns:
+            [3, F, H, W] in [-1, 1].
+
+        Raises:
+            DamageError: the file is missing or not what was written.
+            InputError: it can't be read, or was generated with other frames.
+        """
         path = self.folder / row["video"]
+        check_file(path, row["video_sha256"], self.folder.name)
         if row["latents"] is None:
             return read_video(path, self._size[1:], self._size[0])
         video = read_video(path, self._size[1:])
@@ -158,17 +130,24 @@ class ClipFolder:
             return
         with progress("encode clips", len(missing)) as advance:
             for row in missing:
-                path = (folder / f"{row['clip_id']}.safetensors").absolute()
-                if not path.exists():
-                    _save_tensor(path, "latents", model.encode_video(self.video(row)[None])[0].float())
-                row["latents"] = str(path)
+                self.encode_latent(row, model, folder)
                 advance()
 
+    def encode_latent(self, row: Row, model: DiffusionModel, folder: Path) -> None:
+        """Makes the latents of one clip that has none; as `encode_latents`."""
+        if row["latents"] is None:
+            path = (folder / f"{row['clip_id']}.safetensors").absolute()
+            if not _is_readable(path):
+                save_tensors(path, {"latents": model.encode_video(self.video(row)[None])[0].float()})
+            row["latents"] = str(path)
+
     def latents(self, row: Row) -> Tensor:
-        """[C, T, h, w]."""
+        """[C, T, h, w]; DamageError when the file is missing or not what was written."""
         if row["latents"] is None:
             raise InputError(f"the clip {row['clip_id']!r} was imported and has no latents; encode them first")
-        return _load_tensor(self.folder / row["latents"], "latents")
+        path = self.folder / row["latents"]
+        check_file(path, row["latents_sha256"], self.folder.name)
+        return load_tensors(path)[0]["latents"]
 
     def prompt_batch(self, rows: Sequence[Row], conditioned: bool) -> PromptBatch:
         """What a rewarder is told of the clips in `rows`, which may be those of another folder with these prompts.
@@ -183,15 +162,10 @@ class ClipFolder:
         return read_conditioning(self.folder, prompt_ids)
 
 
-def _save_tensor(path: Path, name: str, value: Tensor) -> None:
-    with atomic_path(path) as temporary:
-        save_file({name: value.cpu().contiguous()}, temporary)
-
-
-def _load_tensor(path: Path, name: str) -> Tensor:
+def _is_readable(path: Path) -> bool:
+    """Whether a file of tensors is there and undamaged."""
     try:
-        return load_file(path)[name]
-    except (OSError, SafetensorError, KeyError) as error:
-        raise InputError(
-            f"{path} is missing or damaged ({error}); delete the manifest.json of its stage and run that again"
-        ) from error
+        load_tensors(path)
+    except InputError:
+        return False
+    return True

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ from halovid.models import model_identity
 from halovid.records import Prompt
 from halovid.store.errors import InputError
 from halovid.store.files import hash_file, hash_value
-from halovid.store.folders import StageFolder, is_current, open_stage
+from halovid.store.folders import StageFolder, open_stage
+from halovid.store.manifests import is_current
 from halovid.store.runtime import console, progress
 from halovid.store.scratch import scratch_folder
 from halovid.store.tables import CLIPS, LABELS, PAIRS, SOURCES, read_table, rows_to_table
 from halovid.store.video import convert_video, probe_video, read_pictures, write_pictures
+from halovid.store.work import Row, Skip, Worker
 
-Row = dict[str, Any]
 _BATCH = 8
 _MADE = ("generate", "judge", "pair")  # the stages that an import makes
 _PAIR_ONLY = ("good", "restore")  # the stages whose clips are exported only if a pair names them
@@ -116,23 +118,39 @@ def _import_clips(stage: StageFolder, found: Collection, config: RunConfig | Non
         stage.use_threads(config.threads)
         encode_conditions(stage.path, [Prompt(name, text) for text, name in prompt_ids.items()], config)
 
-    def take(batch: Sequence[SourceClip]) -> list[Row]:
-        rows = []
-        for clip in batch:
-            try:
-                row = _take(clip, stage.path, ids[clip.name])
-                rows.append(row | {"prompt_id": prompt_ids[clip.prompt], "source": clip.name})
-            except InputError as error:
-                stage.skip(clip.name, str(error))
-        return rows
-
-    columns = CLIPS.append(SOURCES.field("source"))
-    table = stage.map_batches("import", list(found.clips.values()), _BATCH, take, columns)
+    work = ImportClips(stage.path, ids, prompt_ids)
+    table = stage.map_batches("import", list(found.clips.values()), _BATCH, work, CLIPS.append(SOURCES.field("source")))
     if not len(table):
         first = stage.skipped[-1]
         raise InputError(f"none of {len(found.clips)} clips can be read ({first['item']}: {first['reason']})")
     stage.write("sources.parquet", table.select(SOURCES.names).cast(SOURCES))
     stage.write("clips.parquet", table.select(CLIPS.names).cast(CLIPS))
+
+
+@dataclass(frozen=True)
+class ImportClips:
+    """Work on clips of a source: each becomes a file of `folder`.
+
+    clip_ids: the name of each clip in the run.  prompt_ids: prompt -> its name in the run.
+    """
+
+    folder: Path
+    clip_ids: dict[str, str]
+    prompt_ids: dict[str, str]
+
+    def open(self) -> Worker[SourceClip]:
+        """See `Work.open`."""
+        return self._take_all
+
+    def _take_all(self, batch: Sequence[SourceClip], skip: Skip) -> list[Row]:
+        rows = []
+        for clip in batch:
+            try:
+                row = _take(clip, self.folder, self.clip_ids[clip.name])
+                rows.append(row | {"prompt_id": self.prompt_ids[clip.prompt], "source": clip.name})
+            except InputError as error:
+                skip(clip.name, str(error))
+        return rows
 
 
 def _take(clip: SourceClip, folder: Path, clip_id: str) -> Row:
@@ -147,7 +165,8 @@ def _take(clip: SourceClip, folder: Path, clip_id: str) -> Row:
             copy_file(clip.files[0], folder / name)
         else:
             convert_video(clip.files[0], folder / name, fps)
-    return {"clip_id": clip_id, "prompt": clip.prompt, "seed": None, "video": name, "latents": None, "fps": fps}
+    files = {"video": name, "video_sha256": hash_file(folder / name), "latents": None, "latents_sha256": None}
+    return {"clip_id": clip_id, "prompt": clip.prompt, "seed": None, "fps": fps} | files
 
 
 def _picture(path: Path) -> np.ndarray:

@@ -23,6 +23,7 @@ from halovid.records import PromptBatch
 from halovid.rewards.network import load_reward
 from halovid.rewards.rewarder import NetworkRewarder, Rewarder
 from halovid.store.errors import InputError
+from halovid.store.manifests import check_stage
 from halovid.store.runtime import batches, console, progress, resolve_device, set_threads
 
 _VIEWS = ((), (-1,), (-2,), (-2, -1))  # a clip as it is and mirrored
@@ -41,6 +42,8 @@ def select_patches(config: RunConfig, run_dir: Path, share: float, target: Path)
         raise InputError(
             f"{asked} is missing: the judge was asked about all patches, or not yet. Set judge.share first"
         )
+    for stage in ("generate", "judge", "reward"):
+        check_stage(run_dir, stage)
     clips = ClipFolder(run_dir / "generate", config.reward_size)
     rounds = read_rounds(asked)
     known = np.zeros((len(clips.rows), config.grid.num_patches), dtype=bool)

@@ -12,7 +12,7 @@ from pathlib import Path
 from halovid.config.run import RunConfig
 from halovid.models import PARTS, open_model
 from halovid.store.errors import InputError
-from halovid.store.folders import read_manifest
+from halovid.store.manifests import check_stage
 from halovid.store.scratch import scratch_folder
 
 
@@ -21,12 +21,12 @@ def merge(config: RunConfig, run_dir: Path, target: Path) -> None:
 
     Raises:
         InputError: the alignment is not finished, or `target` exists.
+        DamageError: its weights are damaged.
     """
     with scratch_folder(target) as unfinished:
         if target.exists():
             raise InputError(f"{target} exists; name a new folder")
-        if read_manifest(run_dir / "align") is None:
-            raise InputError(f"{run_dir} has no finished alignment; run `halovid align` first")
+        check_stage(run_dir, "align")
         model = open_model(config, PARTS)
         model.load_weights(run_dir / "align" / "weights")
         model.save_merged(unfinished)

@@ -31,7 +31,7 @@ from halovid.rewards.rewarder import NetworkRewarder
 from halovid.rewards.scoring import geometry_of
 from halovid.store.errors import InputError
 from halovid.store.files import atomic_path
-from halovid.store.folders import read_manifest
+from halovid.store.manifests import read_manifest
 from halovid.store.runtime import console, progress, resolve_device, set_threads
 from halovid.store.scratch import scratch_folder
 from halovid.store.tables import write_table

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from halovid.formats.sources import SourceProblem, relative_name, resolve_inside
 from halovid.records import prompt_problem
 from halovid.store.errors import InputError
-from halovid.store.files import atomic_path
+from halovid.store.files import atomic_path, check_file
 from halovid.store.video import probe_video
 
 Row = dict[str, Any]
@@ -148,8 +148,11 @@ class RunClip:
 
         Raises:
             SourceProblem: it is missing or lies outside the folder.
+            DamageError: it is not what was written.
         """
-        return resolve_inside(self.folder, self.row["video"])
+        file = resolve_inside(self.folder, self.row["video"])
+        check_file(file, self.row["video_sha256"], self.folder.name)
+        return file
 
 
 @dataclass(frozen=True)

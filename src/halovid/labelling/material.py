@@ -14,8 +14,8 @@ from halovid.labelling.answers import Mode
 from halovid.labelling.assignment import Item, ring_pairs
 from halovid.maths.grid import LatentGeometry, PatchGrid, membership, read_geometry
 from halovid.store.errors import InputError
-from halovid.store.files import hash_value
-from halovid.store.folders import read_manifest
+from halovid.store.files import hash_value, is_intact
+from halovid.store.manifests import read_manifest
 from halovid.store.runtime import progress
 from halovid.store.tables import CLIPS, read_table
 from halovid.store.video import VideoInfo, read_facts
@@ -118,6 +118,9 @@ def _clip(clip_id: str, row: dict[str, Any], folder: Path, geometry: LatentGeome
     if place.is_absolute() or ".." in place.parts:
         raise InputError(f"the clip table names the file {row['video']!r}, which is not in its folder")
     path = folder / place
+    digest = row["video_sha256"]
+    if digest is not None and not is_intact(path, digest):
+        raise InputError(f"{path} is missing or not what the stage {folder.name!r} wrote")
     token = hashlib.sha256(f"{identity}/{clip_id}".encode()).hexdigest()[:20]
     return LabelClip(clip_id, row["prompt_id"], row["prompt"], path, read_facts(path), geometry, token)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from halovid.clips.folder import ClipFolder, Row
+from halovid.clips.folder import ClipFolder
 from halovid.config.run import RunConfig
 from halovid.maths import statistics
 from halovid.measuring.instruments import MEASURES, open_instruments
@@ -18,6 +19,7 @@ from halovid.records import ClipBatch
 from halovid.store.folders import StageFolder
 from halovid.store.runtime import clips_at_once
 from halovid.store.tables import MEASURES as MEASURES_TABLE
+from halovid.store.work import Row, Skip, Worker
 
 EVALUATION_SEED = 1  # added to the run's seed: evaluation has other noise than the candidates
 _BATCH = 32
@@ -29,26 +31,40 @@ def measure_clips(stage: StageFolder, run_dir: Path, model: str, config: RunConf
     Clips that can't be read are listed as skipped. A clip has no row of a measure that it has no value of: diversity
     needs another sample of its prompt.
     """
-    folder = ClipFolder(stage.path, config.clip_size)
-    instruments = open_instruments(config.evaluate.instruments, config, run_dir)
-
-    def measure(prompts: Sequence[Sequence[Row]]) -> list[Row]:
-        rows, video = folder.readable([row for samples in prompts for row in samples], stage.skip)
-        if video is None:
-            return []
-        clips = ClipBatch(video, rows, folder.geometry, config.grid, folder.conditioning)
-        values = {
-            key: value for instrument in instruments for key, value in instrument.measure(clips, stage.skip).items()
-        }
-        measured = [
-            _measure_row(model, row, key, value[index].item())
-            for index, row in enumerate(rows)
-            for key, value in values.items()
-        ]
-        return [row for row in measured if math.isfinite(row["value"])]
-
+    prompts = list(ClipFolder(stage.path, config.clip_size).by_prompt.values())
     num_prompts = max(1, clips_at_once(config.clip_size, _BATCH) // config.evaluate.samples)  # samples stay together
-    return stage.map_batches(f"measure {model}", list(folder.by_prompt.values()), num_prompts, measure, MEASURES_TABLE)
+    work = MeasureClips(config, run_dir, stage.path, model)
+    return stage.map_batches(f"measure {model}", prompts, num_prompts, work, MEASURES_TABLE)
+
+
+@dataclass(frozen=True)
+class MeasureClips:
+    """Work on prompts, the rows of whose clips are given: their clips in `folder`, which `model` made, are measured."""
+
+    config: RunConfig
+    run_dir: Path
+    folder: Path
+    model: str
+
+    def open(self) -> Worker[Sequence[Row]]:
+        """See `Work.open`."""
+        folder = ClipFolder(self.folder, self.config.clip_size)
+        instruments = open_instruments(self.config.evaluate.instruments, self.config, self.run_dir)
+
+        def measure(prompts: Sequence[Sequence[Row]], skip: Skip) -> list[Row]:
+            rows, video = folder.readable([row for samples in prompts for row in samples], skip)
+            if video is None:
+                return []
+            clips = ClipBatch(video, rows, folder.geometry, self.config.grid, folder.conditioning)
+            values = {key: value for tool in instruments for key, value in tool.measure(clips, skip).items()}
+            measured = [
+                _measure_row(self.model, row, key, value[index].item())
+                for index, row in enumerate(rows)
+                for key, value in values.items()
+            ]
+            return [row for row in measured if math.isfinite(row["value"])]
+
+        return measure
 
 
 def _measure_row(model: str, clip: Row, measure_id: str, value: float) -> Row:

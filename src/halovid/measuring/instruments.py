@@ -11,9 +11,10 @@ from typing import Protocol
 from torch import Tensor
 
 from halovid.config.run import RunConfig
-from halovid.records import ClipBatch, Measure, Prompt, Skip
+from halovid.records import ClipBatch, Measure, Prompt
 from halovid.store.errors import InputError, shorten
 from halovid.store.lazy import load_named
+from halovid.store.work import Skip
 
 
 class Instrument(Protocol):

@@ -13,7 +13,8 @@ from torch import Tensor
 from halovid.config.run import RunConfig
 from halovid.judges import make_judge
 from halovid.judges.base import Judge, make_requests
-from halovid.records import ClipBatch, Judgement, Measure, Refusal, Skip
+from halovid.records import ClipBatch, Judgement, Measure, Refusal
+from halovid.store.work import Skip
 
 
 class JudgeInstrument:

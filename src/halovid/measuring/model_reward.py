@@ -8,8 +8,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from halovid.config.run import RunConfig
-from halovid.records import ClipBatch, Measure, PromptBatch, Skip
+from halovid.records import ClipBatch, Measure, PromptBatch
 from halovid.rewards.rewarder import Rewarder, open_rewarder
+from halovid.store.work import Skip
 
 _GROUP = "Reward model (what the training follows)"
 

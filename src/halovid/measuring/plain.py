@@ -9,7 +9,8 @@ from torch import Tensor
 
 from halovid.config.run import RunConfig
 from halovid.maths import video_metrics
-from halovid.records import ClipBatch, Measure, Skip
+from halovid.records import ClipBatch, Measure
+from halovid.store.work import Skip
 
 _GROUP = "Model-free"
 

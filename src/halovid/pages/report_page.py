@@ -177,7 +177,6 @@ class PageContent:
 
     verdict: one sentence that says what the evaluation found.
     skipped: one sentence for each thing that was not done or not measured, and why.
-    created: when the report was made, as shown to the reader.
     """
 
     title: str
@@ -191,7 +190,6 @@ class PageContent:
     skipped: Sequence[str]
     config_yaml: str
     versions: Mapping[str, str]
-    created: str
 
 
 def render_page(content: PageContent) -> str:

@@ -6,8 +6,12 @@ import importlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from halovid.config.run import RunConfig
+from halovid.store.files import remembered_hashes
+
+if TYPE_CHECKING:  # the table of stages is read for --help, which must not wait for torch
+    from halovid.config.run import RunConfig
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ def required_stages(config: RunConfig, target: str = "report", given: Collection
 
 def run_stage(name: str, config: RunConfig, run_dir: Path) -> None:
     """Runs one stage; its module is imported only now, so that --help and mistakes in a recipe come at once."""
-    importlib.import_module(f"halovid.stages.{name}").run(config, run_dir)
+    with remembered_hashes(run_dir / ".hashes.json"):
+        importlib.import_module(f"halovid.stages.{name}").run(config, run_dir)
 
 
 def check_stages(names: Sequence[str], config: RunConfig) -> None:

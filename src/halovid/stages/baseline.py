@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from halovid.clips.conditions import encode_conditions, read_negative
-from halovid.clips.folder import sample_clips
+from halovid.clips.conditions import encode_conditions
 from halovid.clips.prompts import load_prompts
 from halovid.config.run import RunConfig
 from halovid.measuring.evaluation import EVALUATION_SEED, measure_clips
 from halovid.measuring.instruments import require_measurable, settings_read
-from halovid.models import model_identity, open_model
+from halovid.models import model_identity
 from halovid.rewards.rewarder import rewarder_identity
 from halovid.stages import STAGES
+from halovid.stages.sampling import SampleClips, sample_clips
 from halovid.store.folders import open_stage
 
 
@@ -49,7 +49,6 @@ def run(config: RunConfig, run_dir: Path) -> None:
             stage.skip(item, reason)
         stage.use_threads(config.threads)
         encode_conditions(stage.path, prompts, config)
-        model = open_model(config, {"denoiser", "autoencoder"}, read_negative(stage.path, config))
-        seed, samples = config.seed + EVALUATION_SEED, config.evaluate.samples
-        sample_clips(stage, model, config.generator, prompts, seed, samples, "sample base")
+        work = SampleClips(config, stage.path, config.seed + EVALUATION_SEED)
+        sample_clips(stage, work, prompts, config.evaluate.samples, "sample base")
         stage.write("measures.parquet", measure_clips(stage, run_dir, "base", config))

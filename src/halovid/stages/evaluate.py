@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from halovid.clips.conditions import copy_conditions, read_negative
-from halovid.clips.folder import ClipFolder, Draw, sample_clips
+from halovid.clips.conditions import copy_conditions
+from halovid.clips.folder import ClipFolder
 from halovid.config.run import RunConfig
-from halovid.measuring.best_of import BestOf
 from halovid.measuring.evaluation import EVALUATION_SEED, compare, measure_clips
-from halovid.models import Sampler, model_identity, open_model
-from halovid.rewards.rewarder import open_rewarder, rewarder_identity
+from halovid.models import model_identity
+from halovid.rewards.rewarder import rewarder_identity
 from halovid.stages import STAGES
+from halovid.stages.sampling import SampleClips, sample_clips
 from halovid.store.errors import InputError
 from halovid.store.folders import open_stage
 from halovid.store.tables import MEASURES, METRICS, read_table, rows_to_table
@@ -41,9 +41,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         base = ClipFolder(run_dir / "baseline", config.clip_size)
         prompts = base.prompts
         copy_conditions(base.folder, stage.path)
-        model, draw = _compared_model(config, run_dir)
-        seed, samples = config.seed + EVALUATION_SEED, config.evaluate.samples
-        sample_clips(stage, model, config.generator, prompts, seed, samples, "sample aligned", draw)
+        sample_clips(stage, _sampling(config, run_dir), prompts, config.evaluate.samples, "sample aligned")
         aligned = measure_clips(stage, run_dir, "aligned", config)
         measured = pa.concat_tables([read_table(run_dir / "baseline" / "measures.parquet", MEASURES), aligned])
         stage.write("measures.parquet", measured)
@@ -51,20 +49,18 @@ def run(config: RunConfig, run_dir: Path) -> None:
         stage.write("metrics.parquet", rows_to_table(comparison, METRICS))
 
 
-def _compared_model(config: RunConfig, run_dir: Path) -> tuple[Sampler, Draw | None]:
-    """What is held against the base: the aligned generator, or the base, of which the best of several tries is drawn.
+def _sampling(config: RunConfig, run_dir: Path) -> SampleClips:
+    """How what is held against the base is sampled: the aligned generator, or the best of several tries of the base.
 
     Raises:
-        InputError: align kept no weights of `evaluate.step`, or the rewarder can't be opened.
+        InputError: align kept no weights of `evaluate.step`.
     """
-    model = open_model(config, {"denoiser", "autoencoder"}, read_negative(run_dir / "baseline", config))
+    folder, seed = run_dir / "evaluate", config.seed + EVALUATION_SEED
     if config.evaluate.best_of > 1:
-        rewarder = open_rewarder(config, run_dir)
-        return model, BestOf(model, rewarder, config.evaluate.best_of, config.evaluate.best_by)
+        return SampleClips(config, folder, seed, best_of_run=run_dir)
     weights = run_dir / "align" / "weights"
     if config.evaluate.step is not None:
         weights = snapshot_folder(run_dir / "align", config.evaluate.step)
         if not weights.exists():
             raise InputError(f"evaluate.step is {config.evaluate.step}, but align kept no weights of it: {weights}")
-    model.load_weights(weights)
-    return model, None
+    return SampleClips(config, folder, seed, weights)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from halovid.clips.conditions import encode_conditions, read_negative
-from halovid.clips.folder import sample_clips
+from halovid.clips.conditions import encode_conditions
 from halovid.clips.prompts import load_prompts
 from halovid.config.run import RunConfig
-from halovid.models import check_model, model_identity, open_model
+from halovid.models import check_model, model_identity
 from halovid.stages import STAGES
+from halovid.stages.sampling import SampleClips, sample_clips
 from halovid.store.folders import open_stage
 
 
@@ -38,6 +38,5 @@ def run(config: RunConfig, run_dir: Path) -> None:
             stage.skip(item, reason)
         stage.use_threads(config.threads)
         encode_conditions(stage.path, prompts, config)
-        model = open_model(config, {"denoiser", "autoencoder"}, read_negative(stage.path, config))
-        count = config.generate.candidates
-        sample_clips(stage, model, config.generator, prompts, config.seed, count, "generate")
+        work = SampleClips(config, stage.path, config.seed)
+        sample_clips(stage, work, prompts, config.generate.candidates, "generate")

@@ -9,12 +9,13 @@ or over what the model makes of them (`restore.source: good`). Does nothing unle
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from halovid.clips.conditions import write_geometry
-from halovid.clips.folder import ClipFolder, Row, write_clips
+from halovid.clips.folder import ClipFolder, write_clips
 from halovid.clips.good_clips import GoodClip, find_good_clips, source_identity
 from halovid.config.run import RunConfig
 from halovid.models import open_model
@@ -22,6 +23,7 @@ from halovid.stages import STAGES
 from halovid.store.folders import open_stage
 from halovid.store.runtime import console, resolve_device
 from halovid.store.tables import CLIPS
+from halovid.store.work import Row, Skip, Worker
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
@@ -35,18 +37,31 @@ def run(config: RunConfig, run_dir: Path) -> None:
         if stage is None:
             return
         stage.use_threads(config.threads)
-        device = resolve_device(config.device)
-        model = open_model(config, {"autoencoder"})
-        write_geometry(stage.path, model.geometry)
-        prompts = ClipFolder(run_dir / "generate", config.clip_size).prompts
-        found, skipped = find_good_clips(settings, prompts, config.clip_size, config.seed)
+        generated = ClipFolder(run_dir / "generate", config.clip_size)
+        write_geometry(stage.path, generated.geometry)
+        good, skipped = find_good_clips(settings, generated.prompts, config.clip_size, config.seed)
         for item, reason in skipped:
             stage.skip(item, reason)
+        work = EncodeGoodClips(config, stage.path)
+        stage.write("clips.parquet", stage.map_batches("encode good clips", good, settings.batch_size, work, CLIPS))
 
-        def encode(batch: Sequence[GoodClip]) -> list[Row]:
+
+@dataclass(frozen=True)
+class EncodeGoodClips:
+    """Work on good clips: each becomes a clip of the run in `folder`."""
+
+    config: RunConfig
+    folder: Path
+
+    def open(self) -> Worker[GoodClip]:
+        """See `Work.open`."""
+        model, device = open_model(self.config, {"autoencoder"}), resolve_device(self.config.device)
+        fps = self.config.generator.fps
+
+        def encode(batch: Sequence[GoodClip], skip: Skip) -> list[Row]:
             latents = model.encode_video(torch.stack([clip.load() for clip in batch]).to(device))
-            names, owners = [clip.name for clip in batch], [clip.prompt for clip in batch]
             video = model.decode_video(latents)  # as lossy as the candidates are, so that this tells nothing
-            return write_clips(stage.path, names, owners, [None] * len(batch), latents, video, config.generator.fps)
+            names, prompts = [clip.name for clip in batch], [clip.prompt for clip in batch]
+            return write_clips(self.folder, names, prompts, [None] * len(batch), latents, video, fps)
 
-        stage.write("clips.parquet", stage.map_batches("encode good clips", found, settings.batch_size, encode, CLIPS))
+        return encode

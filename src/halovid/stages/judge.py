@@ -11,25 +11,26 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
 
-from halovid.clips.folder import ClipFolder, Row
+from halovid.clips.folder import ClipFolder
 from halovid.config.run import RunConfig
 from halovid.judges import make_judge
-from halovid.judges.base import Judge, label_rows, make_requests, only_asked, vote_rows
+from halovid.judges.base import label_rows, make_requests, only_asked, vote_rows
 from halovid.judges.rounds import planned_rounds, write_rounds
 from halovid.judges.table import TableJudge
-from halovid.records import Refusal, Request, Rounds
+from halovid.records import Judgement, Refusal, Request, Rounds
 from halovid.stages import STAGES
 from halovid.store.errors import InputError
 from halovid.store.files import file_identity
 from halovid.store.folders import StageFolder, open_stage
 from halovid.store.runtime import Advance, progress, set_threads
 from halovid.store.tables import LABELS, VOTES, rows_to_table
+from halovid.store.work import Row, Skip, Worker
 
 _BATCH = 32
 _MEMORY = 2**31  # bytes of pixels held at once: large clips come in smaller batches
@@ -56,9 +57,8 @@ def run(config: RunConfig, run_dir: Path) -> None:
         stage.use_threads(config.threads)
         clips = ClipFolder(run_dir / "generate", config.clip_size)
         rounds = planned_rounds(config, clips.rows)
-        judged = stage.map_batches(
-            "judge", clips.rows, _batch_size(config), lambda batch: _label(batch, clips, judge, rounds, stage), _JUDGED
-        )
+        work = JudgeClips(config, run_dir, rounds)
+        judged = stage.map_batches("judge", clips.rows, _batch_size(config), work, _JUDGED)
         stage.check_outage()
         _check_some_judged(judged, stage)
         if isinstance(judge, TableJudge):
@@ -124,22 +124,43 @@ def _batch_size(config: RunConfig) -> int:
     return max(1, min(_BATCH, _MEMORY // (2 * 4 * 3 * frames * height * width)))
 
 
-def _label(
-    batch: Sequence[Row], clips: ClipFolder, judge: Judge, planned: dict[str, Rounds] | None, stage: StageFolder
-) -> list[dict[str, Any]]:
-    """The labels of a batch of clips, with the votes; `stage` is told of the clips without any."""
-    rows, video = clips.readable(batch, stage.skip)
-    if video is None:
-        return []
-    requests = make_requests(rows, video, planned)
-    labels: list[dict[str, Any]] = []
-    for request, answer in zip(requests, judge.judge(requests, clips.geometry), strict=True):
-        if isinstance(answer, Refusal):
-            stage.skip(request.clip_id, answer.reason, answer.again)
-            continue
-        if request.rounds is not None:
-            answer = only_asked(answer, request.rounds)
-        own = [row | {"votes": None} for row in label_rows(request.clip_id, answer, judge.name)]
-        own[0]["votes"] = vote_rows(request.clip_id, answer)
-        labels += own
+@dataclass(frozen=True)
+class JudgeClips:
+    """Work on rows of the clip table: the judge labels each clip; the votes on it stand beside its first label.
+
+    planned: clip id -> the patches asked about; left out, all.
+    """
+
+    config: RunConfig
+    run_dir: Path
+    planned: dict[str, Rounds] | None
+
+    def open(self) -> Worker[Row]:
+        """See `Work.open`."""
+        config = self.config
+        clips = ClipFolder(self.run_dir / "generate", config.clip_size)
+        judge = make_judge(config.judge, config.grid, config.seed)
+
+        def label(batch: Sequence[Row], skip: Skip) -> list[Row]:
+            rows, video = clips.readable(batch, skip)
+            if video is None:
+                return []
+            requests = make_requests(rows, video, self.planned)
+            labels: list[Row] = []
+            for request, answer in zip(requests, judge.judge(requests, clips.geometry), strict=True):
+                if isinstance(answer, Refusal):
+                    skip(request.clip_id, answer.reason, answer.again)
+                else:
+                    labels += _labels_with_votes(request, answer, judge.name)
+            return labels
+
+        return label
+
+
+def _labels_with_votes(request: Request, answer: Judgement, judge: str) -> list[Row]:
+    """A clip's labels, of what was asked about; the first one holds the votes."""
+    if request.rounds is not None:
+        answer = only_asked(answer, request.rounds)
+    labels = [row | {"votes": None} for row in label_rows(request.clip_id, answer, judge)]
+    labels[0]["votes"] = vote_rows(request.clip_id, answer)
     return labels

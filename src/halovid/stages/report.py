@@ -8,9 +8,7 @@ Reads all stages of the run; writes RUN/report/report.html.
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +27,8 @@ from halovid.rewards.rewarder import Rewarder, open_rewarder, rewarder_identity
 from halovid.stages import STAGES, required_stages
 from halovid.store.errors import InputError
 from halovid.store.files import write_text
-from halovid.store.folders import open_stage, read_manifest, versions
+from halovid.store.folders import open_stage
+from halovid.store.manifests import read_log, read_manifest, versions
 from halovid.store.tables import AGREEMENT, METRICS, read_table
 from halovid.store.tables import MEASURES as MEASURES_TABLE
 
@@ -62,7 +61,6 @@ def run(config: RunConfig, run_dir: Path) -> None:
             skipped=_skipped(config, run_dir, stage.skipped),
             config_yaml=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
             versions=versions(),
-            created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         )
         write_text(stage.path / "report.html", report_page.render_page(content))
 
@@ -147,21 +145,16 @@ def _curves(run_dir: Path, stages: Sequence[str]) -> list[report_page.Curve]:
     """Training curves of the reward model and of the alignment, as far as the run has these stages."""
     curves = []
     if "reward" in stages:
-        log = _read_log(run_dir / "reward")
+        log = read_log(run_dir, "reward")
         losses = {name: _smooth(log, name, 1) for name in sorted({name for line in log for name in line} - {"step"})}
         curves.append(report_page.Curve("Reward model", "step", "squared error", losses))
     if "align" in stages:
-        log = _read_log(run_dir / "align")
+        log = read_log(run_dir, "align")
         logged = sorted({name for line in log for name in line})
         for title, (label, pattern) in _ALIGNMENT_CURVES.items():
             series = {name: _smooth(log, name) for name in fnmatch.filter(logged, pattern)}
             curves += [report_page.Curve(title, "step", label, series)] if series else []
     return curves
-
-
-def _read_log(folder: Path) -> list[Row]:
-    """What a training logged, step by step."""
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def _smooth(log: list[Row], name: str, width: int = _SMOOTHING) -> list[tuple[float, float]]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from halovid.clips.conditions import read_negative, write_geometry
-from halovid.clips.folder import ClipFolder, Row, write_clips
+from halovid.clips.folder import ClipFolder, write_clips
 from halovid.config.run import RunConfig
 from halovid.maths.grid import pool_cells
 from halovid.maths.seeds import clip_seed
@@ -30,6 +30,7 @@ from halovid.stages import STAGES
 from halovid.store.folders import open_stage
 from halovid.store.runtime import console, resolve_device
 from halovid.store.tables import CLIPS, PAIRS, rows_to_table
+from halovid.store.work import Row, Skip, Worker
 
 
 @dataclass(frozen=True)
@@ -66,37 +67,56 @@ def run(config: RunConfig, run_dir: Path) -> None:
         if stage is None:
             return
         stage.use_threads(config.threads)
-        device = resolve_device(config.device)
-        conditions, originals = (
-            ClipFolder(run_dir / name, config.clip_size) for name in ("generate", settings.originals)
-        )
-        model = open_model(config, {"denoiser", "autoencoder"}, read_negative(conditions.folder, config))
-        write_geometry(stage.path, model.geometry)
+        originals = ClipFolder(run_dir / settings.originals, config.clip_size)
+        write_geometry(stage.path, originals.geometry)
         jobs = list_jobs(originals, settings.per_prompt, config.seed)
-        originals.encode_latents([job.original for job in jobs], model, stage.path / "parts" / "latents")
+        work = RestoreClips(config, run_dir, stage.path)
+        stage.write("clips.parquet", stage.map_batches("restore", jobs, settings.batch_size, work, CLIPS))
+        shape = originals.geometry.latent_shape(*config.clip_size)
+        pairs = [_pair(job, region(job, shape, config), config) for job in jobs]
+        stage.write("pairs.parquet", rows_to_table(pairs, PAIRS))
+
+
+@dataclass(frozen=True)
+class RestoreClips:
+    """Work on jobs: the base model makes each clip anew, into `folder`."""
+
+    config: RunConfig
+    run_dir: Path
+    folder: Path
+
+    def open(self) -> Worker[Job]:
+        """See `Work.open`."""
+        config, settings = self.config, self.config.restore
+        assert settings is not None
+        device = resolve_device(config.device)
+        generated, originals = (
+            ClipFolder(self.run_dir / name, config.clip_size) for name in ("generate", settings.originals)
+        )
+        model = open_model(config, {"denoiser", "autoencoder"}, read_negative(generated.folder, config))
         shape = originals.geometry.latent_shape(*config.clip_size)
 
-        def make(batch: Sequence[Job]) -> list[Row]:
-            prompts = conditions.conditioning([job.prompt.prompt_id for job in batch]).to(device)
+        def restore_clips(batch: Sequence[Job], skip: Skip) -> list[Row]:
+            for job in batch:
+                originals.encode_latent(job.original, model, self.folder / "parts" / "latents")
+            prompts = generated.conditioning([job.prompt.prompt_id for job in batch]).to(device)
             latents = torch.stack([originals.latents(job.original) for job in batch]).to(device)
             masks = torch.stack([region(job, shape, config) for job in batch]).to(device)
             draws = [torch.Generator().manual_seed(job.seed) for job in batch]
             noise = torch.stack([torch.randn(latents.shape[1:], generator=draw) for draw in draws]).to(latents)
             restored = restore(model, latents, masks, prompts, noise, settings)
-            names, owners, seeds = zip(*((job.name, job.prompt, job.seed) for job in batch), strict=True)
             video = model.decode_video(restored)
-            return write_clips(stage.path, names, owners, seeds, restored, video, sampling.fps)
+            names, texts, seeds = zip(*((job.name, job.prompt, job.seed) for job in batch), strict=True)
+            return write_clips(self.folder, names, texts, seeds, restored, video, config.generator.fps)
 
-        stage.write("clips.parquet", stage.map_batches("restore", jobs, settings.batch_size, make, CLIPS))
-        pairs = [_pair(job, region(job, shape, config), config) for job in jobs]
-        stage.write("pairs.parquet", rows_to_table(pairs, PAIRS))
+        return restore_clips
 
 
 def list_jobs(originals: ClipFolder, per_prompt: int, seed: int) -> list[Job]:
     """The clips of each prompt in turn, `per_prompt` times."""
     return [
-        Job(own[index % len(own)], index, clip_seed(seed, prompt_id, index))
-        for prompt_id, own in originals.by_prompt.items()
+        Job(clips[index % len(clips)], index, clip_seed(seed, prompt_id, index))
+        for prompt_id, clips in originals.by_prompt.items()
         for index in range(per_prompt)
     ]
 

@@ -11,23 +11,27 @@ a crop, and RUN/score/FOLDER/released.parquet tells all its scores and what it w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from halovid.clips.folder import ClipFolder, Row
-from halovid.config.reward import ScoreConfig
+from halovid.clips.folder import ClipFolder
 from halovid.config.run import RunConfig
 from halovid.judges.base import label_rows
 from halovid.records import Judgement, PromptBatch, Rewards
-from halovid.rewards.rewarder import Rewarder, open_rewarder, rewarder_identity
+from halovid.rewards.rewarder import open_rewarder, rewarder_identity
 from halovid.stages import STAGES
 from halovid.store.folders import StageFolder, open_stage
 from halovid.store.tables import LABELS, RELEASED, REWARDS
+from halovid.store.work import Row, Skip, Worker
 
 # what is kept of a batch that the run's own network has rewarded: the ratings that its rewards are means of
 _RATED = REWARDS.append(pa.field("ratings", pa.list_(pa.struct(list(LABELS)))))
+_FOLDER = pa.field("folder", pa.string())  # the clip folder of the run that a clip lies in
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
@@ -37,47 +41,71 @@ def run(config: RunConfig, run_dir: Path) -> None:
         if stage is None:
             return
         stage.use_threads(config.threads)
-        generated = ClipFolder(run_dir / "generate", config.scored_size)
-        rewarder = open_rewarder(config, run_dir)
+        clips = [
+            (name, row) for name in config.scored_folders for row in ClipFolder(run_dir / name, config.scored_size).rows
+        ]
+        # released models clip by clip, each of which is many passes or calls: what was paid for is kept
+        by_network = config.score.uses_run_network
+        batch_size, schema = (config.score.batch_size, _RATED) if by_network else (1, RELEASED)
+        work = ScoreClips(config, run_dir)
+        scored = stage.map_batches("score", clips, batch_size, work, schema.append(_FOLDER))
         for name in config.scored_folders:
-            clips = generated if name == "generate" else ClipFolder(run_dir / name, config.scored_size)
-            _score_folder(stage, name, clips, generated, rewarder, config.score)
+            _write_tables(stage, name, scored.filter(pc.equal(scored["folder"], name)), by_network)
         stage.check_outage()
 
 
-def _score_folder(
-    stage: StageFolder, name: str, clips: ClipFolder, generated: ClipFolder, rewarder: Rewarder, config: ScoreConfig
-) -> None:
-    """Writes the tables of the clip folder `name`; `generated` holds the text conditions of its prompts."""
-    by_network = config.uses_run_network
-
-    def score(batch: Sequence[Row]) -> list[Row]:
-        rows, video = clips.readable(batch, stage.skip)
-        if video is None:
-            return []
-        prompts = generated.prompt_batch(rows, rewarder.needs_conditioning)
-        rewards = rewarder.reward(video, prompts)
-        _skip_refused(stage, rows, rewards)
-        rewarded = [index for index, refusal in enumerate(rewards.refusals) if refusal is None]
-        make_row = _rated_row if by_network else _released_row
-        return [make_row(rows[index], rewards, prompts, index) for index in rewarded]
-
-    # released models clip by clip, each of which is many passes or calls: what was paid for is kept
-    batch_size, schema = (config.batch_size, _RATED) if by_network else (1, RELEASED)
-    table = stage.map_batches(f"score {name}", clips.rows, batch_size, score, schema)
+def _write_tables(stage: StageFolder, name: str, scored: pa.Table, by_network: bool) -> None:
+    """Writes the tables of the clip folder `name`."""
     if by_network:
-        ratings = pa.Table.from_struct_array(table["ratings"].combine_chunks().flatten())
+        ratings = pa.Table.from_struct_array(scored["ratings"].combine_chunks().flatten())
         stage.write(f"{name}/ratings.parquet", ratings.cast(LABELS))
     else:
-        stage.write(f"{name}/released.parquet", table)
-    stage.write(f"{name}/rewards.parquet", table.select(REWARDS.names).cast(REWARDS))
+        stage.write(f"{name}/released.parquet", scored.select(RELEASED.names).cast(RELEASED))
+    stage.write(f"{name}/rewards.parquet", scored.select(REWARDS.names).cast(REWARDS))
 
 
-def _skip_refused(stage: StageFolder, rows: Sequence[Row], rewards: Rewards) -> None:
+@dataclass(frozen=True)
+class ScoreClips:
+    """Work on clips, each told by its folder's name and its row: the recipe's rewarder rewards it and its patches."""
+
+    config: RunConfig
+    run_dir: Path
+
+    def open(self) -> Worker[tuple[str, Row]]:
+        """See `Work.open`."""
+        config = self.config
+        rewarder = open_rewarder(config, self.run_dir)
+        names = {"generate", *config.scored_folders}
+        folders = {name: ClipFolder(self.run_dir / name, config.scored_size) for name in names}
+        make_row = _rated_row if config.score.uses_run_network else _released_row
+
+        def score(batch: Sequence[tuple[str, Row]], skip: Skip) -> list[Row]:
+            return [row for name, rows in _by_folder(batch) for row in score_folder(name, rows, skip)]
+
+        def score_folder(name: str, batch: Sequence[Row], skip: Skip) -> list[Row]:
+            rows, video = folders[name].readable(batch, skip)
+            if video is None:
+                return []
+            prompts = folders["generate"].prompt_batch(rows, rewarder.needs_conditioning)
+            rewards = rewarder.reward(video, prompts)
+            _skip_refused(rows, rewards, skip)
+            rewarded = [index for index, refusal in enumerate(rewards.refusals) if refusal is None]
+            return [make_row(rows[index], rewards, prompts, index) | {"folder": name} for index in rewarded]
+
+        return score
+
+
+def _by_folder(clips: Sequence[tuple[str, Row]]) -> Iterator[tuple[str, list[Row]]]:
+    """The rows of each folder in a batch."""
+    for name, same_folder in itertools.groupby(clips, key=lambda clip: clip[0]):
+        yield name, [row for _, row in same_folder]
+
+
+def _skip_refused(rows: Sequence[Row], rewards: Rewards, skip: Skip) -> None:
     """Notes the clips that got no reward, and which of them may get one another time."""
     for row, refusal in zip(rows, rewards.refusals, strict=True):
         if refusal is not None:
-            stage.skip(row["clip_id"], refusal.reason, refusal.again)
+            skip(row["clip_id"], refusal.reason, refusal.again)
 
 
 def _reward_row(row: Row, rewards: Rewards, index: int) -> Row:

@@ -1,15 +1,17 @@
-"""Checkpoints of a training: nested state dicts as one safetensors file, written atomically.
+"""Tensors on disk with a checksum, and checkpoints of a training: nested state dicts as one safetensors file.
 
 Tensors are stored as tensors; everything else (step counters, parameter groups) as JSON in the file's
-metadata. No pickles.
+metadata. No pickles. Files are written atomically and know their own name, so that one is not taken for another.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -18,27 +20,59 @@ from halovid.store.errors import InputError
 from halovid.store.files import atomic_path
 
 
+def save_tensors(path: Path, tensors: dict[str, Tensor], note: str = "") -> None:
+    """Writes tensors by name, and a text beside them; `load_tensors` notices every change of the file."""
+    stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    metadata = {"note": note, "name": path.name}
+    with atomic_path(path) as temporary:
+        save_file(stored, temporary, metadata=metadata | {"checksum": _checksum(stored, metadata)})
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors that `save_tensors` wrote, and the text beside them.
+
+    Raises:
+        InputError: the file is missing, damaged or was written under another name.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        raise InputError(f"{path} is missing or damaged ({error})") from error
+    checksum = metadata.pop("checksum", None)
+    if metadata.get("name") != path.name or checksum != _checksum(tensors, metadata):
+        raise InputError(f"{path} is damaged: its checksum does not fit")
+    return tensors, metadata["note"]
+
+
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Writes a nested state of dicts, lists, tensors and JSON values; a reader never sees half a file."""
     tensors: dict[str, Tensor] = {}
     skeleton = _detach(state, tensors)
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"state": json.dumps(skeleton)})
+    save_tensors(path, tensors, json.dumps(skeleton))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """The nested state that `save_checkpoint` wrote.
 
     Raises:
-        InputError: the file is truncated or not a checkpoint.
+        InputError: the file is damaged or not a checkpoint.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            skeleton = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        tensors, skeleton = load_tensors(path)
+        return _attach(json.loads(skeleton), tensors)
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a readable checkpoint ({error}); delete it to start again") from error
-    return _attach(skeleton, tensors)
+
+
+def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """SHA-256 of names, types, shapes and bytes of tensors, and of the metadata; hexadecimal."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _detach(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -1,12 +1,27 @@
-"""The one exception for mistakes a user can mend."""
+"""What can go wrong and is told in one sentence."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 MOST_SHOWN = 100  # characters of anybody's text in a message
 
 
 class InputError(ValueError):
     """Bad input: the message says what came, what is allowed and what to do. The command exits with code 2."""
+
+
+class DamageError(RuntimeError):
+    """A file of a run is not what its stage wrote; that stage makes it anew. Exit code 2.
+
+    No InputError, since those may concern one item, which is then left out: a damaged file must never be.
+    """
+
+    def __init__(self, path: Path, stage: str) -> None:
+        super().__init__(
+            f"{path} is missing or not what the stage {stage!r} wrote; run `halovid {stage}` with the same recipe "
+            f"again, which makes what is damaged anew and keeps the rest"
+        )
 
 
 class TrainingError(RuntimeError):

@@ -1,37 +1,43 @@
-"""Files that are either whole or absent, and their fingerprints."""
+"""Files that are either whole or absent, and their hashes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from halovid.store.errors import InputError, shorten
+from halovid.store.errors import DamageError, InputError, shorten
+from halovid.store.runtime import progress
 
 MOST_FILES = 100_000  # below a folder that a recipe names
+TEMPORARY = ".halovid-tmp-"  # how the name of every file begins that is not whole yet
+_CHUNK = 2**24
+_LONG = 2**30  # bytes whose reading takes long enough to be shown
+_SETTLED = 10**8  # nanoseconds after a change, from which on another change surely has another time
+Stamp = tuple[int, int, int]
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that becomes `path` when the block ends without an error.
 
-    The file is flushed to the disk before it is renamed, so a crash leaves the old file or the new one.
+    The file is flushed to the disk before it is renamed, so a crash leaves the old file or the new one. Its rights are
+    those that the user's umask gives to new files.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}{path.suffix}")
+    temporary.touch(exist_ok=False)
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -48,10 +54,76 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
+_remembered: dict[str, tuple[Stamp, str]] = {}  # absolute path -> what the file looked like, and its hash
+
+
+@contextmanager
+def remembered_hashes(memory: Path) -> Iterator[None]:
+    """Inside, `hash_file` knows files again that it has read before, also in earlier processes.
+
+    Args:
+        memory: a file that keeps the hashes; without one, or with a damaged one, files are read once more.
+    """
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        stored = json.loads(memory.read_text(encoding="utf-8"))
+        if stored["checksum"] == hash_value(stored["files"]):
+            for path, (stamp, digest) in stored["files"].items():
+                _remembered.setdefault(path, ((stamp[0], stamp[1], stamp[2]), digest))
+    before = dict(_remembered)
+    try:
+        yield
+    finally:
+        if _remembered != before:
+            files = {path: entry for path, entry in _remembered.items() if Path(path).exists()}
+            with suppress(OSError):
+                write_json(memory, {"files": files, "checksum": hash_value(files)})
+
+
+def hash_file(path: Path, advance: Callable[[int], None] = lambda count: None) -> str:
+    """SHA-256 of a file's bytes, hexadecimal. A file with the size and times of an earlier call is not read again.
+
+    Args:
+        advance: is told how many bytes were read, again and again.
+    """
+    key = str(path.absolute())
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        status = os.fstat(file.fileno())
+        stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        known = _remembered.get(key)
+        if known is not None and known[0] == stamp:
+            advance(status.st_size)
+            return known[1]
+        digest = hashlib.sha256()
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            advance(len(chunk))
+    if time.time_ns() - max(stamp[1:]) > _SETTLED:
+        _remembered[key] = (stamp, digest.hexdigest())
+    return digest.hexdigest()
+
+
+def is_intact(path: Path, digest: str) -> bool:
+    """Whether a file is there and has this SHA-256; told by its size and times where these are known."""
+    return path.is_file() and hash_file(path) == digest
+
+
+def check_file(path: Path, digest: str | None, stage: str) -> None:
+    """Makes sure that a file is what was written; its bytes are read, whatever its times say.
+
+    Args:
+        digest: the SHA-256 that it must have; None when nobody wrote it down, then it only has to be there.
+        stage: who wrote it and can do so again.
+
+    Raises:
+        DamageError: it is missing or another one.
+    """
+    try:
+        with path.open("rb") as file:
+            intact = digest is None or hashlib.file_digest(file, "sha256").hexdigest() == digest
+    except FileNotFoundError:
+        intact = False
+    if not intact:
+        raise DamageError(path, stage)
 
 
 def file_identity(path: Path | None, setting: str) -> str | None:
@@ -76,7 +148,7 @@ def hash_value(value: Any) -> str:
 
 
 def hash_folder(folder: Path) -> str:
-    """SHA-256 of the names and contents of all files below a folder, hexadecimal.
+    """SHA-256 of the names and contents of all files below a folder, hexadecimal; a large one shows its progress.
 
     Raises:
         InputError: it holds more files than any model or set of clips: somebody named a folder far above.
@@ -87,4 +159,15 @@ def hash_folder(folder: Path) -> str:
             f"{shorten(str(folder))} holds more than {MOST_FILES:,} files, which would all be read; name the folder of "
             f"the model or of the clips itself"
         )
-    return hash_value({str(path.relative_to(folder)): hash_file(path) for path in files})
+    total = sum(path.stat().st_size for path in files)
+    if total < _LONG:
+        return hash_value({str(path.relative_to(folder)): hash_file(path) for path in files})
+    with progress(f"read {folder.name} (MB)", total // 10**6) as advance:
+        read = 0
+
+        def tell(count: int) -> None:
+            nonlocal read
+            advance((read + count) // 10**6 - read // 10**6)
+            read += count
+
+        return hash_value({str(path.relative_to(folder)): hash_file(path, tell) for path in files})

@@ -1,21 +1,19 @@
 """Stage folders: where a stage writes, when it is complete, and how it continues after a kill.
 
 RUN/<stage>/manifest.json   written last: the stage is complete, but for what it lists to be tried again
-RUN/<stage>/parts/*.parquet finished batches of a stage that was interrupted or has something to try again
+RUN/<stage>/fingerprint     whose result this is, also before it is complete
+RUN/<stage>/parts/*.parquet finished batches: to continue from, and to make only that anew which gets damaged
 RUN/superseded/<stage>-*    results of other settings or inputs; they come back when these do
-RUN/.lock                   held while a stage writes: one process per run folder
 """
 
 from __future__ import annotations
 
-import fcntl
-import importlib.metadata
+import contextlib
 import itertools
 import json
-import os
-import platform
+import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,18 +22,22 @@ import pyarrow as pa
 import torch
 
 from halovid.store.errors import InputError
-from halovid.store.files import hash_file, hash_value, write_json, write_text
+from halovid.store.files import TEMPORARY, hash_file, hash_value, write_json, write_text
+from halovid.store.lock import locked
+from halovid.store.manifests import check_stage, is_complete, read_manifest, versions, write_manifest
 from halovid.store.parts import PartFolder, joined, uncovered
 from halovid.store.runtime import console, progress, set_threads
 from halovid.store.tables import rows_to_table, write_table
+from halovid.store.work import Executor, Item, LocalExecutor, Work, skipped_entry
 
 T = TypeVar("T")
-_PACKAGES = ("halovid", "torch", "diffusers", "transformers", "peft", "safetensors", "pyarrow", "av")
-# what a stage wrote: tables, weights, logs, pages; clips are told by the settings that they were made with
+# what a stage wrote: tables, weights, logs, pages; the files of clips have their hashes in tables
 _RESULTS = (
     *("*.parquet", "*/*.parquet", "*.safetensors", "*.json", "*.jsonl", "*.html"),
-    *("weights/**/*.safetensors", "snapshots/**/*.safetensors"),
+    *("prompts/*.safetensors", "weights/**/*", "snapshots/**/*"),
 )
+_KEPT_PARTS = ("*.parquet", "threads.json")
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 class StageFolder:
@@ -46,6 +48,7 @@ class StageFolder:
         self.fingerprint = fingerprint
         self.skipped: list[dict[str, Any]] = []
         self.threads: list[int] = []
+        self.executor: Executor = LocalExecutor()  # who works on lists of items
         self._made = 0  # rows of all batches
 
     def skip(self, item: str, reason: str, again: bool = False) -> None:
@@ -53,7 +56,7 @@ class StageFolder:
 
         With `again` a later run of the stage tries it once more: another outcome is possible.
         """
-        self.skipped.append({"item": item, "reason": reason} | ({"again": True} if again else {}))
+        self.skipped.append(skipped_entry(item, reason, again))
 
     def use_threads(self, threads: int | None) -> None:
         """Limits torch to so many CPU threads (None: all) and keeps a record of it.
@@ -71,30 +74,20 @@ class StageFolder:
         write_json(record, self.threads)
 
     def map_batches(
-        self,
-        description: str,
-        items: Sequence[T],
-        size: int,
-        work: Callable[[Sequence[T]], list[dict[str, Any]]],
-        schema: pa.Schema,
+        self, description: str, items: Sequence[Item], size: int, work: Work[Item], schema: pa.Schema
     ) -> pa.Table:
-        """The rows that `work` makes of all items, batch by batch; finished batches survive a kill.
+        """The rows that the work makes of all items, batch by batch; finished batches survive a kill.
 
         What an earlier run has finished is kept whatever its batch size was; a batch that it left with something to
-        try again is done anew.
-
-        Inside `work`, `skip` notes the items that fail. The items must be the same when it continues, which the
-        fingerprint ensures.
+        try again is done anew. The items must be the same when it continues, which the fingerprint ensures.
         """
         folder = PartFolder(self.path / "parts", description, schema)
         parts = folder.read(len(items))
         todo = uncovered((part.items for part in parts), len(items), size)
         with progress(description, len(items), len(items) - sum(map(len, todo))) as advance:
-            for batch in todo:
-                before = len(self.skipped)
-                table = rows_to_table(work(items[batch.start : batch.stop]), schema)
-                parts.append(folder.write(batch, table, self.skipped[before:]))
-                del self.skipped[before:]
+            results = self.executor.map(work, (items[batch.start : batch.stop] for batch in todo))
+            for batch, result in zip(todo, results, strict=True):
+                parts.append(folder.write(batch, rows_to_table(result.rows, schema), result.skipped))
                 advance(len(batch))
         self._made += sum(len(part.table) for part in parts)
         parts.sort(key=lambda part: part.items.start)
@@ -151,14 +144,14 @@ def open_stage(
     Raises:
         InputError: an input stage is not complete, the folder can't be written, or another process is at work.
     """
-    with _lock(run_dir):
-        upstream = {stage: _output_hash(run_dir, stage) for stage in inputs}
+    with locked(run_dir):
+        upstream = {stage: check_stage(run_dir, stage) for stage in inputs}
         fingerprint = hash_value({"stage": name, "config": config, "inputs": upstream})
         folder = run_dir / name
         _prepare(folder, fingerprint)
         failed = _to_try_again((read_manifest(folder) or {}).get("skipped", []))
         if is_complete(folder, fingerprint) and not failed:
-            shutil.rmtree(folder / "parts", ignore_errors=True)  # left when a kill came right after the manifest
+            _clear_parts(folder)  # left when a kill came right after the manifest
             console.print(f"{name}: complete, skipped", style="dim")
             yield None
             return
@@ -169,73 +162,12 @@ def open_stage(
         _finish(stage, name, config, upstream)
 
 
-def is_complete(folder: Path, fingerprint: str) -> bool:
-    """True when the folder holds a finished stage of this fingerprint whose outputs are all undamaged."""
-    manifest = read_manifest(folder)
-    if manifest is None or manifest["fingerprint"] != fingerprint:
-        return False
-    damaged = [name for name, digest in manifest["outputs"].items() if not _matches(folder / name, digest)]
-    if damaged:
-        console.print(f"{folder.name}: {', '.join(damaged)} missing or damaged, made again", style="yellow")
-        (folder / "manifest.json").unlink()
-    return not damaged
-
-
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a finished stage, or None when there is none.
-
-    Raises:
-        InputError: the manifest is not readable JSON, or not that of a stage.
-    """
-    path = folder / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete it and run the stage again") from error
-    if not isinstance(manifest, dict) or not {"fingerprint", "outputs", "skipped"} <= manifest.keys():
-        raise InputError(f"{path} is not the manifest of a stage; delete it and run the stage again")
-    return manifest
-
-
-def is_imported(run_dir: Path, stage: str) -> bool:
-    """True when a stage was not run but made from the same data as the run's clips, see `halovid.commands.exchange`."""
-    sources = [(read_manifest(run_dir / name) or {}).get("config", {}).get("imported") for name in ("generate", stage)]
-    return sources[0] is not None and sources[0] == sources[1]
-
-
-def is_current(run_dir: Path, stage: str) -> bool:
-    """True when a stage is complete and was made from what the stages before it hold now."""
-    manifest = read_manifest(run_dir / stage)
-    if manifest is None:
-        return False
-    if "imported" in manifest["config"] and not is_imported(run_dir, stage):
-        return False
-    return all(
-        is_current(run_dir, name) and _output_hash(run_dir, name) == digest
-        for name, digest in manifest["inputs"].items()
-    )
-
-
-def _output_hash(run_dir: Path, stage: str) -> str:
-    """Identity of what an upstream stage wrote: its outputs, and the settings that its clips were made with."""
-    manifest = read_manifest(run_dir / stage)
-    if manifest is None:
-        raise InputError(f"the stage {stage!r} is not complete in {run_dir}; run `halovid {stage}` first")
-    return hash_value({"fingerprint": manifest["fingerprint"], "outputs": manifest["outputs"]})
-
-
-def _matches(path: Path, digest: str) -> bool:
-    return path.exists() and hash_file(path) == digest
-
-
 def _prepare(folder: Path, fingerprint: str) -> None:
     """Makes `folder` that of this fingerprint: empty, or what an earlier run of the same left there or set aside."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} must be a folder of this stage; move it away, or choose another run folder")
     mark = folder / "fingerprint"
-    if not (mark.exists() and mark.read_text() == fingerprint):
+    if _fingerprint_of(folder) != fingerprint:
         if folder.exists() and any(folder.iterdir()):
             target = _set_aside(folder)
             console.print(f"{folder.name}: settings or inputs changed; earlier result now {target}", style="yellow")
@@ -246,16 +178,34 @@ def _prepare(folder: Path, fingerprint: str) -> None:
             earlier.rename(folder)
             console.print(f"{folder.name}: an earlier result of these settings and inputs is taken from {earlier}")
     folder.mkdir(parents=True, exist_ok=True)
-    if not mark.exists():
+    if _read_mark(folder) != fingerprint:
         write_text(mark, fingerprint)
-    for leftover in folder.rglob(".*.*"):  # temporary files of a process that was killed, see atomic_path
-        leftover.unlink()
+    for leftover in folder.rglob(f"{TEMPORARY}*"):  # of a process that was killed, see atomic_path
+        if leftover.is_file():
+            leftover.unlink()
+
+
+def _fingerprint_of(folder: Path) -> str | None:
+    """Whose result a folder holds, by its manifest or, while there is none, by its mark; None when nobody knows."""
+    with contextlib.suppress(InputError):
+        manifest = read_manifest(folder)
+        if manifest is not None:
+            return str(manifest["fingerprint"])
+    return _read_mark(folder)
+
+
+def _read_mark(folder: Path) -> str | None:
+    """The fingerprint that a stage left when it began; None when there is none or it is damaged."""
+    try:
+        text = (folder / "fingerprint").read_text(encoding="ascii")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+    return text if _HASH.fullmatch(text) else None
 
 
 def _set_aside(folder: Path) -> Path:
     """Moves a stage folder to RUN/superseded, under a name that is free there; the new path."""
-    mark = folder / "fingerprint"
-    name = f"{folder.name}-{mark.read_text()[:12] if mark.exists() else 'unknown'}"
+    name = f"{folder.name}-{(_fingerprint_of(folder) or 'unknown')[:12]}"
     superseded = folder.parent / "superseded"
     superseded.mkdir(exist_ok=True)
     candidates = itertools.chain([superseded / name], (superseded / f"{name}-{i}" for i in itertools.count(2)))
@@ -264,7 +214,7 @@ def _set_aside(folder: Path) -> Path:
 
 def _finish(stage: StageFolder, name: str, config: dict[str, Any], inputs: dict[str, str]) -> None:
     """Writes the manifest, which makes the stage complete, and tells what was skipped."""
-    results = {path for pattern in _RESULTS for path in stage.path.glob(pattern)}
+    results = {path for pattern in _RESULTS for path in stage.path.glob(pattern) if path.is_file()}
     results -= {*stage.path.glob("parts/*"), stage.path / "manifest.json"}  # left by a run with something to try again
     manifest = {
         "stage": name,
@@ -276,36 +226,20 @@ def _finish(stage: StageFolder, name: str, config: dict[str, Any], inputs: dict[
         "threads": stage.threads,
         "versions": versions(),
     }
-    write_json(stage.path / "manifest.json", manifest)
+    write_manifest(stage.path, manifest)
     if not _to_try_again(stage.skipped):  # only now: without a manifest the parts are all that there is
-        shutil.rmtree(stage.path / "parts", ignore_errors=True)
+        _clear_parts(stage.path)
     if stage.skipped:
         first = "; ".join(f"{entry['item']}: {entry['reason']}" for entry in stage.skipped[:3])
         told = f"{name}: {len(stage.skipped)} skipped ({first}); all in {stage.path}/manifest.json"
         console.print(told, style="yellow")
 
 
-def versions() -> dict[str, str]:
-    """Python's and the main packages' versions."""
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"python": platform.python_version()} | found
-
-
-@contextmanager
-def _lock(run_dir: Path) -> Iterator[None]:
-    """Holds the run folder for this process; the lock goes with the process, however it ends."""
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        handle = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise InputError(f"can't write the run folder {run_dir}: {error.strerror}") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.truncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
-        yield
-    except BlockingIOError as error:
-        owner = os.pread(handle, 20, 0).decode() or "?"
-        raise InputError(f"{run_dir} is in use by process {owner}; wait for it or choose another folder") from error
-    finally:
-        os.close(handle)
+def _clear_parts(folder: Path) -> None:
+    """Deletes what a finished stage needs no more: the states of its training, but no finished batches."""
+    kept = {path for pattern in _KEPT_PARTS for path in folder.glob(f"parts/{pattern}")}
+    for path in set(folder.glob("parts/*")) - kept:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()

@@ -19,8 +19,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from halovid.store.files import atomic_path, hash_file
+from halovid.store.files import atomic_path, hash_file, is_intact
 from halovid.store.runtime import console
+from halovid.store.tables import named_files
 
 Skipped = list[dict[str, Any]]
 _SKIPPED = b"halovid.skipped"
@@ -43,14 +44,17 @@ class Part:
 
 
 class PartFolder:
-    """The parts of one list of items."""
+    """The parts of one list of items; files that their rows name lie beside the folder of parts."""
 
     def __init__(self, folder: Path, description: str, schema: pa.Schema) -> None:
-        self._folder, self._schema = folder, schema
+        self._folder, self._stage, self._schema = folder, folder.parent, schema
         self._prefix = description.replace(" ", "-")
 
     def read(self, count: int) -> list[Part]:
-        """All finished parts of `count` items, in order; what is damaged or to be tried again is deleted."""
+        """All finished parts of `count` items, in order; what is damaged or to be tried again is deleted.
+
+        A part is damaged, too, when a file that its rows name is.
+        """
         kept: list[Part] = []
         for path in sorted(self._folder.glob(f"{self._prefix}-*.parquet")):
             match = _NAME.fullmatch(path.name.removeprefix(self._prefix))
@@ -58,7 +62,8 @@ class PartFolder:
                 continue
             items = range(int(match["first"]), int(match["stop"]))
             part = self._read_part(path, items) if hash_file(path).startswith(match["hash"]) else None
-            if part is None or not items or items.stop > count or (kept and items.start < kept[-1].items.stop):
+            overlaps = bool(kept) and items.start < kept[-1].items.stop
+            if part is None or not items or items.stop > count or overlaps or damaged_files(self._stage, part.table):
                 console.print(f"{path} is damaged; what it holds is made again", style="yellow")
                 path.unlink()
             elif part.to_try_again:
@@ -88,6 +93,11 @@ class PartFolder:
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
             return None
         return Part(items, table, skipped, path)
+
+
+def damaged_files(folder: Path, table: pa.Table) -> list[Path]:
+    """The files named by a table of a folder that are missing or not what they were."""
+    return [folder / name for name, digest in named_files(table) if not is_intact(folder / name, digest)]
 
 
 def uncovered(finished: Iterable[range], count: int, size: int) -> list[range]:

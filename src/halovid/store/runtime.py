@@ -6,24 +6,20 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from halovid.store.errors import InputError
 
+if TYPE_CHECKING:  # torch takes seconds to import, which `halovid --help` must not wait for
+    import torch
+
 T = TypeVar("T")
 _HELD_BYTES = 1 << 29  # of float32 clips in one batch: what is computed of them takes several times as much
 
-_OUT_OF_MEMORY = (
-    "not enough memory",
-    "can't allocate memory",
-    "out of memory",
-    "_STATUS_ALLOC_FAILED",
-)  # torch's words
 
 console = Console(stderr=True, markup=False)  # names and reasons hold anybody's words
 
@@ -34,6 +30,8 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         InputError: there is no such device here.
     """
+    import torch
+
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -48,27 +46,17 @@ def resolve_device(name: str) -> torch.device:
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """The number format of a name; "auto" is bfloat16 on CUDA and float32 elsewhere."""
+    import torch
+
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
-def memory_trouble(error: BaseException) -> str | None:
-    """One sentence for a lack of memory, the device's or the machine's, that says what to lower; None for all else."""
-    words = str(error)
-    if not isinstance(error, MemoryError | torch.OutOfMemoryError):
-        if not isinstance(error, RuntimeError) or not any(part in words for part in _OUT_OF_MEMORY):
-            return None
-    device = next((f" on the {name} device" for name in ("CUDA", "MPS", "XPU") if name in words), "")
-    return (
-        f"there is not enough memory{device}: lower the batch_size of the stage (to sample: generator.batch_size), or "
-        f"generator.num_frames, height and width; a training also needs less with align.micro_batches higher and "
-        f"gradient_checkpointing: true. What is finished is kept: run the same command again"
-    )
-
-
 def set_threads(threads: int | None) -> None:
     """Limits torch to `threads` CPU threads; None leaves all cores that the process may use."""
+    import torch
+
     if threads is None:
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(threads)
@@ -77,6 +65,8 @@ def set_threads(threads: int | None) -> None:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Lets torch work on one CPU thread: for what must come out alike, to the bit, on any machine and setting."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

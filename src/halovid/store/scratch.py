@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from halovid.store.errors import InputError
 
@@ -32,11 +32,10 @@ def scratch_folder(target: Path) -> Iterator[Path]:
         raise InputError(f"can't write beside {target}: {error.strerror}") from error
     if any(hidden.iterdir()) and not (hidden / _MARK).exists():
         raise InputError(f"{hidden} is needed to build {target} and holds something else; move it away")
-    lock = os.open(hidden / _MARK, os.O_RDWR | os.O_CREAT, 0o644)  # the lock goes with the process, however it ends
+    lock = FileLock(hidden / _MARK, timeout=0)  # it goes with the process, however that ends
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(lock)
+        lock.acquire()
+    except Timeout as error:
         raise InputError(f"another process is making {target}; wait for it, or name another place") from error
     try:
         content = hidden / "content"
@@ -46,4 +45,4 @@ def scratch_folder(target: Path) -> Iterator[Path]:
         yield content
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
-        os.close(lock)
+        lock.release()

@@ -7,7 +7,7 @@ lists the columns.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from halovid.store.errors import InputError
 from halovid.store.files import atomic_path, write_text
 
+_HASH = "_sha256"  # how the column beside a column of files ends
 _TEXT, _INT, _FLOAT = pa.string(), pa.int64(), pa.float32()
 _PATCHES = pa.list_(_FLOAT)  # t * h * w values, time slowest
 
@@ -29,7 +30,16 @@ def _schema(name: str, /, version: int = 1, **columns: pa.DataType) -> pa.Schema
 
 
 CLIPS = _schema(
-    "clips", clip_id=_TEXT, prompt_id=_TEXT, prompt=_TEXT, seed=_INT, video=_TEXT, latents=_TEXT, fps=_FLOAT
+    "clips",
+    clip_id=_TEXT,
+    prompt_id=_TEXT,
+    prompt=_TEXT,
+    seed=_INT,
+    video=_TEXT,
+    video_sha256=_TEXT,
+    latents=_TEXT,
+    latents_sha256=_TEXT,
+    fps=_FLOAT,
 )
 SOURCES = _schema("sources", clip_id=_TEXT, source=_TEXT)
 LABELS = _schema("labels", clip_id=_TEXT, aspect=_TEXT, score=_FLOAT, patch_scores=_PATCHES, judge=_TEXT)
@@ -151,7 +161,7 @@ def rows_to_table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table
 def write_table(path: Path, table: pa.Table) -> None:
     """Writes a table atomically."""
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, write_page_checksum=True)
 
 
 def write_rows(path: Path, table: pa.Table) -> None:
@@ -178,8 +188,8 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     if not path.exists():
         raise InputError(f"the {name} table {path} does not exist; run the stage that writes it first")
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        table = pq.read_table(path, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"{path} is not a readable Parquet file ({error}); run the stage that writes it again"
         ) from error
@@ -205,6 +215,34 @@ def table_version(schema: pa.Schema) -> tuple[str, str]:
         metadata.get(b"halovid.table", b"?").decode(errors="replace"),
         metadata.get(b"halovid.version", b"?").decode(errors="replace"),
     )
+
+
+def named_files(table: pa.Table) -> Iterator[tuple[str, str]]:
+    """The files that a table names, relative to its folder, and the SHA-256 that each must have.
+
+    They stand in a column beside which another tells their hashes: `video` and `video_sha256`. Files whose hash nobody
+    wrote down are left out.
+    """
+    for column in table.column_names:
+        if f"{column}{_HASH}" in table.column_names:
+            pairs = zip(table[column].to_pylist(), table[f"{column}{_HASH}"].to_pylist(), strict=True)
+            yield from ((name, digest) for name, digest in pairs if name is not None and digest is not None)
+
+
+def read_named_files(path: Path) -> list[tuple[str, str]]:
+    """The files that the table at `path` names, see `named_files`.
+
+    Raises:
+        InputError: the table can't be read.
+    """
+    try:
+        columns = pq.read_schema(path).names
+        hashed = [name for name in columns if f"{name}{_HASH}" in columns]
+        if not hashed:
+            return []
+        return list(named_files(pq.read_table(path, columns=[*hashed, *(f"{name}{_HASH}" for name in hashed)])))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is not a readable Parquet file ({error})") from error
 
 
 def patch_matrix(table: pa.Table, column: str) -> np.ndarray:

@@ -15,7 +15,6 @@ method added later costs only its own cells.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 import platform
@@ -37,7 +36,7 @@ from halovid.measuring.instruments import MEASURES, require_measure
 from halovid.stages import required_stages, run_stage
 from halovid.store.errors import InputError, shorten
 from halovid.store.files import atomic_path, write_json, write_text
-from halovid.store.folders import versions
+from halovid.store.manifests import read_log, versions
 from halovid.store.runtime import console
 from halovid.store.tables import MEASURES as MEASURES_TABLE
 from halovid.store.tables import STUDY, TRAINING, TUNING, read_table, rows_to_table, write_table
@@ -279,11 +278,10 @@ def cell_results(run_dir: Path, method: str, setting: str, seed: int, step: int)
 def _training_log(cell: Cell, run_dir: Path) -> pa.Table:
     """What the training of a cell logged at every step, rows of tables.TRAINING."""
     identity = {"method": cell.method, "setting": cell.setting, "seed": cell.seed}
-    lines = map(json.loads, (run_dir / "align" / "log.jsonl").read_text("utf-8").splitlines())
     return rows_to_table(
         [
             identity | {"step": line["step"], "measure": name, "value": value}
-            for line in lines
+            for line in read_log(run_dir, "align")
             for name, value in line.items()
             if name != "step"
         ],

@@ -136,7 +136,7 @@ def _change(base: Reading, now: Reading, name: str, seed: int) -> tuple[float, f
     return change.low, change.high
 
 
-def _keep_silent(clip_id: str, reason: str, again: bool) -> None:
+def _keep_silent(item: str, reason: str, again: bool = False) -> None:
     """Watching goes on without what can't be measured: its values are NaN."""
 
 

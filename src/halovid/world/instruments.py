@@ -9,7 +9,8 @@ from torch import Tensor
 
 from halovid.config.run import RunConfig
 from halovid.maths.video_metrics import diversity_of_groups
-from halovid.records import ClipBatch, Measure, Skip
+from halovid.records import ClipBatch, Measure
+from halovid.store.work import Skip
 from halovid.world.captions import parse_caption
 from halovid.world.corruptions import KINDS
 from halovid.world.critic import load_critic

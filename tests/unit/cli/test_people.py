@@ -15,7 +15,7 @@ from conftest import run_here
 from halovid.labelling import server
 from halovid.labelling.service import Labelling
 from halovid.maths.grid import PatchGrid
-from halovid.store.files import write_json
+from halovid.store.manifests import write_manifest
 from people_run import good_scores, make_run
 
 
@@ -70,7 +70,7 @@ def test_options_that_are_left_out_are_those_of_the_beginning(
 def test_the_grid_is_that_of_the_judge(served: list[tuple[Labelling, int]], tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run")
     config = {"grid": {"t": 3, "h": 5, "w": 2}}
-    write_json(run_dir / "judge/manifest.json", {"fingerprint": "", "outputs": {}, "skipped": [], "config": config})
+    write_manifest(run_dir / "judge", {"fingerprint": "", "outputs": {}, "skipped": [], "config": config})
     assert run_here("label", run_dir).code == 0
     assert served[0][0].settings.grid == PatchGrid(3, 5, 2)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from conftest import with_hashes
 from halovid.clips.folder import ClipFolder
 from halovid.maths.seeds import clip_seed
-from halovid.store.errors import InputError
+from halovid.store.errors import DamageError, InputError
 from halovid.store.tables import CLIPS, rows_to_table, write_table
 from halovid.store.video import write_video
 
@@ -30,12 +32,13 @@ def folder(tmp_path: Path) -> Path:
         }
         for name in ("short", "broken", "whole")
     ]
-    write_table(tmp_path / "clips.parquet", rows_to_table(rows, CLIPS))
     geometry = {"temporal_stride": 4, "spatial_stride": 8, "causal_first_frame": True}
     (tmp_path / "geometry.json").write_text(json.dumps(geometry))
     write_video(tmp_path / "clips/whole.mp4", torch.zeros(3, 5, 16, 16), 8.0)
     write_video(tmp_path / "clips/short.mp4", torch.zeros(3, 4, 16, 16), 8.0)
     (tmp_path / "clips/broken.mp4").write_bytes(b"no video")
+    rows = [with_hashes(tmp_path, row) for row in rows]
+    write_table(tmp_path / "clips.parquet", rows_to_table(rows, CLIPS))
     return tmp_path
 
 
@@ -71,7 +74,7 @@ def test_a_damaged_geometry_is_one_sentence(folder: Path, content: str | None) -
 
 def test_missing_latents_name_the_file_and_what_to_do(folder: Path) -> None:
     clips = ClipFolder(folder, (5, 16, 16))
-    with pytest.raises(InputError, match=r"short\.safetensors is missing or damaged .* run that again"):
+    with pytest.raises(DamageError, match=r"short\.safetensors is missing or not what the stage .* run `halovid"):
         clips.latents(clips.rows[0])
 
 
@@ -80,3 +83,11 @@ def test_seeds_depend_on_every_argument_and_nothing_else() -> None:
     assert len(seeds) == 18
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert clip_seed(1, "a", 2) == clip_seed(1, "a", 2)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes() + b"x"), Path.unlink])
+def test_a_damaged_clip_is_never_left_out_in_silence(folder: Path, damage: Callable[[Path], None]) -> None:
+    clips = ClipFolder(folder, (5, 16, 16))
+    damage(folder / "clips/whole.mp4")
+    with pytest.raises(DamageError, match=r"whole\.mp4 is missing or not what the stage .* wrote"):
+        clips.readable(clips.rows, lambda *_: None)

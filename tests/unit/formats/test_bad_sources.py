@@ -17,7 +17,7 @@ from halovid.commands.exchange import export_run, import_run
 from halovid.formats import FORMATS
 from halovid.formats.sources import SourceProblem, resolve_inside
 from halovid.store.errors import InputError
-from halovid.store.folders import read_manifest
+from halovid.store.manifests import read_manifest
 from halovid.store.tables import CLIPS, PAIRS, SOURCES, read_table
 from halovid.store.video import read_video
 

@@ -21,11 +21,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conftest import with_hashes
 from halovid.commands.exchange import export_run, import_run
 from halovid.formats import FORMATS, videofeedback
 from halovid.store.errors import InputError
 from halovid.store.files import hash_file
-from halovid.store.folders import open_stage, read_manifest
+from halovid.store.folders import open_stage
+from halovid.store.manifests import read_manifest
 from halovid.store.tables import CLIPS, LABELS, PAIRS, read_table, rows_to_table, write_table
 from halovid.store.video import write_video
 
@@ -112,10 +114,8 @@ def clip_table(folder: Path, clips: list[tuple[str, str, str]], put: Put) -> pa.
     table = []
     for number, (name, prompt_id, prompt) in enumerate(clips):
         put(folder / "clips" / f"{name}.mp4", number)
-        table.append(
-            {"clip_id": name, "prompt_id": prompt_id, "prompt": prompt, "seed": 1, "video": f"clips/{name}.mp4"}
-            | {"latents": f"latents/{name}.safetensors", "fps": 8.0}
-        )
+        row = {"clip_id": name, "prompt_id": prompt_id, "prompt": prompt, "seed": 1, "video": f"clips/{name}.mp4"}
+        table.append(with_hashes(folder, row | {"latents": f"latents/{name}.safetensors", "fps": 8.0}))
     return rows_to_table(table, CLIPS)
 
 
@@ -408,7 +408,9 @@ def test_a_run_with_names_that_are_paths_is_not_followed(put: Put, tmp_path: Pat
             "prompt": prompt,
             "seed": 1,
             "video": "clips/good.mp4",
+            "video_sha256": None,
             "latents": None,
+            "latents_sha256": None,
             "fps": 8.0,
         }
         for name, own, prompt in clips

@@ -310,7 +310,8 @@ def test_the_command_prints_and_writes_the_table(tmp_path: Path) -> None:
     people = table(tmp_path / "people.parquet", panel.labels(0.1, "[bold]Ann"))
     judge = table(tmp_path / "judge.parquet", panel.labels(0.8, "[bold]Ann"))
     clips = [
-        {"clip_id": clip, "prompt_id": clip[:2], "prompt": "p", "seed": 0, "video": "v", "latents": "l", "fps": 8.0}
+        dict.fromkeys(CLIPS.names)
+        | {"clip_id": clip, "prompt_id": clip[:2], "prompt": "p", "seed": 0, "video": "v", "latents": "l", "fps": 8.0}
         for clip in panel.clips
     ]
     write_table(tmp_path / "clips.parquet", rows_to_table(clips, CLIPS))

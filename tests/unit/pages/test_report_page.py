@@ -35,7 +35,6 @@ CONTENT = PageContent(
     skipped=["VBench: not installed."],
     config_yaml="align:\n  prompt: <b>\n",
     versions={"torch": "2.13.0"},
-    created="2026-02-03",
 )
 EMPTY = replace(
     CONTENT, metrics=[], clips=[], kinds=[], agreement=[], curves=[], skipped=[], config_yaml="", versions={}
@@ -103,7 +102,6 @@ def test_every_text_is_escaped() -> None:
         "subtitle": HOSTILE,
         "verdict": HOSTILE,
         "config_yaml": HOSTILE,
-        "created": HOSTILE,
     }
     content = replace(
         CONTENT,

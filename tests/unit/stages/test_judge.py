@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from conftest import with_hashes
 from halovid.config.recipes import make_config
 from halovid.config.run import RunConfig
 from halovid.stages import judge
 from halovid.store.errors import InputError
-from halovid.store.folders import open_stage, read_manifest
+from halovid.store.folders import open_stage
+from halovid.store.manifests import read_manifest
 from halovid.store.tables import CLIPS, LABELS, read_table, rows_to_table
 from halovid.store.video import write_video
 
@@ -29,6 +31,7 @@ def config(tmp_path: Path) -> RunConfig:
         for row in rows:
             row["video"] = f"clips/{row['clip_id']}.mp4"
             write_video(stage.path / row["video"], torch.zeros(3, 9, 16, 24), 8.0)
+            row |= with_hashes(stage.path, row)
         geometry = {"temporal_stride": 4, "spatial_stride": 8, "causal_first_frame": True}
         (stage.path / "geometry.json").write_text(json.dumps(geometry))
         stage.write("clips.parquet", rows_to_table(rows, CLIPS))

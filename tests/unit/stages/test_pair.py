@@ -149,7 +149,8 @@ def test_a_clip_meets_its_twin_where_that_is_worse(tmp_path: Path) -> None:
 
 
 CLIP_ROWS = [
-    {"clip_id": f"c{i}", "prompt_id": f"p{i // 3}", "prompt": "", "seed": i, "video": "", "latents": "", "fps": 8.0}
+    dict.fromkeys(CLIPS.names)
+    | {"clip_id": f"c{i}", "prompt_id": f"p{i // 3}", "prompt": "", "seed": i, "video": "", "latents": "", "fps": 8.0}
     for i in range(6)
 ]
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from conftest import with_hashes
 from halovid.clips.conditions import condition_path
 from halovid.commands.score_folder import score_folder
 from halovid.config.recipes import make_config
@@ -26,6 +27,7 @@ from halovid.rewards.released.served import ServedReward
 from halovid.rewards.rewarder import open_rewarder
 from halovid.stages import STAGES, reward, score
 from halovid.store import resumable, tables
+from halovid.store.checkpoint import save_tensors
 from halovid.store.errors import InputError
 from halovid.store.files import write_json
 from halovid.store.folders import open_stage
@@ -58,9 +60,10 @@ def run_dir(tmp_path: Path) -> Path:
             name = f"p{index // 2}"
             row = {"clip_id": f"{name}-{index % 2}", "prompt_id": name, "prompt": f"prompt {index // 2}", "seed": index}
             row |= {"video": f"clips/{index}.mp4", "latents": "", "fps": 8.0}
-            rows.append(row)
             write_video(stage.path / row["video"], torch.rand(3, *SIZE, generator=generator) * 2 - 1, 8.0)
             Conditioning({"prompt_embeds": torch.randn(1, 4, 5)}).save(condition_path(stage.path, name))
+            rows.append(with_hashes(stage.path, row))
+            save_tensors(stage.path / "prompts" / f"{name}.safetensors", {"prompt_embeds": torch.randn(4, 5)})
             for aspect in RunConfig().reward.aspects:
                 patches = (torch.rand(6, generator=generator) * 4 + 1).tolist()
                 labels.append(

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from conftest import with_hashes
 from halovid.config.recipes import make_config
 from halovid.stages import score
 from halovid.store.errors import InputError
 from halovid.store.files import write_json
-from halovid.store.folders import open_stage, read_manifest
+from halovid.store.folders import open_stage
+from halovid.store.manifests import read_manifest
 from halovid.store.tables import CLIPS, REWARDS, read_table, rows_to_table
 from halovid.store.video import write_video
 from vlm_fixtures import KEY
@@ -34,8 +36,8 @@ def run_dir(tmp_path: Path) -> Path:
         rows = []
         for name in NAMES:
             row = {"clip_id": name, "prompt_id": name, "prompt": f"prompt {name}", "seed": 1, "latents": "", "fps": 8.0}
-            rows.append(row | {"video": f"clips/{name}.mp4"})
             write_video(stage.path / "clips" / f"{name}.mp4", torch.rand(3, 9, 16, 24, generator=generator) * 2 - 1, 8)
+            rows.append(with_hashes(stage.path, row | {"video": f"clips/{name}.mp4"}))
         geometry = {"temporal_stride": 4, "spatial_stride": 8, "causal_first_frame": True}
         write_json(stage.path / "geometry.json", geometry)
         stage.write("clips.parquet", rows_to_table(rows, CLIPS))

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import halovid.store.checkpoint
-from halovid.store.checkpoint import load_checkpoint, save_checkpoint
+from halovid.store.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
+from halovid.store.errors import InputError
 
 quick = settings(max_examples=20, deadline=None, derandomize=True)
 # keys that look alike as text, or hold the separators and words of the file's own layout
@@ -138,3 +139,24 @@ def test_foreign_safetensors_are_refused(tmp_path: Path) -> None:
     halovid.store.checkpoint.save_file({"a": torch.ones(2)}, tmp_path / "c")
     with pytest.raises(ValueError, match="not a readable checkpoint"):
         load_checkpoint(tmp_path / "c")
+
+
+def test_a_byte_changed_anywhere_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    save_checkpoint(path, {"weights": torch.ones(7), "more": torch.zeros(3, dtype=torch.bfloat16), "step": 3})
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            state = load_checkpoint(path)
+        except InputError:
+            continue
+        # spaces that fill the header up may change: they say nothing
+        assert_same(state, {"weights": torch.ones(7), "more": torch.zeros(3, dtype=torch.bfloat16), "step": 3})
+
+
+def test_a_file_is_not_taken_for_another(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "a", {"x": torch.ones(2)})
+    (tmp_path / "a").rename(tmp_path / "b")
+    with pytest.raises(InputError, match="b is damaged: its checksum does not fit"):
+        load_tensors(tmp_path / "b")

@@ -11,7 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halovid.store.files import atomic_path, hash_file, hash_value, write_json, write_text
+from halovid.store import files
+from halovid.store.errors import DamageError
+from halovid.store.files import (
+    TEMPORARY,
+    atomic_path,
+    check_file,
+    hash_file,
+    hash_folder,
+    hash_value,
+    is_intact,
+    remembered_hashes,
+    write_json,
+    write_text,
+)
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 json_values = st.recursive(
@@ -105,3 +118,86 @@ def test_hashes_are_those_of_sha_256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(bytes(range(256)) * 999)
     assert hash_file(tmp_path / "a") == hashlib.sha256(bytes(range(256)) * 999).hexdigest()
     assert hash_value({"b": [1, None], "a": "x"}) == hashlib.sha256(b'{"a": "x", "b": [1, null]}').hexdigest()
+
+
+def test_files_have_the_rights_that_the_umask_gives(tmp_path: Path) -> None:
+    for umask, rights in ((0o022, 0o644), (0o077, 0o600), (0o002, 0o664)):
+        before = os.umask(umask)
+        try:
+            write_text(tmp_path / "file", "text")
+        finally:
+            os.umask(before)
+        assert (tmp_path / "file").stat().st_mode & 0o777 == rights
+
+
+def test_what_is_not_whole_yet_has_an_unmistakable_name(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / ("a" * 250)) as temporary:
+        assert temporary.name.startswith(TEMPORARY)
+
+
+@pytest.fixture
+def old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that was written long enough ago for its hash to be remembered."""
+    monkeypatch.setattr(files, "_remembered", {})
+    monkeypatch.setattr(files, "_SETTLED", -(10**10))
+    path = tmp_path / "file"
+    path.write_text("text")
+    return path
+
+
+def test_a_hash_is_remembered_as_long_as_the_file_looks_the_same(old_file: Path, tmp_path: Path) -> None:
+    digest = hash_file(old_file)
+    read: list[int] = []
+    assert hash_file(old_file, read.append) == digest and read == [4]
+    old_file.write_text("other text")
+    assert hash_file(old_file) == hashlib.sha256(b"other text").hexdigest()
+    old_file.unlink()
+    old_file.write_text("next")
+    assert hash_file(old_file) == hashlib.sha256(b"next").hexdigest()
+
+
+def test_hashes_are_known_to_the_next_process(old_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = tmp_path / "memory" / "hashes.json"
+    with remembered_hashes(memory):
+        digest = hash_folder(tmp_path)
+    monkeypatch.setattr(files, "_remembered", {})
+    with remembered_hashes(memory):
+        assert files._remembered.keys() == {str(old_file)}
+        old_file.with_name("copy").write_text("text")
+        old_file.with_name("copy").unlink()
+    memory.unlink()
+    monkeypatch.setattr(files, "_remembered", {})
+    memory.parent.rmdir()
+    assert hash_folder(tmp_path) == digest
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": {"/x": [[1, 2, 3], "ab"]}, "checksum": "no"}', "\0"])
+def test_a_damaged_memory_is_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(files, "_remembered", {})
+    (tmp_path / "memory").write_text(text)
+    with remembered_hashes(tmp_path / "memory"):
+        assert not files._remembered
+
+
+def test_a_file_is_checked_by_its_bytes_whatever_its_times_say(old_file: Path) -> None:
+    digest, status = hash_file(old_file), old_file.stat()
+    check_file(old_file, digest, "count")
+    check_file(old_file, None, "count")
+    old_file.write_text("TEXT")
+    os.utime(old_file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    for _ in range(2):
+        with pytest.raises(DamageError, match=r"file is missing or not what the stage 'count' wrote"):
+            check_file(old_file, digest, "count")
+        assert not is_intact(old_file, digest)
+        old_file.unlink(missing_ok=True)
+
+
+def test_a_large_folder_shows_that_it_is_read(
+    old_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(files, "_LONG", 1)
+    old_file.write_bytes(bytes(3 * 10**6))
+    shown = hash_folder(old_file.parent)
+    assert f"read {old_file.parent.name} (MB): 3/3" in capsys.readouterr().err
+    monkeypatch.setattr(files, "_LONG", 2**30)
+    assert hash_folder(old_file.parent) == shown

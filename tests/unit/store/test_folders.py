@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halovid.store import folders
-from halovid.store.errors import InputError
-from halovid.store.folders import StageFolder, open_stage, read_manifest
+from halovid.store.errors import DamageError, InputError
+from halovid.store.files import TEMPORARY, hash_file
+from halovid.store.folders import StageFolder, open_stage
+from halovid.store.lock import locked
+from halovid.store.manifests import read_manifest
 from halovid.store.parts import PartFolder
 from halovid.store.tables import read_table
+from halovid.store.work import Skip, Worker
 
 SCHEMA = pa.schema([("item", pa.int64())], metadata={"halovid.table": "items", "halovid.version": "1"})
 CONFIG = {"seed": 7}
@@ -37,22 +41,32 @@ def work(run_dir: Path, config: dict[str, Any] = CONFIG, name: str = "count", in
         return True
 
 
+@dataclass(frozen=True)
+class FunctionWork:
+    """Work that is a function of a batch and of `skip`."""
+
+    function: Worker[int]
+
+    def open(self) -> Worker[int]:
+        return self.function
+
+
 def square(stage: StageFolder, done: list[int], fail_at: int | None = None, size: int = 3) -> pa.Table:
     """The squares of 0..10 in batches; odd multiples of 3 are skipped, `fail_at` raises."""
 
-    def batch(items: Sequence[int]) -> list[dict[str, int]]:
+    def batch(items: Sequence[int], skip: Skip) -> list[dict[str, int]]:
         rows = []
         for item in items:
             if item == fail_at:
                 raise RuntimeError("stopped")
             done.append(item)
             if item % 6 == 3:
-                stage.skip(f"item {item}", "odd multiple of 3")
+                skip(f"item {item}", "odd multiple of 3")
             else:
                 rows.append({"item": item * item})
         return rows
 
-    return stage.map_batches("square numbers", range(11), size, batch, SCHEMA)
+    return stage.map_batches("square numbers", range(11), size, FunctionWork(batch), SCHEMA)
 
 
 SQUARES = [item * item for item in range(11) if item % 6 != 3]
@@ -177,7 +191,6 @@ def test_batches_continue_where_an_exception_stopped_them(tmp_path: Path) -> Non
     manifest = read_manifest(tmp_path / "square")
     assert manifest is not None
     assert manifest["skipped"] == SKIPPED
-    assert not (tmp_path / "square" / "parts").exists()
 
 
 def test_a_continued_table_is_the_uninterrupted_one(tmp_path: Path) -> None:
@@ -283,18 +296,18 @@ def run_flaky(run_dir: Path, done: list[int], down: set[int], stop_at: int | Non
         if stage is None:
             return False
 
-        def batch(items: Sequence[int]) -> list[dict[str, int]]:
+        def batch(items: Sequence[int], skip: Skip) -> list[dict[str, int]]:
             if stop_at in items:
                 raise RuntimeError("stopped")
             done.extend(items)
             for item in items:
                 if item == 5:
-                    stage.skip("item 5", "never works")
+                    skip("item 5", "never works")
                 elif item in down:
-                    stage.skip(f"item {item}", "is down", again=True)
+                    skip(f"item {item}", "is down", again=True)
             return [{"item": item} for item in items if item not in down | {5}]
 
-        stage.write("items.parquet", stage.map_batches("flaky", range(8), 2, batch, SCHEMA))
+        stage.write("items.parquet", stage.map_batches("flaky", range(8), 2, FunctionWork(batch), SCHEMA))
         return True
 
 
@@ -314,7 +327,6 @@ def test_only_what_failed_for_now_is_tried_again_until_it_is_done(tmp_path: Path
     assert items(tmp_path) == [0, 1, 2, 3, 4, 6]
     assert run_flaky(tmp_path, done, set())
     assert items(tmp_path) == [0, 1, 2, 3, 4, 6, 7]
-    assert not (tmp_path / "flaky" / "parts").exists()
     assert not run_flaky(tmp_path, done, set()), "what never works does not keep the stage open"
 
 
@@ -344,7 +356,7 @@ def test_failures_before_a_kill_are_tried_again_too(tmp_path: Path) -> None:
 def test_no_items_give_an_empty_table_of_the_schema(tmp_path: Path) -> None:
     with open_stage(tmp_path, "square", CONFIG) as stage:
         assert stage is not None
-        table = stage.map_batches("nothing", [], 3, lambda items: [], SCHEMA)
+        table = stage.map_batches("nothing", [], 3, FunctionWork(lambda items, skip: []), SCHEMA)
         stage.write("items.parquet", table)
     assert read_table(tmp_path / "square" / "items.parquet", SCHEMA).num_rows == 0
 
@@ -356,7 +368,7 @@ def test_finished_batches_outlive_a_manifest_that_cannot_be_written(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(folders, "write_json", full_disk)
+        patch.setattr(folders, "write_manifest", full_disk)
         with pytest.raises(OSError, match="No space left"):
             run_squares(tmp_path, [])
     done: list[int] = []
@@ -369,31 +381,28 @@ def test_parts_left_by_a_kill_after_the_manifest_are_cleared(tmp_path: Path) -> 
     (tmp_path / "count" / "parts").mkdir()
     (tmp_path / "count" / "parts" / "training.safetensors").write_bytes(b"large")
     assert not work(tmp_path)
-    assert not (tmp_path / "count" / "parts").exists()
+    assert not list((tmp_path / "count" / "parts").iterdir())
 
 
 def test_temporary_files_of_a_killed_process_are_no_outputs(tmp_path: Path) -> None:
     done: list[int] = []
     with pytest.raises(RuntimeError):
         run_squares(tmp_path, done, fail_at=7)
-    (tmp_path / "square" / ".items.parquet.x7fq2a.parquet").write_bytes(b"PAR1 half a tab")
+    (tmp_path / "square" / f"{TEMPORARY}x7fq2a.parquet").write_bytes(b"PAR1 half a tab")
+    (tmp_path / "square" / ".notes.of.mine").write_text("the user's")
+    (tmp_path / "square" / ".hidden.folder").mkdir()
     run_squares(tmp_path, done)
     manifest = read_manifest(tmp_path / "square")
     assert manifest is not None
     assert manifest["outputs"].keys() == {"items.parquet"}
-    assert not list((tmp_path / "square").glob(".*"))
+    assert sorted(path.name for path in (tmp_path / "square").glob(".*")) == [".hidden.folder", ".notes.of.mine"]
 
 
 def test_one_process_per_run_folder(tmp_path: Path) -> None:
     work(tmp_path)
-    handle = os.open(tmp_path / ".lock", os.O_RDWR)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    os.truncate(handle, 0)
-    os.write(handle, b"4711")
-    with pytest.raises(InputError, match=r"in use by process 4711; wait for it or choose another folder"):
+    with locked(tmp_path), pytest.raises(InputError, match=f"in use by process {os.getpid()}; wait for it"):
         work(tmp_path, {"seed": 8})
     assert not (tmp_path / "superseded").exists()
-    os.close(handle)
     assert work(tmp_path, {"seed": 8})
 
 
@@ -416,3 +425,90 @@ def test_a_manifest_is_readable_json_with_sorted_keys(tmp_path: Path) -> None:
     text = (tmp_path / "count" / "manifest.json").read_text(encoding="utf-8")
     assert "\N{FOX FACE}" in text
     assert list(json.loads(text)["config"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"\0" * 64, b"", b"abc", b"g" * 64])
+def test_a_damaged_mark_of_a_finished_stage_is_mended(tmp_path: Path, content: bytes) -> None:
+    work(tmp_path)
+    mark = tmp_path / "count" / "fingerprint"
+    whole = mark.read_bytes()
+    mark.write_bytes(content)
+    assert not work(tmp_path), "a finished result was set aside"
+    assert mark.read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"\0" * 64, b""])
+def test_a_damaged_mark_of_an_interrupted_stage_costs_no_more_than_its_work(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(RuntimeError):
+        run_squares(tmp_path, [], fail_at=7)
+    (tmp_path / "square" / "fingerprint").write_bytes(content)
+    run_squares(tmp_path, [])
+    assert read_table(tmp_path / "square" / "items.parquet", SCHEMA).column("item").to_pylist() == SQUARES
+    assert [path.name for path in (tmp_path / "superseded").iterdir()] == ["square-unknown"]
+
+
+@pytest.mark.parametrize("change", [{"skipped": None}, {"outputs": []}, {"fingerprint": 3}, {"config": {"seed": 1}}])
+def test_a_manifest_that_was_changed_is_named(tmp_path: Path, change: dict[str, Any]) -> None:
+    work(tmp_path)
+    path = tmp_path / "count" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=r"manifest\.json is not what a stage wrote; delete it and run"):
+        work(tmp_path)
+
+
+def test_an_input_is_checked_before_it_is_read(tmp_path: Path) -> None:
+    work(tmp_path)
+    _flip(tmp_path / "count" / "items.parquet")
+    with pytest.raises(DamageError, match=r"items\.parquet is missing or not what the stage 'count' wrote"):
+        work(tmp_path, name="next", inputs=["count"])
+    assert work(tmp_path)
+    assert work(tmp_path, name="next", inputs=["count"])
+
+
+FILES = pa.schema([("file", pa.string()), ("file_sha256", pa.string())], metadata=SCHEMA.metadata)
+
+
+def run_files(run_dir: Path, made: list[int]) -> bool:
+    """A stage that makes a file of each number from 0 to 7, two at once. Whether it was opened."""
+    with open_stage(run_dir, "files", CONFIG) as stage:
+        if stage is None:
+            return False
+
+        def make(numbers: Sequence[int], skip: Skip) -> list[dict[str, str]]:
+            made.extend(numbers)
+            for number in numbers:
+                (stage.path / f"{number}.txt").write_text(f"number {number}")
+            names = [f"{number}.txt" for number in numbers]
+            return [{"file": name, "file_sha256": hash_file(stage.path / name)} for name in names]
+
+        stage.write("files.parquet", stage.map_batches("make files", range(8), 2, FunctionWork(make), FILES))
+        return True
+
+
+@pytest.mark.parametrize("damage", [_cut, _flip, Path.unlink])
+def test_only_what_is_damaged_is_made_anew(tmp_path: Path, damage: Callable[[Path], Any]) -> None:
+    made: list[int] = []
+    run_files(tmp_path, made)
+    whole = read_manifest(tmp_path / "files")
+    made.clear()
+    damage(tmp_path / "files" / "5.txt")
+    assert run_files(tmp_path, made)
+    assert made == [4, 5]
+    assert (tmp_path / "files" / "5.txt").read_text() == "number 5"
+    made.clear()
+    damage(tmp_path / "files" / "files.parquet")
+    assert run_files(tmp_path, made)
+    assert made == []
+    assert read_manifest(tmp_path / "files") == whole
+    assert not run_files(tmp_path, made)
+
+
+def test_files_that_a_table_names_elsewhere_are_not_deleted(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with open_stage(tmp_path, "files", CONFIG) as stage:
+        assert stage is not None
+        table = pa.table({"file": ["../mine.txt"], "file_sha256": ["0" * 64]}, schema=FILES)
+        stage.write("files.parquet", table)
+    with open_stage(tmp_path, "files", CONFIG) as stage:
+        assert stage is not None
+    assert (tmp_path / "mine.txt").read_text() == "mine"
