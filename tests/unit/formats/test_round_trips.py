@@ -21,7 +21,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import with_hashes
+from conftest import adopt, with_hashes
 from halovid.commands.exchange import export_run, import_run
 from halovid.formats import FORMATS, videofeedback
 from halovid.store.errors import InputError
@@ -367,6 +367,7 @@ def test_videodpo_leaves_out_pairs_of_clips_that_its_loader_drops(put: Put, tmp_
     run["pairs"] = [("p0", "a", "b", 1.0), ("p0", "c", "d", 2.0)]
     write_run(tmp_path / "run", run, put)
     write_video(tmp_path / "run/generate/clips/a.mp4", torch.zeros(3, 4, 256, 256), 8.0)
+    adopt(tmp_path / "run", "generate")
     export_run("videodpo", tmp_path / "run", tmp_path / "out")
     clips = json.loads((tmp_path / "out/metadata.json").read_text())
     assert [entry["basic"]["clip_path"] for entry in clips] == ["b.mp4", "c.mp4", "d.mp4", "a.mp4"]
