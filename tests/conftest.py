@@ -34,6 +34,8 @@ import yaml
 from halovid.cli import main as cli
 from halovid.stages import STAGES
 from halovid.store.files import hash_file
+from halovid.store.manifests import write_manifest
+from halovid.store.tables import CLIPS, read_table, rows_to_table, write_table
 from halovid.store.video import write_video
 from tiny_pipelines import tiny_wan
 
@@ -249,6 +251,17 @@ def with_hashes(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
     files = {name: folder / row[name] if row[name] else None for name in ("video", "latents")}
     hashes = {name: hash_file(path) if path and path.is_file() else None for name, path in files.items()}
     return row | {f"{name}_sha256": digest for name, digest in hashes.items()}
+
+
+def adopt(run_dir: Path, stage: str) -> None:
+    """Makes the files of a stage, as they are now, those that it wrote."""
+    folder = run_dir / stage
+    if (folder / "clips.parquet").exists():
+        rows = [with_hashes(folder, row) for row in read_table(folder / "clips.parquet", CLIPS).to_pylist()]
+        write_table(folder / "clips.parquet", rows_to_table(rows, CLIPS))
+    told = manifest(run_dir, stage)
+    told["outputs"] = {name: hash_file(folder / name) for name in told["outputs"]}
+    write_manifest(folder, {key: value for key, value in told.items() if key != "checksum"})
 
 
 CLIP_SHAPES = [(9, 256, 256, 8.0), (13, 256, 272, 10.0), (30, 288, 256, 24.0), (8, 256, 256, 8.0)]

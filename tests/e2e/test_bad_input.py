@@ -16,14 +16,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from conftest import Outcome, manifest, results, run_apart, run_here, snapshot, with_hashes
-from halovid.clips import folder
+from conftest import Outcome, adopt, manifest, results, run_apart, run_here, snapshot
 from halovid.clips.folder import ClipFolder
 from halovid.stages import STAGES, judge
-from halovid.store.files import hash_file
+from halovid.store import checkpoint
 from halovid.store.lock import locked
-from halovid.store.manifests import write_manifest
-from halovid.store.tables import CLIPS, REWARDS, patch_lists, patch_matrix, read_table, rows_to_table, write_table
+from halovid.store.tables import REWARDS, patch_lists, patch_matrix
 from halovid.world_training.vae import LAYOUT
 
 pytestmark = pytest.mark.e2e
@@ -59,17 +57,6 @@ def refuse(run_dir: Path, *argv: object, words: tuple[str, ...], code: int = 2) 
 def cut(path: Path) -> None:
     """Leaves the first half of a file."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def adopt(run_dir: Path, stage: str) -> None:
-    """Makes the files of a stage, as they are now, those that it wrote."""
-    folder = run_dir / stage
-    if (folder / "clips.parquet").exists():
-        rows = [with_hashes(folder, row) for row in read_table(folder / "clips.parquet", CLIPS).to_pylist()]
-        write_table(folder / "clips.parquet", rows_to_table(rows, CLIPS))
-    told = manifest(run_dir, stage)
-    told["outputs"] = {name: hash_file(folder / name) for name in told["outputs"]}
-    write_manifest(folder, {key: value for key, value in told.items() if key != "checksum"})
 
 
 # --- the recipe -----------------------------------------------------------------------------------------------
@@ -338,22 +325,27 @@ def test_truncated_reward_weights(finished_run: Copy, first_run: tuple[Path, Out
 
 def test_truncated_latents(finished_run: Copy, first_run: tuple[Path, Outcome], tiny_recipe: Path) -> None:
     run_dir = finished_run(before="align")
-    path = (
-        run_dir
-        / "generate"
-        / "latents"
-        / f"{pq.read_table(run_dir / 'pair' / 'pairs.parquet')['chosen'][0]}.safetensors"
-    )
-    cut(path)
-    words = (str(path), "is missing or not what the stage 'generate' wrote", "run `halovid generate`")
+    for path in (run_dir / "generate" / "latents").iterdir():
+        cut(path)
+    words = ("latents", "is missing or not what the stage 'generate' wrote", "run `halovid generate`")
     refuse(run_dir, "align", tiny_recipe, run_dir, words=words)
+    assert run_here("generate", tiny_recipe, run_dir).code == 0
+    assert results(run_dir, "generate") == results(first_run[0], "generate")
+    assert "pair: complete, skipped" in run_here("pair", tiny_recipe, run_dir).stderr, "the same clips again"
+
+
+def test_one_damaged_clip_costs_one_batch(
+    finished_run: Copy, first_run: tuple[Path, Outcome], tiny_recipe: Path
+) -> None:
+    run_dir = finished_run(before="judge")
+    cut(run_dir / "generate" / "clips" / "p00001-01.mp4")
+    words = ("p00001-01.mp4", "is missing or not what the stage 'generate' wrote", "run `halovid generate`")
+    refuse(run_dir, "judge", tiny_recipe, run_dir, words=words)
     before = snapshot(run_dir / "generate" / "clips")
     assert run_here("generate", tiny_recipe, run_dir).code == 0
     changed = [name for name, state in snapshot(run_dir / "generate" / "clips").items() if state != before[name]]
     assert len(changed) == 4, "more than the batch of the damaged clip was sampled again"
-    whole = first_run[0] / path.relative_to(run_dir)
-    assert path.read_bytes() == whole.read_bytes()
-    assert "pair: complete, skipped" in run_here("pair", tiny_recipe, run_dir).stderr, "the same clips again"
+    assert results(run_dir, "generate") == results(first_run[0], "generate")
 
 
 def test_clips_that_cannot_be_read_are_skipped_counted_and_shown(
@@ -364,7 +356,7 @@ def test_clips_that_cannot_be_read_are_skipped_counted_and_shown(
     for name in ("p00001-01", "p00003-00"):
         cut(run_dir / "generate" / "clips" / f"{name}.mp4")
     adopt(run_dir, "generate")
-    for stage in ("judge", "reward", "good", "score", "pair"):
+    for stage in ("judge", "reward", "good", "restore", "score", "pair"):
         outcome = run_here(stage, tiny_recipe, run_dir)
         assert outcome.code == 0, outcome.stderr
         skipped = manifest(run_dir, stage)["skipped"]
@@ -445,7 +437,8 @@ def test_a_prompt_with_a_single_scored_clip_is_listed(strategy: str, finished_ru
     edit_rewards(
         run_dir, lambda table: table.filter(pc.invert(pc.match_substring_regex(table["clip_id"], "p00001-0[01]")))
     )
-    outcome = run_here("pair", tiny_recipe, run_dir, "--set", f"pair.strategy={strategy}")
+    changes = ("--set", f"pair.strategy={strategy}", "--set", "pair.sources=[candidates]")
+    outcome = run_here("pair", tiny_recipe, run_dir, *changes)
     assert outcome.code == 0
     assert manifest(run_dir, "pair")["skipped"] == [{"item": "p00001", "reason": "fewer than two scored clips"}]
     assert "pair: 1 skipped (p00001: fewer than two scored clips)" in outcome.stderr
@@ -517,12 +510,12 @@ def test_a_full_disk_costs_nothing_that_is_finished(
 ) -> None:
     run_dir = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", FullDisk(room=21).fsync)  # within the second of three batches
+        patch.setattr(os, "fsync", FullDisk(room=22).fsync)  # within the second of three batches
         assert_refused(run_here("generate", tiny_recipe, run_dir), *FULL)
     [part] = (run_dir / "generate" / "parts").glob("*.parquet")
     assert part.name.startswith("generate-000000-000004-")
     with monkeypatch.context() as patch:
-        patch.setattr(folder, "save_file", FullDisk(room=0).save_file)
+        patch.setattr(checkpoint, "save_file", FullDisk(room=0).save_file)
         assert_refused(run_here("generate", tiny_recipe, run_dir), *FULL)
     outcome = run_here("generate", tiny_recipe, run_dir)
     assert outcome.code == 0
@@ -536,7 +529,7 @@ def test_a_disk_that_is_full_at_the_last_write(
 ) -> None:
     run_dir = finished_run(before="score")
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", FullDisk(room=1 + 1 + 3 + 2).fsync)  # fingerprint, threads, three parts, two tables
+        patch.setattr(os, "fsync", FullDisk(room=1 + 1 + 1 + 3 + 2).fsync)
         assert_refused(run_here("score", tiny_recipe, run_dir), *FULL)
     assert (run_dir / "score" / "generate" / "rewards.parquet").exists() and not (
         run_dir / "score" / "manifest.json"

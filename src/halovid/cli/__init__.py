@@ -1,1 +1,1 @@
-"""The commands."""
+"""The `halovid` command line."""

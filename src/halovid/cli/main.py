@@ -1,4 +1,4 @@
-"""The `halovid` command: one verb per stage, and `run` for all of them."""
+"""The `halovid` command: one subcommand per stage, `run` for all stages, and the commands around them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Recipe = Annotated[Path, typer.Argument(help="the recipe, a YAML file; see recipes/")]
+Recipe = Annotated[Path, typer.Argument(help="the recipe, a YAML file; recipes/ has examples")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="the folder that holds all results of this run")]
 FormatName = Annotated[str, typer.Argument(metavar="FORMAT", help="one of: " + ", ".join(FORMAT_NAMES))]
 Overrides = Annotated[
@@ -45,7 +45,7 @@ Overrides = Annotated[
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, Ctrl-C ends with one line; here and not in `main`, since typer would end without a word."""
+    """Ends the command with one line on Ctrl-C, which typer would catch before `main` and end without a word."""
     try:
         yield
     except KeyboardInterrupt:
@@ -62,9 +62,9 @@ def _load_config(recipe: Path, overrides: list[str] | None) -> RunConfig:
 
 @app.command()
 def run(recipe: Recipe, run_dir: RunDir, overrides: Overrides = None) -> None:
-    """Run all stages that the recipe needs, in order.
+    """Run all stages that a recipe needs, in order. Reads the recipe's prompts; writes RUN with report/report.html.
 
-    Stages that are complete are skipped, an interrupted one continues where it stopped; imported ones are kept.
+    Complete stages are skipped, an interrupted one continues where it stopped, imported ones are kept.
     """
     from halovid.store.manifests import is_imported
 
@@ -81,14 +81,37 @@ def run(recipe: Recipe, run_dir: RunDir, overrides: Overrides = None) -> None:
     importlib.import_module("halovid.cli.summary").print_summary(run_dir)
 
 
+# stage -> the folders of RUN that it reads, and what it writes, as its help says them
+_STAGE_FILES = {
+    "generate": ("the recipe's prompts", "RUN/generate: mp4 clips, their latents, clips.parquet"),
+    "judge": ("RUN/generate", "RUN/judge: labels.parquet, votes.parquet"),
+    "reward": ("RUN/generate, RUN/judge", "RUN/reward: reward.safetensors, agreement.parquet"),
+    "good": ("the prompts of RUN/generate", "RUN/good: mp4 clips, their latents, clips.parquet"),
+    "restore": ("RUN/generate or RUN/good", "RUN/restore: mp4 clips, their latents, pairs.parquet"),
+    "score": ("the clips, RUN/reward", "RUN/score: one reward per clip and per patch in rewards.parquet"),
+    "pair": ("RUN/score, RUN/restore", "RUN/pair: pairs.parquet"),
+    "align": ("RUN/pair and its clips", "RUN/align: weights/, snapshots/, tensorboard/, log.jsonl"),
+    "baseline": ("the held-out prompts", "RUN/baseline: mp4 clips, measures.parquet"),
+    "examine": ("RUN/baseline, RUN/reward", "RUN/examine: agreement.parquet"),
+    "evaluate": ("RUN/baseline, RUN/align", "RUN/evaluate: mp4 clips, measures.parquet, metrics.parquet"),
+    "report": ("the results of the other stages", "RUN/report: report.html, one self-contained page"),
+}
+
+
+def _stage_help(name: str) -> str:
+    """What a stage does, reads and writes."""
+    reads, writes = _STAGE_FILES[name]
+    return f"{STAGES[name].help.removesuffix('.')}. Reads {reads}; writes {writes}."
+
+
 def _add_stage_command(name: str) -> None:
-    """Adds the command of one stage."""
+    """Adds the command that runs one stage."""
 
     def command(recipe: Recipe, run_dir: RunDir, overrides: Overrides = None) -> None:
         with interruptible():
             run_stage(name, _load_config(recipe, overrides), run_dir)
 
-    app.command(name, help=STAGES[name].help)(command)
+    app.command(name, help=_stage_help(name))(command)
 
 
 def _judge(
@@ -111,12 +134,17 @@ def _judge(
 @app.command("import")
 def import_data(
     data_format: FormatName,
-    source: Annotated[Path, typer.Argument(help="the folder or table to read")],
+    source: Annotated[Path, typer.Argument(help="the data set: a folder or a table")],
     run_dir: RunDir,
-    recipe: Annotated[Path | None, typer.Option(help="the recipe that later stages use: encodes the prompts")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="the recipe of the later stages; its generator encodes the prompts")
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Make a run of clips, ratings and preferences that exist already; docs/data.md tells the formats."""
+    """Make a run of an existing data set. Reads clips, ratings and preferences; writes RUN/generate, judge, pair.
+
+    docs/data.md describes the formats.
+    """
     config = _optional_config(recipe, overrides)
     with interruptible():
         importlib.import_module("halovid.commands.exchange").import_run(data_format, source, run_dir, config)
@@ -124,31 +152,40 @@ def import_data(
 
 @app.command("export")
 def export_data(
-    data_format: FormatName, run_dir: RunDir, target: Annotated[Path, typer.Argument(help="a new folder")]
+    data_format: FormatName,
+    run_dir: RunDir,
+    target: Annotated[Path, typer.Argument(help="the folder to write, new or empty")],
 ) -> None:
-    """Write a run's clips, ratings and preferences in a format of others."""
+    """Convert a run to another project's format. Reads RUN/generate, judge, pair; writes the folder TARGET."""
     with interruptible():
         importlib.import_module("halovid.commands.exchange").export_run(data_format, run_dir, target)
 
 
-@app.command("score", help="Reward every clip and every patch: of a run, or of any folder with --clips and --reward.")
+@app.command(
+    "score",
+    help="Compute a reward for every clip and every patch. Reads a run, or any folder named by --clips; writes "
+    "RUN/score, or the table named by --output.",
+)
 def score(
-    recipe: Annotated[Path | None, typer.Argument(help="the recipe, a YAML file; see recipes/")] = None,
+    recipe: Annotated[Path | None, typer.Argument(help="the recipe, a YAML file; recipes/ has examples")] = None,
     run_dir: Annotated[Path | None, typer.Argument(metavar="RUN", help="the folder of this run")] = None,
     overrides: Overrides = None,
     clips: Annotated[Path | None, typer.Option(help="a folder of clips, to score without a run")] = None,
     reward: Annotated[
-        Path | None, typer.Option(help="with --clips: a reward model's folder, or a run with one")
+        Path | None, typer.Option(help="with --clips: the folder of a reward model, or a run that has one")
     ] = None,
     trained: Annotated[
-        Path | None, typer.Option("--recipe", help="with --clips: the recipe of a reward model that left its run")
+        Path | None,
+        typer.Option("--recipe", help="with --clips: the recipe of the reward model, if its run is not beside it"),
     ] = None,
     output: Annotated[Path, typer.Option(help="with --clips: the table to write, .csv or .parquet")] = Path(
         "scores.csv"
     ),
-    heatmaps: Annotated[Path | None, typer.Option(help="with --clips: a folder for clips with bad patches red")] = None,
+    heatmaps: Annotated[
+        Path | None, typer.Option(help="with --clips: a folder for copies of the clips with bad patches tinted red")
+    ] = None,
 ) -> None:
-    """Scores a run by its recipe, or a folder by a reward model."""
+    """Scores a run with its recipe, or a folder of clips with a reward model."""
     if clips is None:
         if recipe is None or run_dir is None:
             raise InputError("name a RECIPE and a RUN, or a folder with --clips and a reward model with --reward")
@@ -163,7 +200,7 @@ def score(
 
 
 def _optional_config(recipe: Path | None, overrides: list[str] | None) -> RunConfig | None:
-    """The configuration of a recipe that may be left out."""
+    """The configuration of a recipe, None without one; InputError for --set without a recipe."""
     if recipe is None and overrides:
         raise InputError("--set changes a recipe; name one with --recipe")
     return None if recipe is None else _load_config(recipe, overrides)
@@ -171,8 +208,8 @@ def _optional_config(recipe: Path | None, overrides: list[str] | None) -> RunCon
 
 for _name in STAGES:
     if _name == "judge":
-        app.command(_name, help=STAGES[_name].help)(_judge)
-    elif _name != "score":  # which can do without a run
+        app.command(_name, help=_stage_help(_name))(_judge)
+    elif _name != "score":  # defined above, as it also works without a run
         _add_stage_command(_name)
 
 
@@ -180,10 +217,13 @@ for _name in STAGES:
 def merge(
     recipe: Recipe,
     run_dir: RunDir,
-    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="a new folder")],
+    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="the folder to write, a new one")],
     overrides: Overrides = None,
 ) -> None:
-    """Write the aligned generator as one pipeline folder: to publish, or as generator.model of the next round."""
+    """Merge the trained weights into the generator. Reads RUN/align; writes FOLDER, a pipeline without an adapter.
+
+    The folder can be published, or named as generator.model of the next round.
+    """
     config = _load_config(recipe, overrides)
     with interruptible():
         importlib.import_module("halovid.commands.merge").merge(config, run_dir, target)
@@ -193,11 +233,15 @@ def merge(
 def select(
     recipe: Recipe,
     run_dir: RunDir,
-    target: Annotated[Path, typer.Argument(metavar="FILE", help="the table to write, for judge.questions")],
-    share: Annotated[float, typer.Option(min=0, max=1, help="share of all patches to ask about, old ones included")],
+    target: Annotated[
+        Path, typer.Argument(metavar="FILE", help="the table to write; name it as judge.questions in the next run")
+    ],
+    share: Annotated[
+        float, typer.Option(min=0, max=1, help="share of all patches to ask about, earlier questions included")
+    ],
     overrides: Overrides = None,
 ) -> None:
-    """Choose the patches that are worth a question: those that the run's reward model is least certain of."""
+    """Choose patches to ask the judge about: the least certain ones. Reads RUN/judge, RUN/reward; writes FILE."""
     config = _load_config(recipe, overrides)
     with interruptible():
         importlib.import_module("halovid.commands.label_budget").select_patches(config, run_dir, share, target)
@@ -212,9 +256,9 @@ def study(
     recipe: Annotated[Path, typer.Argument(metavar="STUDY", help="the study, a YAML file; see recipes/studies/")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder that holds its runs and results")],
 ) -> None:
-    """Compare methods: tune each alike, train it with several seeds, measure all on held-out prompts.
+    """Compare methods on held-out prompts, each tuned alike and trained with several seeds. Reads STUDY; writes OUT.
 
-    Cells that are complete are skipped, an interrupted study continues where it stopped.
+    OUT gets results.parquet, comparison.md and figures. Finished trainings are skipped, an interrupted study continues.
     """
     with interruptible():
         importlib.import_module("halovid.study.runner").run_study(recipe, out)
@@ -231,14 +275,14 @@ def main() -> None:
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again to continue", 130)
     except Exception as error:
-        trouble = explain_trouble(error)
-        if trouble is None:
+        message = explain_trouble(error)
+        if message is None:
             raise
-        _fail(trouble, 2)
+        _fail(message, 2)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    """Ends with one line on stderr, however many the message has."""
+    """Ends the command with the message on one line of stderr."""
     console.print(f"error: {' '.join(message.split())}", style="red", highlight=False, soft_wrap=True)
     sys.exit(code)
 

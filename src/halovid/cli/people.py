@@ -1,4 +1,4 @@
-"""The commands about people's labels: `halovid label`, `halovid label export` and `halovid agreement`."""
+"""The commands for labels from people: `halovid label`, `halovid label export` and `halovid agreement`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from halovid.config.sections import Aspect
 from halovid.store.errors import InputError
 from halovid.store.runtime import console
 
-if TYPE_CHECKING:  # imported by the commands that need it: the libraries come with halovid[people]
-    from halovid.labelling.database import LabelDatabase
+if TYPE_CHECKING:  # at run time only `_import` imports labelling: its libraries come with halovid[people]
+    from halovid.labelling.database import LabelDatabase, Settings
+    from halovid.labelling.material import Material
     from halovid.maths.grid import PatchGrid
 
-RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run whose clips are sampled")]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run that has clips")]
 Source = Annotated[
     Literal["generate", "evaluate"],
-    typer.Option("--of", help="label the candidates, or the clips of the base and the aligned model"),
+    typer.Option("--of", help="generate: the candidate clips; evaluate: the clips of the base and the aligned model"),
 ]
 Database = Annotated[
     str | None,
@@ -36,7 +37,7 @@ Database = Annotated[
 
 
 class _ServeByDefault(TyperGroup):
-    """`label RUN` serves; `label export` is a command of its own."""
+    """Makes `label RUN` mean `label serve RUN`, beside the command `label export`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, *ctx.help_option_names):
@@ -47,7 +48,7 @@ class _ServeByDefault(TyperGroup):
 label_app = typer.Typer(
     cls=_ServeByDefault,
     no_args_is_help=True,
-    help="Have people label clips and their patches, on a page in the browser: `halovid label RUN`.",
+    help="Let people label clips and patches on a page in the browser. Reads RUN; writes RUN/label, a database.",
 )
 
 
@@ -57,76 +58,94 @@ def serve(
     source: Source = "generate",
     grid: Annotated[
         str | None,
-        typer.Option(metavar="TxHxW", help="patches of a clip, such as 4x4x4; by default those of the run's judge"),
+        typer.Option(
+            metavar="TxHxW",
+            help="number of patches in time, height and width, such as 4x4x4; by default the grid of the run's judge",
+        ),
     ] = None,
     patch_aspects: Annotated[
         list[str] | None,
-        typer.Option("--patch-aspect", help="aspect in which patches are marked (repeatable); by default two"),
+        typer.Option(
+            "--patch-aspect",
+            help="an aspect in which patches are marked (repeatable); by default visual_quality, temporal_consistency",
+        ),
     ] = None,
     overlap: Annotated[
-        float | None, typer.Option(min=0, max=1, help="share of the clips that everybody labels; 0.2 by default")
+        float | None, typer.Option(min=0, max=1, help="share of the clips that every annotator labels; 0.2 by default")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="who sees what in which order; 0 by default")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="seed of the random order in which annotators get clips; 0 by default")
+    ] = None,
     database: Database = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free")] = 8765,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="the port of the page; 0 takes any free one")] = 8765,
 ) -> None:
-    """Serve the labelling page on 127.0.0.1. (`halovid label RUN` does the same.)
+    """Serve the labelling page on 127.0.0.1, as `halovid label RUN` does. Reads RUN; writes RUN/label, a database.
 
-    Options that are left out are those that the labelling was begun with.
+    An option that is left out has the value with which the labelling of this run began.
     """
-    labels, stage = _part("labelling.database"), _part("labelling.material")
-    store: LabelDatabase = labels.open_database(database, _existing(run_dir), source)
+    database_module, material_module = _import("labelling.database"), _import("labelling.material")
+    store: LabelDatabase = database_module.open_database(database, _require_run(run_dir), source)
     store.create()
-    begun = store.read_settings()
-    given = {
+    stored = store.read_settings()
+    options = {
         "grid": _read_grid(grid),
         "patch_aspects": _read_aspects(patch_aspects),
         "overlap": overlap,
         "seed": seed,
     }
-    usual = {
-        "grid": stage.judged_grid(run_dir),
+    defaults = {
+        "grid": material_module.judged_grid(run_dir),
         "patch_aspects": ("visual_quality", "temporal_consistency"),
         "overlap": 0.2,
         "seed": 0,
     }
-    chosen = {name: getattr(begun, name, usual[name]) if value is None else value for name, value in given.items()}
-    material = stage.load_material(run_dir, source, chosen["seed"])
-    settings = labels.Settings(source=source, identity=material.identity, **chosen)
+    chosen = {
+        name: getattr(stored, name, defaults[name]) if value is None else value for name, value in options.items()
+    }
+    material: Material = material_module.load_material(run_dir, source, chosen["seed"])
+    settings: Settings = database_module.Settings(source=source, identity=material.identity, **chosen)
     store.fix_settings(settings)
+    _print_material(material, settings, store)
+    _import("labelling.server").serve(_import("labelling.service").Labelling(store, material, settings), port)
+
+
+def _print_material(material: Material, settings: Settings, store: LabelDatabase) -> None:
+    """Prints what can be labelled, where the labels are kept, and the first clips that can't be read."""
     for clip_id, reason in list(material.unreadable.items())[:3]:
         console.print(f"left out: {clip_id}: {reason}", style="yellow", highlight=False)
     shape = "x".join(str(size) for size in settings.grid.shape)
     left_out = f", {len(material.unreadable)} left out" if material.unreadable else ""
-    told = f"{len(material.clips)} clips{left_out}, {len(material.pairs)} pairs, grid {shape}; in {store.shown_url}"
-    console.print(told, highlight=False, soft_wrap=True)
-    _part("labelling.server").serve(_part("labelling.service").Labelling(store, material, settings), port)
+    summary = f"{len(material.clips)} clips{left_out}, {len(material.pairs)} pairs, grid {shape}; in {store.shown_url}"
+    console.print(summary, highlight=False, soft_wrap=True)
 
 
 @label_app.command()
 def export(
     run_dir: RunDir,
     file: Annotated[Path, typer.Argument(help="the file to write: .parquet or .jsonl")],
-    what: Annotated[
+    kind: Annotated[
         Literal["labels", "annotators", "votes", "preferences"],
         typer.Option(
-            help="labels: one per clip and aspect, the mean over people, for `judge: table`; annotators: the same for "
-            "each person; votes: every rating and mark with its kind; preferences: compared pairs"
+            "--what",
+            help="labels: one row per clip and aspect, the mean over people, for `judge: table`; annotators: the same "
+            "for each person; votes: every rating and every mark with its kind; preferences: compared pairs",
         ),
     ] = "labels",
     source: Source = "generate",
     database: Database = None,
 ) -> None:
-    """Write people's labels as a table; docs/tables.md tells its columns."""
+    """Write people's labels as a table. Reads the database in RUN/label; writes FILE. Columns: docs/tables.md."""
     from halovid.store.tables import write_rows
 
-    exports = _part("labelling.export").EXPORTS
-    store: LabelDatabase = _part("labelling.database").open_database(database, _existing(run_dir), source, new=False)
+    exports = _import("labelling.export").EXPORTS
+    open_database = _import("labelling.database").open_database
+    store: LabelDatabase = open_database(database, _require_run(run_dir), source, create=False)
     settings = store.read_settings()
-    answers = [own for own in store.finished() if own[1].item.is_pair == (what == "preferences")]
-    table = exports[what](answers, settings) if settings else []
+    of_pairs = kind == "preferences"
+    answers = [(name, answer) for name, answer in store.finished() if answer.item.is_pair == of_pairs]
+    table = exports[kind](answers, settings) if settings else []
     if not len(table):
-        raise InputError(f"{store.shown_url} holds nothing finished to export as {what}; label first: halovid label")
+        raise InputError(f"{store.shown_url} holds nothing finished to export as {kind}; label first: halovid label")
     write_rows(file, table)
     people = len({name for name, answer in answers if answer.state == "done"})
     skipped = sum(answer.state == "skipped" for _, answer in answers)
@@ -138,29 +157,32 @@ def agreement(
         list[Path],
         typer.Argument(
             metavar="FILE...",
-            help="labels, rewards or preferences, .parquet or .jsonl. The first is the reference that the others are "
-            "held against; where it has several annotators, they are held against each other too",
+            help="labels, rewards or preferences, .parquet or .jsonl. The others are compared with the first one; if "
+            "that has several annotators, they are compared with each other too",
         ),
     ],
     clips: Annotated[
         Path | None,
         typer.Option(
-            help="the run's generate/clips.parquet, which tells what clips share a prompt: pairs are formed within "
-            "prompts then, and prompts are resampled. Tables of rewards and preferences tell it too"
+            help="the run's generate/clips.parquet, which says which clips share a prompt: pairs are then formed "
+            "within prompts, and prompts are resampled. Tables of rewards and preferences hold prompts themselves"
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="file for the table: .parquet or .jsonl")] = None,
-    resamples: Annotated[int, typer.Option(min=0, help="of the 95% intervals; 0 leaves these out")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="of the resampling")] = 0,
+    out: Annotated[Path | None, typer.Option(help="the table to write: .parquet or .jsonl")] = None,
+    resamples: Annotated[
+        int, typer.Option(min=0, help="number of bootstrap resamples for the 95% intervals; 0 leaves the intervals out")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the resampling")] = 0,
 ) -> None:
-    """Measure how well people, judges and reward models agree, per aspect, for clips and for patches."""
+    """Measure how well people, judges and reward models agree. Reads tables of labels or rewards; prints a table."""
     from halovid.store.tables import CLIPS, read_table, write_rows
 
-    measures = importlib.import_module("halovid.measuring.rater_agreement")  # only now: scipy takes a while
+    measures = importlib.import_module("halovid.measuring.rater_agreement")  # imported late: scipy loads slowly
     prompts: dict[str, str] = {}
     if clips is not None:
         for row in read_table(clips, CLIPS).to_pylist():
-            names = (prefix + row["clip_id"] for prefix in ("", "base/", "aligned/"))  # the latter of an evaluation
+            # an evaluation's labels name clips with one of the last two prefixes
+            names = (prefix + row["clip_id"] for prefix in ("", "base/", "aligned/"))
             prompts |= dict.fromkeys(names, row["prompt_id"])
     table = measures.agreement_table(files, prompts, resamples, seed)
     if out is not None:
@@ -168,8 +190,8 @@ def agreement(
     measures.show_agreement(table)
 
 
-def _part(name: str) -> ModuleType:
-    """A module of this package that needs optional libraries; InputError when they are missing."""
+def _import(name: str) -> ModuleType:
+    """Imports a module of this package that needs optional libraries; InputError when they are missing."""
     try:
         return importlib.import_module(f"halovid.{name}")
     except ModuleNotFoundError as error:
@@ -178,7 +200,7 @@ def _part(name: str) -> ModuleType:
         raise InputError(f"labelling needs the package {error.name}: pip install 'halovid[people]'") from error
 
 
-def _existing(run_dir: Path) -> Path:
+def _require_run(run_dir: Path) -> Path:
     """The run's folder; InputError when there is none."""
     if not run_dir.is_dir():
         raise InputError(f"there is no run folder {run_dir}")
@@ -186,7 +208,7 @@ def _existing(run_dir: Path) -> Path:
 
 
 def _read_grid(text: str | None) -> PatchGrid | None:
-    """The grid of a text such as 4x4x4."""
+    """The grid in a text such as 4x4x4, None without a text; InputError for any other text."""
     from halovid.maths.grid import PatchGrid
 
     if text is None:
@@ -198,8 +220,8 @@ def _read_grid(text: str | None) -> PatchGrid | None:
 
 
 def _read_aspects(names: list[str] | None) -> tuple[Aspect, ...] | None:
-    """The aspects of these names, in their usual order."""
-    known = _part("labelling.answers").ASPECTS
+    """The aspects with these names in their standard order, None without names; InputError for unknown ones."""
+    known = _import("labelling.answers").ASPECTS
     if not names:
         return None
     unknown = sorted(set(names) - set(known))

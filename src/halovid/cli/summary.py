@@ -1,4 +1,4 @@
-"""What the terminal shows at the end of a run: the result table and where the report is."""
+"""The end of `halovid run` on the terminal: the table of results, the verdict, and the path of the report."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def print_summary(run_dir: Path) -> None:
 
 
 def _comparison(metrics: Sequence[Mapping[str, Any]]) -> Table:
-    """A line for every measure, under a heading for whoever measured."""
+    """The table of all measures except single kinds of defect, under one heading per group."""
     sizes = dict.fromkeys(sample_size(row) for row in metrics)
     title = f"base against aligned, held-out prompts ({'; '.join(sizes)})"
     table = Table("measure", title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)

@@ -16,6 +16,7 @@ from halovid.config.run import RunConfig
 from halovid.maths.grid import LatentGeometry
 from halovid.models import open_model
 from halovid.records import Conditioning, Prompt
+from halovid.store.checkpoint import is_readable
 from halovid.store.errors import DamageError, InputError
 from halovid.store.files import atomic_path, write_json
 from halovid.store.runtime import progress
@@ -34,7 +35,7 @@ def encode_conditions(folder: Path, prompts: Sequence[Prompt], config: RunConfig
     """
     texts = {condition_path(folder, prompt.prompt_id): prompt.text for prompt in prompts}
     texts[_negative_path(folder, config)] = config.generator.negative_prompt
-    missing = {path: text for path, text in texts.items() if not _is_readable(path)}
+    missing = {path: text for path, text in texts.items() if not is_readable(path)}
     if not missing:
         return
     model = open_model(config, {"text"})
@@ -92,13 +93,3 @@ def _negative_path(folder: Path, config: RunConfig) -> Path:
     """Named by its text, so that another negative prompt is another file."""
     digest = hashlib.sha256(config.generator.negative_prompt.encode()).hexdigest()
     return condition_path(folder, f"negative-{digest[:12]}")
-
-
-def _is_readable(path: Path) -> bool:
-    if not path.exists():
-        return False
-    try:
-        Conditioning.load(path)
-    except InputError:  # damaged: it is made anew
-        return False
-    return True

@@ -23,7 +23,7 @@ from halovid.clips.conditions import read_conditioning
 from halovid.maths.grid import read_geometry
 from halovid.models import DiffusionModel
 from halovid.records import Conditioning, Prompt, PromptBatch
-from halovid.store.checkpoint import load_tensors, save_tensors
+from halovid.store.checkpoint import is_readable, load_tensors, save_tensors
 from halovid.store.errors import InputError
 from halovid.store.files import check_file, hash_file
 from halovid.store.runtime import progress
@@ -137,7 +137,7 @@ class ClipFolder:
         """Makes the latents of one clip that has none; as `encode_latents`."""
         if row["latents"] is None:
             path = (folder / f"{row['clip_id']}.safetensors").absolute()
-            if not _is_readable(path):
+            if not is_readable(path):
                 save_tensors(path, {"latents": model.encode_video(self.video(row)[None])[0].float()})
             row["latents"] = str(path)
 
@@ -160,12 +160,3 @@ class ClipFolder:
     def conditioning(self, prompt_ids: Sequence[str]) -> Conditioning:
         """What these prompts make the model do, a row each; InputError when a file is missing or damaged."""
         return read_conditioning(self.folder, prompt_ids)
-
-
-def _is_readable(path: Path) -> bool:
-    """Whether a file of tensors is there and undamaged."""
-    try:
-        load_tensors(path)
-    except InputError:
-        return False
-    return True

@@ -1,1 +1,1 @@
-"""What commands besides the stages do with runs and folders of clips."""
+"""The work of the commands that are no stage: import, export, score --clips, select, merge."""

@@ -1,8 +1,8 @@
-"""The aligned generator as one pipeline folder without an adapter.
+"""Merges the trained weights into the generator and saves it as one pipeline folder, without an adapter.
 
     halovid merge RECIPE.yaml RUN FOLDER
 
-To publish, to use without peft, or as `generator.model` of the next round: new candidates, new labels, aligned again.
+The folder can be published, loaded without peft, or named as `generator.model` of the next round of alignment.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from halovid.store.scratch import scratch_folder
 
 
 def merge(config: RunConfig, run_dir: Path, target: Path) -> None:
-    """Writes the run's aligned generator to `target`, whole or not at all.
+    """Writes the run's aligned generator to `target`; a failed merge leaves no folder behind.
 
     Raises:
         InputError: the alignment is not finished, or `target` exists.

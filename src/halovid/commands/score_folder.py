@@ -1,8 +1,8 @@
-"""Rewards of any folder of clips, without a run.
+"""Scores any folder of clips with a reward model, without a run.
 
     halovid score --clips DIR --reward MODEL [--recipe RECIPE.yaml] [--output FILE] [--heatmaps FOLDER]
 
-Prompts come from DIR/prompts.csv (`halovid.formats.folder`) or else from the names of the clips, as VBench has them.
+Prompts come from DIR/prompts.csv (`halovid.formats.folder`) or else from the names of the clips, as in VBench.
 The table has a row per clip: clip, prompt, reward, the rating of every aspect and, in Parquet, the patch rewards.
 """
 
@@ -38,7 +38,7 @@ from halovid.store.tables import write_table
 from halovid.store.video import probe_video, read_video, write_video
 
 Row = dict[str, Any]
-WORST, BEST = 1.0, 5.0  # the rating scale: what heat maps show as wholly red, and as untouched
+WORST, BEST = 1.0, 5.0  # ends of the rating scale: heat maps show WORST as reddest and BEST without red
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,46 +75,46 @@ class Scorer:
 def score_folder(
     clips: Path, reward: Path, output: Path, config: RunConfig | None = None, heatmaps: Path | None = None
 ) -> None:
-    """Writes the rewards of a folder's clips to `output`, .csv or .parquet; clips that can't be scored are told.
+    """Writes the rewards of a folder's clips to `output`, .csv or .parquet; prints which clips can't be scored.
 
     Args:
         reward: the folder of a reward model, or a run that has one.
-        config: names generator and grid where they are not told by the run that the reward model lies in.
-        heatmaps: a folder for clips in which bad patches are red.
+        config: gives the generator and the grid; by default those of the run that holds the reward model.
+        heatmaps: a folder for copies of the clips in which bad patches are red.
 
     Raises:
-        InputError: there is no clip, no reward model, or nothing tells its generator; the kind of output is unknown.
+        InputError: there is no usable clip or reward model, its generator is unknown, or `output` has another suffix.
     """
     if output.suffix not in (".csv", ".parquet"):
         raise InputError(f"the output {output} must be a .csv or .parquet file")
-    found = folder.read(clips) if (clips / folder.TABLE).is_file() else vbench.read(clips)
-    if not found.clips:
-        reasons = [reason for _, reason in found.skipped]
+    collection = folder.read(clips) if (clips / folder.TABLE).is_file() else vbench.read(clips)
+    if not collection.clips:
+        reasons = [reason for _, reason in collection.skipped]
         raise InputError(f"{clips} holds no clip with a usable prompt ({reasons[0] if reasons else 'it is empty'})")
     _check_targets(clips, output, heatmaps)
-    scorer = _make_scorer(reward, config, sorted({clip.prompt for clip in found.clips.values()}))
-    rows = _score_clips(found, scorer, heatmaps)
-    for item, reason in found.skipped:
+    scorer = _make_scorer(reward, config, sorted({clip.prompt for clip in collection.clips.values()}))
+    rows = _score_clips(collection, scorer, heatmaps)
+    for item, reason in collection.skipped:
         console.print(f"left out: {item}: {reason}", style="yellow", highlight=False, soft_wrap=True)
     if not rows:
-        raise InputError(f"none of {len(found.clips)} clips of {clips} could be scored")
+        raise InputError(f"none of {len(collection.clips)} clips of {clips} could be scored")
     _write_table(output, rows)
-    console.print(f"{len(rows)} clips scored, {len(found.skipped)} left out: {output}", soft_wrap=True)
+    console.print(f"{len(rows)} clips scored, {len(collection.skipped)} left out: {output}", soft_wrap=True)
 
 
-def _score_clips(found: Collection, scorer: Scorer, heatmaps: Path | None) -> list[Row]:
-    """A row of the output for every clip that can be scored; the others are noted as skipped."""
+def _score_clips(collection: Collection, scorer: Scorer, heatmaps: Path | None) -> list[Row]:
+    """The output row of every clip that can be scored; the others are added to the collection's skipped items."""
     rows: list[Row] = []
-    clip_ids = found.clip_ids()
-    with progress("score", len(found.clips)) as advance, contextlib.ExitStack() as stack:
-        # built apart and moved into the folder, as a kill would leave half a clip there
+    clip_ids = collection.clip_ids()
+    with progress("score", len(collection.clips)) as advance, contextlib.ExitStack() as stack:
+        # built apart and then moved, so that a kill leaves no half-written clip in the folder
         unfinished = stack.enter_context(scratch_folder(heatmaps / "heatmaps")) if heatmaps is not None else None
-        for name, clip in found.clips.items():
+        for name, clip in collection.clips.items():
             try:
                 rewards, video = scorer.rate(clip)
-                rows.append(_row(clip, rewards))
+                rows.append(_output_row(clip, rewards))
             except InputError as error:
-                found.skip(name, str(error))
+                collection.skip(name, str(error))
             else:
                 if unfinished is not None and heatmaps is not None:
                     heatmap = unfinished / f"{clip_ids[name]}.mp4"
@@ -125,7 +125,7 @@ def _score_clips(found: Collection, scorer: Scorer, heatmaps: Path | None) -> li
 
 
 def _check_targets(clips: Path, output: Path, heatmaps: Path | None) -> None:
-    """InputError when a result would take the place of something that is there, or can't be written."""
+    """Raises InputError when a result would replace a clip or its prompts, or can't be written."""
     if output.resolve() in ((clips / name).resolve() for name in (folder.TABLE, vbench.PROMPTS)):
         raise InputError(f"the output {output} would replace the prompts of the clips; choose another name")
     if heatmaps is not None and heatmaps.resolve() == clips.resolve():
@@ -133,14 +133,14 @@ def _check_targets(clips: Path, output: Path, heatmaps: Path | None) -> None:
     try:
         if output.is_dir():
             raise InputError(f"the output {output} is a folder; name a .csv or .parquet file")
-        for needed in (output.parent, *([heatmaps] if heatmaps else [])):
-            needed.mkdir(parents=True, exist_ok=True)
+        for parent in (output.parent, *([heatmaps] if heatmaps else [])):
+            parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"can't write to {error.filename}: {error.strerror}") from error
 
 
 def _make_scorer(reward: Path, config: RunConfig | None, prompts: list[str]) -> Scorer:
-    """The scorer, with all prompts encoded."""
+    """The scorer of a reward model, with all prompts encoded."""
     reward = reward.resolve()
     model = reward / "reward" if (reward / "reward" / "reward.json").is_file() else reward
     network = load_reward(model)
@@ -155,7 +155,7 @@ def _make_scorer(reward: Path, config: RunConfig | None, prompts: list[str]) -> 
 
 
 def _check_width(width: int, network: RewardNetwork, model: Path, config: RunConfig) -> None:
-    """InputError when the text conditions are not those of the generator that the reward model was trained with."""
+    """Raises InputError when text conditions are not as wide as those that the reward model was trained with."""
     spec = network.spec.backbone
     if isinstance(spec, EncoderSpec) and width != spec.prompt_width:
         raise InputError(
@@ -165,13 +165,13 @@ def _check_width(width: int, network: RewardNetwork, model: Path, config: RunCon
 
 
 def _config_of_run(model: Path) -> RunConfig:
-    """Generator and grid of the run that a reward model lies in."""
-    generated, trained = read_manifest(model.parent / "generate"), read_manifest(model)
+    """A configuration with generator and grid of the run that holds a reward model; InputError if there is none."""
+    generate_manifest, reward_manifest = read_manifest(model.parent / "generate"), read_manifest(model)
     try:
-        assert generated is not None and trained is not None
+        assert generate_manifest is not None and reward_manifest is not None
         return RunConfig(
-            generator=GeneratorConfig.model_validate(generated["config"]["generator"]),
-            grid=PatchGrid(**trained["config"]["grid"]),
+            generator=GeneratorConfig.model_validate(generate_manifest["config"]["generator"]),
+            grid=PatchGrid(**reward_manifest["config"]["grid"]),
         )
     except (AssertionError, KeyError, TypeError, ValidationError) as error:
         raise InputError(
@@ -180,17 +180,17 @@ def _config_of_run(model: Path) -> RunConfig:
         ) from error
 
 
-def _row(clip: SourceClip, rewards: Rewards) -> Row:
-    """A row of the output, of the rewards of one clip."""
+def _output_row(clip: SourceClip, rewards: Rewards) -> Row:
+    """The output row of one clip."""
     return (
         {"clip": clip.name, "prompt": clip.prompt, "reward": rewards.clip.item()}
-        | {aspect: rated.clip.item() for aspect, rated in rewards.ratings.items()}
+        | {aspect: rating.clip.item() for aspect, rating in rewards.ratings.items()}
         | {"patch_rewards": rewards.patches.flatten().tolist()}
     )
 
 
 def _write_table(path: Path, rows: list[Row]) -> None:
-    """Writes the rows; a CSV has no patch rewards."""
+    """Writes the rows as Parquet, or as CSV without the patch rewards."""
     table = pa.Table.from_pylist(rows)
     if path.suffix == ".parquet":
         write_table(path, table)
@@ -200,16 +200,16 @@ def _write_table(path: Path, rows: list[Row]) -> None:
 
 
 def _write_heatmap(path: Path, clip: SourceClip, patches: Tensor, geometry: LatentGeometry, video: Tensor) -> None:
-    """The clip as the model saw it, redder the worse a patch is; patches [t, h, w], video [3, F, H, W]."""
+    """Writes the clip as the model saw it, redder where patches are worse; patches [t, h, w], video [3, F, H, W]."""
     badness = ((BEST - patches) / (BEST - WORST)).clamp(0, 1)
     frames = spread_to_frames(badness, video.shape[1], geometry)
-    cover = 0.6 * torch.nn.functional.interpolate(frames[None], video.shape[2:], mode="nearest")[0]
+    opacity = 0.6 * torch.nn.functional.interpolate(frames[None], video.shape[2:], mode="nearest")[0]
     red = torch.tensor([1.0, -1.0, -1.0]).view(3, 1, 1, 1)
     seconds = _seconds(clip.files[0])
-    write_video(path, video * (1 - cover) + red * cover, video.shape[1] / seconds)
+    write_video(path, video * (1 - opacity) + red * opacity, video.shape[1] / seconds)
 
 
 def _seconds(path: Path) -> float:
-    """How long a clip lasts."""
+    """The duration of a clip in seconds."""
     info = probe_video(path)
     return info.num_frames / info.fps

@@ -1,4 +1,4 @@
-"""Data formats of others: one file per format, each with a `read` and a `write`."""
+"""The data formats of other projects: one module per format, each with a `read` and a `write`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from halovid.store.errors import InputError
 class Format(NamedTuple):
     """How a format is read and written.
 
-    read: what a source holds; InputError when it is not of this format at all.
-    write: writes a run into an empty folder; tells how much that was and what had to be left out.
+    read: (folder or table) -> the clips, ratings and preferences in it; InputError when it is not of this format.
+    write: (run, empty folder) -> how many items were written, and which were left out and why.
     """
 
     read: Callable[[Path], Collection]
@@ -33,7 +33,7 @@ FORMATS = {
 
 
 def get_format(name: str) -> Format:
-    """The format of a name; InputError when there is none."""
+    """The format of this name; InputError when there is none."""
     if name not in FORMATS:
         raise InputError(f"unknown format {name!r}; known are {', '.join(FORMATS)}")
     return FORMATS[name]

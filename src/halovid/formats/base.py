@@ -1,4 +1,4 @@
-"""What a format gives and takes: clips of a source with their prompts, ratings and preferences."""
+"""What formats read and write: clips with their prompts, ratings and preferences."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 @dataclass(frozen=True)
 class SourceClip:
-    """A clip as a source has it.
+    """A clip as it stands in the data set that it is read from.
 
-    name: unique in its source. files: one video, or its frames in order. fps: of frames; None for a video, which
-    has its own. ratings: aspect -> 1..5, as far as the source has any.
+    name: unique within the data set. files: one video file, or one picture file per frame, in order. fps: frame rate
+    of picture files; None for a video file, which holds its own. ratings: aspect -> 1..5, empty where there are none.
     """
 
     name: str
@@ -39,7 +39,7 @@ class SourceClip:
 
 @dataclass(frozen=True)
 class Preference:
-    """Two clips of one prompt, by their names; margin > 0 says how much better the chosen one is."""
+    """Two clips of one prompt, by name; margin > 0 says how much better the chosen one is."""
 
     chosen: str
     rejected: str
@@ -48,7 +48,7 @@ class Preference:
 
 @dataclass
 class Collection:
-    """All usable clips and preferences of a source, and (item, reason) of what is not usable."""
+    """The usable clips (name -> clip) and preferences of a data set, and (item, reason) of everything skipped."""
 
     clips: dict[str, SourceClip] = field(default_factory=dict)
     preferences: list[Preference] = field(default_factory=list)
@@ -56,14 +56,14 @@ class Collection:
     _pairs: set[frozenset[str]] = field(default_factory=set)
 
     def skip(self, item: str, reason: str) -> None:
-        """Notes an item that can't be used; names that are no Unicode are written with escapes."""
+        """Records an item that can't be used; characters that are not valid Unicode are escaped."""
         self.skipped.append((_printable(item), _printable(reason)))
 
     def add(self, clip: SourceClip) -> None:
-        """Takes a clip; the same one again changes nothing.
+        """Adds a clip; adding an equal clip again changes nothing.
 
         Raises:
-            SourceProblem: its prompt can't be used, or another clip has this name.
+            SourceProblem: its prompt can't be used, or a different clip has this name.
         """
         if _printable(clip.name) != clip.name:
             raise SourceProblem("its name is no Unicode text")
@@ -74,16 +74,16 @@ class Collection:
             raise SourceProblem(f"the clip {clip.name!r} is named twice, with another prompt, rating or file")
 
     def add_file(self, root: Path, path: Path, prompt: str) -> str:
-        """Takes the clip that is one file of the source; its name. Raises as `add`."""
+        """Adds the clip in one video file and returns its name. Raises the same errors as `add`."""
         clip = SourceClip(relative_name(root, path), prompt, (path,))
         self.add(clip)
         return clip.name
 
     def prefer(self, chosen: str, rejected: str, margin: float = 1.0) -> None:
-        """Takes a preference between two clips that were added.
+        """Adds a preference between two clips that were added before.
 
         Raises:
-            SourceProblem: the clips are one, have two prompts or were paired before.
+            SourceProblem: both are the same clip, their prompts differ, or they were paired before.
         """
         pair = frozenset((chosen, rejected))
         if len(pair) < 2:
@@ -96,59 +96,61 @@ class Collection:
         self.preferences.append(Preference(chosen, rejected, margin))
 
     def prefer_by_sign(self, first: str, second: str, sign: int, margin: float = 1.0) -> None:
-        """Takes a vote on two clips: for the first where sign > 0, for the second where sign < 0.
+        """Adds a vote between two clips: for the first one if sign > 0, for the second one if sign < 0.
 
         Raises:
-            SourceProblem: the vote is for neither; or see `prefer`.
+            SourceProblem: the vote is for neither (sign 0); or as `prefer`.
         """
         if sign == 0:
             raise SourceProblem("neither clip is preferred, which no pair can hold; its clips are kept")
         self.prefer(*((first, second) if sign > 0 else (second, first)), margin)
 
     def clip_ids(self) -> dict[str, str]:
-        """Name -> clip id: the file's own name where that is plain and no other clip's, else a hash of the name.
+        """Clip name -> clip id: the file name without its suffix if that is plain and unique, else a hash of the name.
 
         Ids become file names, so they hold ASCII letters, digits, dot, dash and underscore only.
         """
         stems = {name: PurePosixPath(name).stem for name in self.clips}
         counts = Counter(stem.casefold() for stem in stems.values())
         return {
-            name: stem if is_plain_name(stem) and counts[stem.casefold()] == 1 else _hashed(name)
+            name: stem if is_plain_name(stem) and counts[stem.casefold()] == 1 else _hashed_id(name)
             for name, stem in stems.items()
         }
 
 
 def is_plain_name(text: str) -> bool:
-    """Whether a text names a file of its own anywhere: ASCII letters, digits, dot, dash and underscore, at most 80."""
+    """Whether a text is a file name on any system: at most 80 ASCII letters, digits, dots, dashes, underscores."""
     return _PLAIN_NAME.fullmatch(text) is not None
 
 
 def _printable(text: str) -> str:
+    """The text with everything that UTF-8 can't encode written as escapes."""
     return text.encode(errors="backslashreplace").decode()
 
 
-def _hashed(name: str) -> str:
+def _hashed_id(name: str) -> str:
+    """A clip id made of a hash of the clip's name."""
     return f"clip-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True)
 class RunClip:
-    """A row of a clip table, tables.CLIPS, and the folder that its files lie in."""
+    """A clip of a run: its row of tables.CLIPS, and the stage folder that its files lie in."""
 
     row: Row
     folder: Path
 
     @property
     def clip_id(self) -> str:
-        """What the run calls it."""
+        """The clip's id in its stage folder."""
         return self.row["clip_id"]
 
     def file(self) -> Path:
-        """Its video.
+        """The path of its video.
 
         Raises:
-            SourceProblem: it is missing or lies outside the folder.
-            DamageError: it is not what was written.
+            SourceProblem: the video is missing or lies outside the folder.
+            DamageError: the video is not the one that the stage wrote.
         """
         file = resolve_inside(self.folder, self.row["video"])
         check_file(file, self.row["video_sha256"], self.folder.name)
@@ -157,10 +159,11 @@ class RunClip:
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run holds for an export.
+    """What an export can write of a run.
 
-    clips: the candidates. pair_only: clips of other folders, good ones or remade ones, which pairs may name.
-    ratings: clip id -> aspect -> 1..5. pairs: rows of tables.PAIRS.
+    clips: the candidates. pair_only: clips of the stages `good` and `restore`, exported only if a pair names them.
+    ratings: clip id -> aspect -> 1..5, None without current labels. pairs: rows of tables.PAIRS, None without current
+    pairs.
     """
 
     clips: list[RunClip]
@@ -185,7 +188,7 @@ class RunData:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote: the number of its items, clips or pairs, and (item, reason) of what it had to leave out."""
+    """What an export wrote: how many clips or pairs, and (item, reason) of everything left out."""
 
     kind: Literal["clips", "pairs"]
     count: int
@@ -193,9 +196,9 @@ class Exported:
 
 
 def copy_clips(clips: Iterable[RunClip], target: Path, skipped: list[tuple[str, str]]) -> Iterator[Row]:
-    """Copies the videos to target/CLIP_ID.mp4, and gives the rows of those that can be read, one by one.
+    """Copies readable videos to target/CLIP_ID.mp4 and yields the row of each; the others are added to `skipped`.
 
-    Each row also has `num_frames` and the file's own `fps`.
+    A yielded row also has `num_frames`, and its `fps` is that of the file.
     """
     for clip in clips:
         try:
@@ -211,7 +214,7 @@ def copy_clips(clips: Iterable[RunClip], target: Path, skipped: list[tuple[str, 
 
 
 def copy_paired(run: RunData, target: Path, skipped: list[tuple[str, str]]) -> dict[str, Row]:
-    """Copies the clips that a pair has, of whatever folder, as `copy_clips` does: the id it is exported by -> row."""
+    """Copies the clips that pairs name, from all folders, as `copy_clips` does; returns exported id -> row."""
     ids = _exported_ids(run.need_pairs())
     paired = [
         RunClip(clip.row | {"clip_id": ids[clip.folder.name, clip.clip_id]}, clip.folder)
@@ -222,18 +225,18 @@ def copy_paired(run: RunData, target: Path, skipped: list[tuple[str, str]]) -> d
 
 
 def _exported_ids(pairs: list[Row]) -> dict[tuple[str, str], str]:
-    """(folder, clip id) -> the id that a paired clip is exported by: its own, unless that is one in two folders."""
-    clips = {(pair[f"{side}_folder"], pair[side]) for pair in pairs for side in _SIDES}
-    counts = Counter(clip_id for _, clip_id in clips)
-    return {(folder, name): name if counts[name] == 1 else f"{folder}-{name}" for folder, name in clips}
+    """(folder, clip id) -> exported id: the same clip id, or FOLDER-ID where paired clips of two folders share it."""
+    paired = {(pair[f"{side}_folder"], pair[side]) for pair in pairs for side in _SIDES}
+    counts = Counter(clip_id for _, clip_id in paired)
+    return {(folder, clip_id): clip_id if counts[clip_id] == 1 else f"{folder}-{clip_id}" for folder, clip_id in paired}
 
 
 def usable_pairs(run: RunData, clips: dict[str, Row], skipped: list[tuple[str, str]]) -> list[Row]:
-    """The pairs of which both clips were copied, `chosen` and `rejected` being the ids of the copies."""
+    """The pairs whose clips were both copied; their `chosen` and `rejected` are exported ids."""
     usable = []
     ids = _exported_ids(run.need_pairs())
-    for named_pair in run.need_pairs():
-        pair = named_pair | {side: ids[named_pair[f"{side}_folder"], named_pair[side]] for side in _SIDES}
+    for run_pair in run.need_pairs():
+        pair = run_pair | {side: ids[run_pair[f"{side}_folder"], run_pair[side]] for side in _SIDES}
         if pair["chosen"] in clips and pair["rejected"] in clips:
             usable.append(pair)
         else:
@@ -248,5 +251,5 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def swapped(pair: Row) -> bool:
-    """Whether the rejected clip is named first: a coin that is the same each time, so that no side is the better."""
+    """Whether the rejected clip is written first: a coin fixed by the ids, so that the order tells nothing."""
     return bool(hashlib.sha256(f"{pair['chosen']}/{pair['rejected']}".encode()).digest()[0] & 1)

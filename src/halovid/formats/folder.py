@@ -26,29 +26,29 @@ _COLUMNS = ("video", "prompt")
 
 
 def read(source: Path) -> Collection:
-    """The clips that the table names, with their prompts; clips of the folder that it leaves out are listed."""
-    found = Collection()
-    preferred = source / TABLE
-    root, table = find_table(preferred if preferred.is_file() else source, (".csv",))
-    for item, row in read_rows(table, _COLUMNS, found.skip):
+    """The clips that the table names, with their prompts; videos that it does not name are listed as skipped."""
+    collection = Collection()
+    usual_table = source / TABLE
+    root, table = find_table(usual_table if usual_table.is_file() else source, (".csv",))
+    for item, row in read_rows(table, _COLUMNS, collection.skip):
         try:
             path = resolve_inside(root, row["video"])
             name = relative_name(root, path)
-            if name in found.clips:
+            if name in collection.clips:
                 raise SourceProblem(f"the clip {name!r} has a row already")
-            found.add(SourceClip(name, row["prompt"].strip(), (path,)))
+            collection.add(SourceClip(name, row["prompt"].strip(), (path,)))
         except SourceProblem as problem:
-            found.skip(item, str(problem))
+            collection.skip(item, str(problem))
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
-        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and name not in found.clips:
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and name not in collection.clips:
             if not path.is_symlink():  # a link's target has a name of its own
-                found.skip(name, f"{table.name} gives it no usable prompt")
-    return found
+                collection.skip(name, f"{table.name} gives it no usable prompt")
+    return collection
 
 
 def write(run: RunData, target: Path) -> Exported:
-    """Clips and prompts.csv."""
+    """Writes prompts.csv and one mp4 per clip."""
     skipped: list[tuple[str, str]] = []
     count = 0
     text = io.StringIO(newline="")

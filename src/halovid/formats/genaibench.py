@@ -32,8 +32,8 @@ from halovid.store.files import atomic_path
 from halovid.store.foreign import describe
 
 TABLE = "genai-bench.parquet"
-_TEXTS = ("prompt", "left_video", "right_video", "vote_type")
-_SIGNS = {"leftvote": 1, "rightvote": -1, "tievote": 0, "bothbad_vote": 0}
+_TEXT_COLUMNS = ("prompt", "left_video", "right_video", "vote_type")
+_SIGN_OF_VOTE = {"leftvote": 1, "rightvote": -1, "tievote": 0, "bothbad_vote": 0}
 _SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("prompt", "left_model", "left_video", "right_model", "right_video")),
@@ -43,72 +43,72 @@ _SCHEMA = pa.schema(
 
 
 def read(source: Path) -> Collection:
-    """The clips of all votes, and the pairs of those that prefer one."""
-    found = Collection()
+    """The clips of all votes, and a preference for every vote that is no tie."""
+    collection = Collection()
     root, table = find_table(source, (".parquet", ".json", ".jsonl", ".csv"))
-    halves: dict[str, dict[str, tuple[str, float]]] = {}
-    for item, row in read_rows(table, (), found.skip):
+    votes_by_pair: dict[str, dict[str, tuple[str, float]]] = {}
+    for item, row in read_rows(table, (), collection.skip):
         try:
             if "vote_type" in row:
-                _read_vote(found, root, row)
+                _read_vote(collection, root, row)
             else:
-                _read_half(found, root, row, halves)
+                _read_side(collection, root, row, votes_by_pair)
         except SourceProblem as problem:
-            found.skip(item, str(problem))
-    for number, sides in halves.items():
+            collection.skip(item, str(problem))
+    for number, votes in votes_by_pair.items():
         try:
-            found.prefer_by_sign(*_complete(sides))
+            collection.prefer_by_sign(*_preferred_side(votes))
         except SourceProblem as problem:
-            found.skip(f"pair {number}", str(problem))
-    return found
+            collection.skip(f"pair {number}", str(problem))
+    return collection
 
 
-def _read_vote(found: Collection, root: Path, row: dict[str, Any]) -> None:
-    """Takes a row of the published votes."""
-    missing = [name for name in _TEXTS if not isinstance(row.get(name), str) or not row[name]]
+def _read_vote(collection: Collection, root: Path, row: dict[str, Any]) -> None:
+    """Adds the clips and the vote of a row of GenAI-Bench."""
+    missing = [name for name in _TEXT_COLUMNS if not isinstance(row.get(name), str) or not row[name]]
     if missing:
         raise SourceProblem(f"it lacks {', '.join(missing)}, or holds something else than text there")
-    if row["vote_type"] not in _SIGNS:
-        raise SourceProblem(f"vote_type is {describe(row['vote_type'])}; allowed are {', '.join(_SIGNS)}")
-    left, right = (_add(found, root, row, column) for column in ("left_video", "right_video"))
-    found.prefer_by_sign(left, right, _SIGNS[row["vote_type"]], read_margin(row))
+    if row["vote_type"] not in _SIGN_OF_VOTE:
+        raise SourceProblem(f"vote_type is {describe(row['vote_type'])}; allowed are {', '.join(_SIGN_OF_VOTE)}")
+    left, right = (_add_clip(collection, root, row, column) for column in ("left_video", "right_video"))
+    collection.prefer_by_sign(left, right, _SIGN_OF_VOTE[row["vote_type"]], read_margin(row))
 
 
-def _add(found: Collection, root: Path, row: dict[str, Any], column: str) -> str:
-    """Adds the clip of a column; its name."""
-    return found.add_file(root, _find(root, row[column]), row["prompt"].strip())
+def _add_clip(collection: Collection, root: Path, row: dict[str, Any], column: str) -> str:
+    """Adds the clip that a column names and returns its name in the collection."""
+    return collection.add_file(root, _find_video(root, row[column]), row["prompt"].strip())
 
 
-def _find(root: Path, video: Any) -> Path:
-    """The file of a clip: of a link, the last part below videos/ or beside the table."""
+def _find_video(root: Path, video: Any) -> Path:
+    """The file of a clip; a link stands for the file of the same name in videos/ or beside the table."""
     if not isinstance(video, str) or "://" not in video:
         return resolve_inside(root, video)
     name = video.split("?")[0].rsplit("/", 1)[-1]
     return resolve_inside(root, f"videos/{name}" if is_inside(root, f"videos/{name}") else name)
 
 
-def _read_half(
-    found: Collection, root: Path, row: dict[str, Any], halves: dict[str, dict[str, tuple[str, float]]]
+def _read_side(
+    collection: Collection, root: Path, row: dict[str, Any], votes_by_pair: dict[str, dict[str, tuple[str, float]]]
 ) -> None:
-    """Takes a row of VideoScore-Bench: one clip of a pair, and how it was voted for."""
+    """Adds the clip of a row of VideoScore-Bench, and notes its vote: pair number -> side -> (clip, votes for it)."""
     number, _, side = str(row.get("id")).rpartition("_")
     if side not in ("left", "right") or "preference" not in row:
         raise SourceProblem("it holds neither a vote_type nor, with an id NNNN_left or NNNN_right, a preference")
     clip = videofeedback.read_clip(root, row)
-    found.add(clip)
-    halves.setdefault(number, {})[side] = clip.name, read_number(row["preference"], "preference")
+    collection.add(clip)
+    votes_by_pair.setdefault(number, {})[side] = clip.name, read_number(row["preference"], "preference")
 
 
-def _complete(sides: dict[str, tuple[str, float]]) -> tuple[str, str, int]:
-    """Both clips of a pair, and which is preferred: 1 for the left one, -1 for the right one, 0 for neither."""
-    if len(sides) < 2:
+def _preferred_side(votes: dict[str, tuple[str, float]]) -> tuple[str, str, int]:
+    """The left clip, the right clip and the sign of the preference: 1 for the left one, -1 for the right one, or 0."""
+    if len(votes) < 2:
         raise SourceProblem("only one of its clips is there")
-    (left, for_left), (right, for_right) = sides["left"], sides["right"]
+    (left, for_left), (right, for_right) = votes["left"], votes["right"]
     return left, right, (for_left > for_right) - (for_left < for_right)
 
 
 def write(run: RunData, target: Path) -> Exported:
-    """The table of votes and videos/; clips that no pair has are not copied."""
+    """Writes the table of votes and videos/; clips that no pair names are left out."""
     skipped: list[tuple[str, str]] = []
     clips = copy_paired(run, target / "videos", skipped)
     rows = []

@@ -23,7 +23,7 @@ from halovid.store.foreign import describe
 
 TABLE = "videogen-rewardbench.csv"
 AXES = {"VQ": "visual_quality", "MQ": "temporal_consistency", "TA": "text_alignment"}
-_SIGNS = {"A": 1, "B": -1, "same": 0}
+_SIGN_OF_VOTE = {"A": 1, "B": -1, "same": 0}
 _COLUMNS = (
     *("path_A", "path_B", "A_model", "B_model", "prompt", *AXES, "Overall"),
     *("fps_A", "num_frames_A", "fps_B", "num_frames_B", "margin"),
@@ -31,33 +31,35 @@ _COLUMNS = (
 
 
 def read(source: Path) -> Collection:
-    """The clips of all rows, and the pairs with a preference."""
-    found = Collection()
+    """The clips of all rows, and a preference for every row that prefers one of its clips."""
+    collection = Collection()
     root, table = find_table(source, (".csv",))
-    for item, row in read_rows(table, ("path_A", "path_B", "prompt"), found.skip):
+    for item, row in read_rows(table, ("path_A", "path_B", "prompt"), collection.skip):
         if "Overall" not in row and not AXES.keys() <= row.keys():
             raise InputError(f"{table} lacks the columns of preferences: Overall, or {', '.join(AXES)}")
         try:
             prompt = row["prompt"].strip()
-            first, second = (found.add_file(root, resolve_inside(root, row[f"path_{s}"]), prompt) for s in "AB")
-            found.prefer_by_sign(first, second, _sign(row), read_margin(row))
+            first, second = (
+                collection.add_file(root, resolve_inside(root, row[f"path_{side}"]), prompt) for side in "AB"
+            )
+            collection.prefer_by_sign(first, second, _sign(row), read_margin(row))
         except SourceProblem as problem:
-            found.skip(item, str(problem))
-    return found
+            collection.skip(item, str(problem))
+    return collection
 
 
 def _sign(row: dict[str, Any]) -> int:
     """1 where A is preferred, -1 where B is, 0 for neither."""
-    own = [axis for axis in ("Overall",) if row.get(axis)] or [axis for axis in AXES if row.get(axis)]
-    wrong = [axis for axis in own if row[axis] not in _SIGNS]
+    deciding_axes = ["Overall"] if row.get("Overall") else [axis for axis in AXES if row.get(axis)]
+    wrong = [axis for axis in deciding_axes if row[axis] not in _SIGN_OF_VOTE]
     if wrong:
         raise SourceProblem(f"{wrong[0]} is {describe(row[wrong[0]])}; allowed are A, B and same")
-    total = sum(_SIGNS[row[axis]] for axis in own)
+    total = sum(_SIGN_OF_VOTE[row[axis]] for axis in deciding_axes)
     return (total > 0) - (total < 0)
 
 
 def write(run: RunData, target: Path) -> Exported:
-    """The CSV and videos/; clips that no pair has are not copied."""
+    """Writes the CSV and videos/; clips that no pair names are left out."""
     skipped: list[tuple[str, str]] = []
     clips = copy_paired(run, target / "videos", skipped)
     text = io.StringIO(newline="")
@@ -65,30 +67,30 @@ def write(run: RunData, target: Path) -> Exported:
     writer.writeheader()
     pairs = usable_pairs(run, clips, skipped)
     for pair in pairs:
-        writer.writerow(_line(pair, clips, run.ratings or {}))
+        writer.writerow(_csv_row(pair, clips, run.ratings or {}))
     write_text(target / TABLE, text.getvalue())
     return Exported("pairs", len(pairs), skipped)
 
 
-def _line(pair: Row, clips: dict[str, Row], ratings: dict[str, dict[str, float]]) -> Row:
-    """A row of the CSV."""
+def _csv_row(pair: Row, clips: dict[str, Row], ratings: dict[str, dict[str, float]]) -> Row:
+    """The row of a pair in the CSV; clips are by exported id, ratings by clip id and aspect."""
     sides = ("rejected", "chosen") if swapped(pair) else ("chosen", "rejected")
     first, second = (clips[pair[side]] for side in sides)
-    scores = [ratings.get(clip["clip_id"], {}) for clip in (first, second)]
-    line = {
+    first_ratings, second_ratings = (ratings.get(clip["clip_id"], {}) for clip in (first, second))
+    csv_row = {
         "prompt": first["prompt"],
         "Overall": "A" if sides[0] == "chosen" else "B",
         "margin": repr(pair["clip_margin"]),
     }
     for axis, aspect in AXES.items():
-        if all(aspect in own for own in scores):
-            difference = scores[0][aspect] - scores[1][aspect]
-            line[axis] = "same" if difference == 0 else "A" if difference > 0 else "B"
+        if aspect in first_ratings and aspect in second_ratings:
+            difference = first_ratings[aspect] - second_ratings[aspect]
+            csv_row[axis] = "same" if difference == 0 else "A" if difference > 0 else "B"
     for side, clip in (("A", first), ("B", second)):
-        line |= {
+        csv_row |= {
             f"path_{side}": f"videos/{clip['clip_id']}.mp4",
             f"{side}_model": "halovid",
             f"fps_{side}": clip["fps"],
             f"num_frames_{side}": clip["num_frames"],
         }
-    return line
+    return csv_row

@@ -1,4 +1,4 @@
-"""Files that others made: rows of tables, and paths that must stay inside their folder."""
+"""Reading data sets of other projects: rows of tables, and paths that must stay inside the data set's folder."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from halovid.store.errors import InputError, shorten
 from halovid.store.foreign import describe, read_csv, read_json, read_json_lines, read_parquet
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif", ".m4v")
-_MARGINS = 1e-30, 1e30  # what pairs.parquet holds as numbers above 0
+_MARGIN_RANGE = 1e-30, 1e30  # stays finite and above 0 in the 32 bits of pairs.parquet
 
-Skip = Callable[[str, str], None]
+Skip = Callable[[str, str], None]  # is called with an item that can't be used, and why
 
 
 class SourceProblem(ValueError):
-    """An item that can't be used; the message says why. It is listed as skipped, the others go on."""
+    """Why one item can't be used. The reader lists the item as skipped and goes on with the next one."""
 
 
 def resolve_inside(root: Path, text: Any) -> Path:
     """The file that `text` names inside the folder `root`, links resolved.
 
     Raises:
-        SourceProblem: it is no file name, leads out of the folder by itself or by a link, or there is no such file.
+        SourceProblem: it is no file name, leads out of the folder (also through a link), or there is no such file.
     """
     if not isinstance(text, str) or not text.strip() or any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
         raise SourceProblem(f"{describe(text)} is no file name")
@@ -51,7 +51,7 @@ def resolve_inside(root: Path, text: Any) -> Path:
 
 
 def is_inside(root: Path, text: str) -> bool:
-    """Whether `resolve_inside` gives a file."""
+    """Whether `text` names a file inside the folder, as `resolve_inside` requires."""
     try:
         resolve_inside(root, text)
     except SourceProblem:
@@ -60,12 +60,12 @@ def is_inside(root: Path, text: str) -> bool:
 
 
 def relative_name(root: Path, path: Path) -> str:
-    """The name of a file that `resolve_inside` gave: one per file, however it was written."""
+    """The path of a resolved file relative to the folder `root`: one name per file, however a table wrote it."""
     return path.relative_to(root.resolve()).as_posix()
 
 
 def find_table(source: Path, suffixes: tuple[str, ...]) -> tuple[Path, Path]:
-    """The folder of a data set and its table: `source` itself, or the only file of these kinds in it.
+    """The folder of a data set and the path of its table: `source`, or the only file with such a suffix in it.
 
     Raises:
         InputError: there is no such file, or more than one.
@@ -77,11 +77,11 @@ def find_table(source: Path, suffixes: tuple[str, ...]) -> tuple[Path, Path]:
         return source.parent, source
     if not source.is_dir():
         raise InputError(f"{source} does not exist; name the table or the folder that holds it")
-    found = sorted(path for path in source.iterdir() if path.suffix.lower() in suffixes and path.is_file())
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found[:5]) or "none"
+    tables = sorted(path for path in source.iterdir() if path.suffix.lower() in suffixes and path.is_file())
+    if len(tables) != 1:
+        names = ", ".join(path.name for path in tables[:5]) or "none"
         raise InputError(f"{source} must hold exactly one {kinds} file, found {names}; name the file itself")
-    return source, found[0]
+    return source, tables[0]
 
 
 def list_videos(folder: Path) -> list[str]:
@@ -99,20 +99,20 @@ def list_videos(folder: Path) -> list[str]:
 
 
 def read_rows(path: Path, required: tuple[str, ...], skip: Skip) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, row) of every row of a .csv, .json, .jsonl or .parquet table; `skip` is told of rows that are none.
+    """Yields ("row N", row) for every row of a .csv, .json, .jsonl or .parquet table; broken rows go to `skip`.
 
     Raises:
-        InputError: the table can't be read, or is known to lack a required column.
+        InputError: the table can't be read, or its header lacks a required column.
     """
     suffix = path.suffix.lower()
     if suffix == ".csv":
         yield from _csv_rows(path, required, skip)
     elif suffix == ".parquet":
         table = read_parquet(path)
-        _require(path, table.column_names, required)
+        _require_columns(path, table.column_names, required)
         try:
             rows = table.to_pylist()
-        except (ValueError, OverflowError, pa.ArrowException) as error:  # times that Python has not
+        except (ValueError, OverflowError, pa.ArrowException) as error:  # such as times beyond the range of datetime
             raise InputError(f"{path} holds values that can't be read ({shorten(str(error))})") from error
         yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
     else:
@@ -120,9 +120,9 @@ def read_rows(path: Path, required: tuple[str, ...], skip: Skip) -> Iterator[tup
 
 
 def _csv_rows(path: Path, required: tuple[str, ...], skip: Skip) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a CSV file."""
+    """The rows of a CSV file, as `read_rows` yields them."""
     header, rows = read_csv(path)
-    _require(path, header, required)
+    _require_columns(path, header, required)
     for name, cells in rows:
         if len(cells) == len(header):
             yield name, dict(zip(header, cells, strict=True))
@@ -131,7 +131,7 @@ def _csv_rows(path: Path, required: tuple[str, ...], skip: Skip) -> Iterator[tup
 
 
 def _json_rows(path: Path, required: tuple[str, ...], skip: Skip) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a JSON list of objects, or of one object a line."""
+    """The rows of a .json list of objects, or of a .jsonl file with one object per line, as `read_rows` yields them."""
     values = [value for _, value in read_json_lines(path)] if path.suffix.lower() == ".jsonl" else read_json(path)
     if not isinstance(values, list):
         raise InputError(f"{path} must hold a list of objects, found {type(values).__name__}")
@@ -143,8 +143,8 @@ def _json_rows(path: Path, required: tuple[str, ...], skip: Skip) -> Iterator[tu
             skip(f"row {number}", f"it lacks {', '.join(missing)}" if missing else "it is no object")
 
 
-def _require(path: Path, names: Any, required: tuple[str, ...]) -> None:
-    """InputError when a column is missing."""
+def _require_columns(path: Path, names: Any, required: tuple[str, ...]) -> None:
+    """Raises InputError when a required column is missing."""
     missing = [name for name in required if name not in names]
     if missing:
         raise InputError(
@@ -154,13 +154,15 @@ def _require(path: Path, names: Any, required: tuple[str, ...]) -> None:
 
 
 def read_number(value: Any, name: str, low: float = -math.inf, high: float = math.inf) -> float:
-    """The number in a cell.
+    """The number in the cell of column `name`.
 
     Raises:
-        SourceProblem: it is none, or not within low..high.
+        SourceProblem: the cell holds no number (true and false are none), or one outside low..high.
     """
     try:
-        number = float("no" if isinstance(value, bool) else value)
+        if isinstance(value, bool):
+            raise TypeError("true and false are no numbers")
+        number = float(value)
     except (TypeError, ValueError, OverflowError):
         raise SourceProblem(f"{name} is {describe(value)}, which is no number") from None
     if not (math.isfinite(number) and low <= number <= high):
@@ -169,6 +171,6 @@ def read_number(value: Any, name: str, low: float = -math.inf, high: float = mat
 
 
 def read_margin(row: dict[str, Any], default: float = 1.0) -> float:
-    """The `margin` column that our exports have beside a format's own; `default` where there is none."""
-    given = row.get("margin")
-    return default if given in (None, "") else read_number(given, "margin", *_MARGINS)
+    """The row's `margin`, a column that only our exports add to a format; `default` where it is absent or empty."""
+    margin = row.get("margin")
+    return default if margin in (None, "") else read_number(margin, "margin", *_MARGIN_RANGE)

@@ -3,8 +3,8 @@
 FOLDER/PROMPT-I.mp4    the I-th clip of a prompt, I = 0, 1, ...
 FOLDER/prompts.json    {file name: prompt}, VBench's --prompt_file: only needed for prompts that can't be file names
 
-VBench's standard mode takes the kind of file from the first entry of the folder, so nothing else is written into it
-unless a prompt demands it.
+VBench's standard mode judges by the first entry of the folder what kind of files it holds, so prompts.json is written
+only if a prompt needs it.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ _MAX_NAME = 255  # bytes of a file name on the usual file systems
 
 
 def read(source: Path) -> Collection:
-    """The clips of a folder with the prompts that their names, or prompts.json, tell."""
-    found = Collection()
-    prompts = _named_prompts(source / PROMPTS)
+    """The clips of a folder, with the prompts given by prompts.json or else by the file names."""
+    collection = Collection()
+    prompts = _read_prompts(source / PROMPTS)
     for file in list_videos(source):
         try:
             path = resolve_inside(source, file)
             prompt = prompts.pop(file, _INDEX.sub("", Path(file).stem)).strip()
-            found.add_file(source, path, prompt)
+            collection.add_file(source, path, prompt)
         except SourceProblem as problem:
-            found.skip(repr(file), str(problem))
+            collection.skip(repr(file), str(problem))
     for file in prompts:
-        found.skip(file, f"{PROMPTS} names it and there is no such clip")
-    return found
+        collection.skip(file, f"{PROMPTS} names it and there is no such clip")
+    return collection
 
 
-def _named_prompts(path: Path) -> dict[str, str]:
-    """File name -> prompt, empty when there is no such file."""
+def _read_prompts(path: Path) -> dict[str, str]:
+    """File name -> prompt, from prompts.json; empty when there is no such file."""
     prompts = read_json(path) if path.exists() else {}
     if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
         raise InputError(f"{path} must be one JSON object of file names and prompts")
@@ -51,7 +51,7 @@ def _named_prompts(path: Path) -> dict[str, str]:
 
 
 def write(run: RunData, target: Path) -> Exported:
-    """Clips named after their prompts, numbered in the order of the table."""
+    """Writes the clips under the names of their prompts, numbered per prompt in the order of the clip table."""
     skipped: list[tuple[str, str]] = []
     counts: Counter[str] = Counter()
     prompts = {}
@@ -64,7 +64,7 @@ def write(run: RunData, target: Path) -> Exported:
             skipped.append((clip.clip_id, str(error)))
             continue
         name = f"{prompt}-{counts[prompt]}.mp4"
-        if not _is_file_name(name) or (target / name).exists():  # it may, where file names have no case
+        if not _is_file_name(name) or (target / name).exists():  # two prompts may differ in case only
             name = f"prompt-{hashlib.sha256(prompt.encode()).hexdigest()[:16]}-{counts[prompt]}.mp4"
             prompts[name] = prompt
         counts[prompt] += 1
@@ -75,5 +75,5 @@ def write(run: RunData, target: Path) -> Exported:
 
 
 def _is_file_name(name: str) -> bool:
-    """Whether a prompt's clip can be called so, on any system."""
+    """Whether every system allows this file name."""
     return len(name.encode()) <= _MAX_NAME and not re.search(r'[/\\:*?"<>|\x00-\x1f]', name) and name[0] not in ". "

@@ -1,1 +1,1 @@
-"""Labels from people: what they see, who labels what, where it is kept, and how it comes out as tables."""
+"""Labels from people: the page, who labels which clip, the database of answers, and their export as tables."""

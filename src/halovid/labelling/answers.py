@@ -1,4 +1,4 @@
-"""What an annotator says of a clip or of a pair of clips, checked on its way in."""
+"""The answers of annotators about a clip or a pair of clips, and the checks that an answer must pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from halovid.records import HIGHEST
 Mode = Literal["rate", "compare"]
 State = Literal["open", "done", "skipped"]
 Rating = Annotated[int, Field(ge=1, le=5)]
-SOUND = HIGHEST  # the rating of a patch that nobody marked
+SOUND = HIGHEST  # the rating of a patch without a mark
 
 ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
 
@@ -27,7 +27,7 @@ KINDS: dict[Aspect, tuple[str, ...]] = {
 
 
 class _Strict(BaseModel):
-    """No other fields, no value converted."""
+    """A model that refuses unknown fields and converts no value."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -54,13 +54,13 @@ class Ratings(_Strict):
     marks: tuple[Mark, ...] = ()
 
     def problem(self, num_patches: int, patch_aspects: tuple[str, ...], finished: bool) -> str | None:
-        """Why this can't be kept, if it can't."""
-        places = [(mark.aspect, mark.patch) for mark in self.marks]
-        if any(patch >= num_patches for _, patch in places):
+        """Why this answer can't be saved, as a sentence; None if it can. A finished one must be complete."""
+        marked = [(mark.aspect, mark.patch) for mark in self.marks]
+        if any(patch >= num_patches for _, patch in marked):
             return f"a mark lies outside of the {num_patches} patches"
-        if len(set(places)) < len(places):
+        if len(set(marked)) < len(marked):
             return "a patch is marked twice in one aspect"
-        if any(aspect not in patch_aspects for aspect, _ in places):
+        if any(aspect not in patch_aspects for aspect, _ in marked):
             return f"patches are marked in these aspects only: {', '.join(patch_aspects)}"
         missing = [aspect for aspect in ASPECTS if aspect not in self.scores]
         return f"the clip has no rating of {', '.join(missing)}" if finished and missing else None
@@ -80,14 +80,14 @@ class Comparison(_Strict):
     patches: tuple[PatchPreference, ...] = ()
 
     def problem(self, num_patches: int, patch_aspects: tuple[str, ...], finished: bool) -> str | None:
-        """Why this can't be kept, if it can't."""
-        places = [entry.patch for entry in self.patches]
-        if any(patch >= num_patches for patch in places) or len(set(places)) < len(places):
+        """Why this answer can't be saved, as a sentence; None if it can. A finished one must be complete."""
+        patches = [entry.patch for entry in self.patches]
+        if any(patch >= num_patches for patch in patches) or len(set(patches)) < len(patches):
             return f"each of the {num_patches} patches can be named once"
         return "it is not said which clip is better" if finished and self.preference is None else None
 
-    def turned(self) -> Comparison:
-        """The same with first and second exchanged."""
+    def swapped(self) -> Comparison:
+        """The same judgement with the first and the second clip exchanged."""
         patches = tuple(entry.model_copy(update={"preference": -entry.preference}) for entry in self.patches)
         return Comparison.model_construct(preference=self.preference and -self.preference, patches=patches)
 

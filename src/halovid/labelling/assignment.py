@@ -1,4 +1,4 @@
-"""Who labels what, and in which order: functions of the seed and the annotator's name."""
+"""Who labels what, and in which order: pure functions of the seed and the annotator's name."""
 
 from __future__ import annotations
 
@@ -22,32 +22,33 @@ class Item:
 
 
 def in_order(items: Iterable[Item], seed: int, annotator: str) -> list[Item]:
-    """All items in the random order of this annotator; it does not depend on how they came."""
+    """All items in this annotator's random order, whatever order they come in."""
     return sorted(items, key=lambda item: _draw(seed, "order", annotator, item.first, item.second))
 
 
 def common_items(items: Collection[Item], share: float, seed: int) -> frozenset[Item]:
-    """The items that every annotator labels: round(share * n) of them. The others are labelled once."""
+    """The round(share * n) items that every annotator labels; each of the others is labelled by one."""
     drawn = sorted(items, key=lambda item: _draw(seed, "common", item.first, item.second))
     return frozenset(drawn[: round(share * len(drawn))])
 
 
-def to_do(
-    ordered: Sequence[Item], common: Collection[Item], own: Collection[Item], taken: Collection[Item]
+def remaining_items(
+    ordered: Sequence[Item], common: Collection[Item], finished: Collection[Item], taken: Collection[Item]
 ) -> list[Item]:
-    """What is left for an annotator, first things first.
+    """The items that an annotator can still label, in the order of `ordered`.
 
     Args:
-        own: items that this annotator has finished.
-        taken: items that others have finished or are at work on; only those in common are labelled once more.
+        common: items that every annotator labels.
+        finished: items that this annotator has finished.
+        taken: items that others have finished or are working on; only common ones are labelled once more.
     """
-    return [item for item in ordered if item not in own and (item in common or item not in taken)]
+    return [item for item in ordered if item not in finished and (item in common or item not in taken)]
 
 
 def ring_pairs(prompts: Mapping[str, Collection[str]], seed: int) -> list[Item]:
-    """Pairs of clips of the same prompt: each clip meets two others, in a ring of random order.
+    """Pairs of clips of the same prompt: the clips of a prompt form a ring in random order, neighbours are paired.
 
-    As many pairs as clips compare all of them, where all pairs would be far more.
+    Each of n > 2 clips is in two pairs, so n comparisons cover all; all possible pairs would need n (n - 1) / 2.
 
     Args:
         prompts: prompt -> its clips.
@@ -61,15 +62,15 @@ def ring_pairs(prompts: Mapping[str, Collection[str]], seed: int) -> list[Item]:
     return pairs
 
 
-def is_turned(item: Item, seed: int, annotator: str) -> bool:
+def is_swapped(item: Item, seed: int, annotator: str) -> bool:
     """Whether this annotator sees the second clip of a pair on the left."""
     return _draw(seed, "side", annotator, item.first, item.second)[0] % 2 == 1
 
 
 def _draw(seed: int, *words: str) -> bytes:
-    """A random number of its arguments alone; no two lists of words run into each other."""
+    """Random bytes of the arguments alone; hashing lengths as well keeps ("ab", "c") apart from ("a", "bc")."""
     digest = hashlib.sha256(str(seed).encode())
     for word in words:
-        data = word.encode()
-        digest.update(len(data).to_bytes(8, "big") + data)
+        encoded = word.encode()
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
     return digest.digest()

@@ -1,7 +1,7 @@
-"""Where labels are kept: SQLite in the run folder, or PostgreSQL by its URL, through SQLAlchemy.
+"""The database of labels: SQLite in the run folder or PostgreSQL by its URL, through SQLAlchemy.
 
-What a method has returned from is on the disk: SQLite writes ahead (WAL) and waits for the disk at each commit.
-Every transaction that writes takes its turn, so annotators, tabs and servers can't undo each other's work.
+When a method returns, its changes are on the disk: SQLite writes ahead (WAL) and waits for the disk at each commit.
+Transactions that write run one after another, so annotators, tabs and servers can't undo each other's work.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from halovid.maths.grid import PatchGrid
 from halovid.store.errors import InputError
 
 VERSION = 1
-_WAIT = 30  # seconds that a writer waits for its turn
-_LOCK = 0x68616C6F  # the advisory lock under which PostgreSQL's tables are made
+_LOCK_TIMEOUT = 30  # seconds that a writer waits for another one
+_ADVISORY_LOCK = 0x68616C6F  # the key of the lock that PostgreSQL's writers take in turn
 
 
 class Settings(BaseModel):
-    """What all labels of a database have in common; fixed when the first server starts."""
+    """The settings that all labels of a database share; stored when the first server starts, then fixed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,7 +51,7 @@ class _Base(DeclarativeBase):
 
 
 class _Labelling(_Base):
-    """The one row of settings; whoever hands out work locks it."""
+    """The table with the one row of settings."""
 
     __tablename__ = "labelling"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -67,9 +67,9 @@ class Annotator(_Base):
 
 
 class Answer(_Base):
-    """What a person says of an item; `open` until it is finished.
+    """An annotator's answer to an item; its state is `open` until it is finished.
 
-    revision counts the saves; save_id is that of the last one, so that a save sent twice counts once.
+    revision: the number of saves. save_id: the id of the last save, by which one that is sent twice is recognised.
     """
 
     __tablename__ = "answers"
@@ -87,12 +87,12 @@ class Answer(_Base):
 
     @property
     def item(self) -> Item:
-        """What it is about."""
+        """The item that it answers."""
         return Item(self.first, self.second)
 
 
 class Conflict(Exception):
-    """A save that is based on an older state than the stored one, which is `answer`."""
+    """A save that was made from an older revision than the stored `answer`."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__("the answer was changed elsewhere meanwhile")
@@ -108,36 +108,36 @@ class LabelDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """A session whose changes are all kept at the end, or none of them."""
+        """A session whose changes are all committed at the end, or none of them."""
         with Session(self._engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     def create(self) -> None:
-        """Makes the tables where they are missing; several servers may do so at once.
+        """Creates missing tables; several servers may do so at once.
 
         Raises:
-            InputError: the database can't be reached, or is none.
+            InputError: the database can't be reached, or the file is no database.
         """
-        with self._usable(), self._engine.begin() as connection:
+        with self._errors_in_one_sentence(), self._engine.begin() as connection:
             if connection.dialect.name == "postgresql":
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
             _Base.metadata.create_all(connection)
 
     @contextmanager
-    def _usable(self) -> Iterator[None]:
-        """Says in one sentence what is wrong with the database."""
+    def _errors_in_one_sentence(self) -> Iterator[None]:
+        """Turns errors of the database into an InputError with one sentence."""
         try:
             yield
         except SQLAlchemyError as error:
-            raise InputError(f"can't use the database {self.shown_url}: {_reason(error)}") from error
+            raise InputError(f"can't use the database {self.shown_url}: {_driver_message(error)}") from error
 
     def read_settings(self) -> Settings | None:
-        """The settings of the labels that are here, None when there are none yet.
+        """The stored settings, None when there are none yet.
 
         Raises:
-            InputError: they are of another version, or the database is damaged or another program's.
+            InputError: the settings are of another version, or the database is damaged or another program's.
         """
-        with self._usable(), self.transaction() as session:
+        with self._errors_in_one_sentence(), self.transaction() as session:
             row = session.get(_Labelling, 1)
         if row is None:
             return None
@@ -149,54 +149,54 @@ class LabelDatabase:
             raise InputError(f"{self.shown_url} holds labels of version {settings.version}; this halovid has {VERSION}")
         return settings
 
-    def fix_settings(self, wanted: Settings) -> None:
-        """Settles the settings, once and for all labels of this database.
+    def fix_settings(self, settings: Settings) -> None:
+        """Stores the settings for all labels of this database, unless equal ones are stored.
 
         Raises:
-            InputError: others are settled already.
+            InputError: other settings are stored already.
         """
-        with self._usable(), self.transaction() as session:
+        with self._errors_in_one_sentence(), self.transaction() as session:
             take_turn(session)
             if session.get(_Labelling, 1) is None:
-                session.add(_Labelling(id=1, settings=wanted.model_dump(mode="json")))
-        there = self.read_settings()
-        if there is not None and there.identity != wanted.identity:
+                session.add(_Labelling(id=1, settings=settings.model_dump(mode="json")))
+        stored = self.read_settings()
+        if stored is not None and stored.identity != settings.identity:
             raise InputError(
                 f"{self.shown_url} holds labels of other clips than those in the run now: export them "
                 f"(halovid label export) and move the database away, or name another one with --database"
             )
-        if there != wanted:
+        if stored != settings:
             raise InputError(
-                f"{self.shown_url} was begun with {_spell(there)}, not with {_spell(wanted)}; "
+                f"{self.shown_url} was begun with {_describe_options(stored)}, not with {_describe_options(settings)}; "
                 f"leave the options out to go on, or name another database with --database"
             )
 
     def join(self, name: str) -> int:
-        """The id of an annotator, who is made known if new."""
+        """The id of the annotator of this name, who is added if new."""
         with self.transaction() as session:
             take_turn(session)
-            found = session.scalar(select(Annotator).where(Annotator.name == name))
-            if found is None:
-                # drawn, so that a page that stays open while the database is exchanged is nobody in the new one
-                found = Annotator(id=secrets.randbits(31), name=name)
-                session.add(found)
+            annotator = session.scalar(select(Annotator).where(Annotator.name == name))
+            if annotator is None:
+                # a random id: a page that is still open when the database is replaced must not match somebody in it
+                annotator = Annotator(id=secrets.randbits(31), name=name)
+                session.add(annotator)
                 session.flush()
-            return found.id
+            return annotator.id
 
     def name(self, annotator_id: int) -> str | None:
-        """The name of an annotator, None when there is no such one."""
+        """The name of the annotator with this id, None when there is none."""
         with self.transaction() as session:
-            found = session.get(Annotator, annotator_id)
-            return found.name if found else None
+            annotator = session.get(Annotator, annotator_id)
+            return annotator.name if annotator else None
 
     def save(
         self, annotator_id: int, item: Item, state: State, content: dict[str, Any], base: int, save_id: str
     ) -> Answer:
-        """Keeps an answer that is based on revision `base`; the same save sent again changes nothing.
+        """Stores an answer that was made from revision `base`, and returns it; a save sent twice is stored once.
 
         Raises:
             Conflict: the stored answer has another revision.
-            LookupError: the annotator never got this item.
+            LookupError: the annotator was never given this item.
         """
         with self.transaction() as session:
             take_turn(session)
@@ -206,7 +206,7 @@ class LabelDatabase:
             if answer.save_id == save_id:
                 return answer
             if answer.revision != base:
-                session.expunge(answer)  # it is read after the transaction
+                session.expunge(answer)  # so that it can be read after the transaction
                 raise Conflict(answer)
             answer.state, answer.content, answer.save_id = state, content, save_id
             answer.revision += 1
@@ -214,19 +214,19 @@ class LabelDatabase:
             return answer
 
     def finished(self) -> list[tuple[str, Answer]]:
-        """All answers that are done or skipped, with the annotators' names, in a fixed order.
+        """(annotator's name, answer) of all answers that are done or skipped, sorted by item and name.
 
         Raises:
             InputError: the database is damaged.
         """
-        with self._usable(), self.transaction() as session:
+        with self._errors_in_one_sentence(), self.transaction() as session:
             rows = session.execute(
                 select(Annotator.name, Answer)
                 .join(Answer, Answer.annotator_id == Annotator.id)
                 .where(Answer.state != "open")
             ).all()
-        found = [(name, answer) for name, answer in rows]
-        return sorted(found, key=lambda row: (row[1].item, row[0]))
+        named_answers = [(name, answer) for name, answer in rows]
+        return sorted(named_answers, key=lambda row: (row[1].item, row[0]))
 
 
 def find_answer(session: Session, annotator_id: int, item: Item) -> Answer | None:
@@ -245,31 +245,31 @@ def answers_of_kind(session: Session, pairs: bool) -> Sequence[Answer]:
 
 
 def take_turn(session: Session) -> None:
-    """Holds back all other writers until this transaction ends; SQLite has only one at a time anyway."""
+    """Waits for the transactions that write, and makes others wait for this one; SQLite does so by itself."""
     if session.get_bind().dialect.name == "postgresql":
-        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
 
 
-def open_database(url: str | None, run_dir: Path, source: Source, new: bool = True) -> LabelDatabase:
+def open_database(url: str | None, run_dir: Path, source: Source, create: bool = True) -> LabelDatabase:
     """The database of a URL, by default RUN/label/SOURCE.sqlite.
 
     Args:
-        new: whether a file that is not there may be made.
+        create: whether a missing SQLite file may be created.
 
     Raises:
-        InputError: the URL is of no kind that is known here, or there is no such file.
+        InputError: the URL names neither SQLite nor PostgreSQL, or the file is missing and must not be created.
     """
     parsed = _read_url(url) if url else URL.create("sqlite", database=str(run_dir / "label" / f"{source}.sqlite"))
-    if parsed.get_backend_name() == "sqlite" and not new and not Path(str(parsed.database)).is_file():
+    if parsed.get_backend_name() == "sqlite" and not create and not Path(str(parsed.database)).is_file():
         raise InputError(f"there are no labels in {parsed.database}; make some with halovid label")
     return LabelDatabase(parsed)
 
 
 def _read_url(url: str) -> URL:
-    """The database that a URL names; InputError for kinds that are not known here."""
+    """The URL of a database with its driver; InputError for anything but SQLite files and PostgreSQL."""
     try:
         parsed = make_url(url)
-    except (ArgumentError, ValueError) as error:  # not the URL itself: it may hold a password
+    except (ArgumentError, ValueError) as error:  # the message does not repeat the URL: it may hold a password
         raise InputError("--database is no URL; it looks like postgresql://user@host/name or sqlite:///file") from error
     family = parsed.drivername.partition("+")[0]
     if family in ("postgresql", "postgres"):
@@ -282,36 +282,37 @@ def _read_url(url: str) -> URL:
 
 
 def _connect(url: URL) -> Engine:
-    """An engine whose transactions are what they seem."""
+    """An engine whose SQLite transactions begin where the code begins them and lock out other writers."""
     if url.get_backend_name() == "postgresql":
         return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
     try:
         Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"can't make the folder of {url.database}: {error.strerror}") from error
-    engine = create_engine(url, connect_args={"timeout": _WAIT})
+    engine = create_engine(url, connect_args={"timeout": _LOCK_TIMEOUT})
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: ConnectionPoolEntry) -> None:
-        connection.isolation_level = None  # the driver would begin transactions too late
+        connection.isolation_level = None  # else the driver itself begins transactions, too late
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")  # a reader that turns writer would fail, not wait
+        # takes the write lock at once: a reader that asks for it later gets an error instead of waiting
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
 
 
-def _reason(error: SQLAlchemyError) -> str:
-    """What the driver says, without statement and parameters."""
+def _driver_message(error: SQLAlchemyError) -> str:
+    """The message of the database driver, without statement and parameters."""
     return str(getattr(error, "orig", None) or error).strip()
 
 
-def _spell(settings: Settings | None) -> str:
-    """The settings that a user chooses."""
+def _describe_options(settings: Settings | None) -> str:
+    """The settings that a user chooses, in words."""
     if settings is None:
         return "none"
     grid = "x".join(str(size) for size in settings.grid.shape)

@@ -1,4 +1,4 @@
-"""What there is to label in a run: clips and pairs of clips, and which patches their frames show."""
+"""The clips and pairs of clips of a run that people label, and which patches each frame shows."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from halovid.store.tables import CLIPS, read_table
 from halovid.store.video import VideoInfo, read_facts
 
 Source = Literal["generate", "evaluate"]
-# source -> what goes before the names of clips, and the stage that has them
-_FOLDERS: dict[Source, dict[str, str]] = {
+# source -> {prefix of the clip ids: stage that made the clips}
+_STAGES: dict[Source, dict[str, str]] = {
     "generate": {"": "generate"},
     "evaluate": {"base/": "baseline", "aligned/": "evaluate"},
 }
@@ -30,7 +30,7 @@ _FOLDERS: dict[Source, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class LabelClip:
-    """A clip to label. `token` names it to annotators: it tells nothing of its origin."""
+    """A clip to label. `token` names it to annotators without telling which stage, model or prompt made it."""
 
     clip_id: str
     prompt_id: str
@@ -43,7 +43,10 @@ class LabelClip:
 
 @dataclass(frozen=True)
 class Material:
-    """All that can be labelled, and the identity of the stage that it comes from."""
+    """Everything in a run that can be labelled.
+
+    clips: by clip id. identity: hash of the fingerprints of the stages that made them. unreadable: clip id -> reason.
+    """
 
     clips: dict[str, LabelClip]
     pairs: list[Item]
@@ -51,20 +54,20 @@ class Material:
     unreadable: dict[str, str]
 
     def items(self, mode: Mode) -> list[Item]:
-        """What annotators are asked about in a mode."""
+        """The items of a mode: single clips to rate, or pairs to compare."""
         return [Item(clip_id) for clip_id in self.clips] if mode == "rate" else self.pairs
 
 
 def load_material(run_dir: Path, source: Source, seed: int) -> Material:
-    """The clips of finished stages of a run; those whose files can't be read are listed apart.
+    """The clips of finished stages of a run; those that can't be read are in `unreadable`.
 
     Raises:
         InputError: a stage is not complete, or none of its clips can be read.
     """
-    identity = hash_value([_fingerprint(run_dir, name) for name in _FOLDERS[source].values()])
-    found: dict[str, LabelClip] = {}
+    identity = hash_value([_fingerprint(run_dir, name) for name in _STAGES[source].values()])
+    clips: dict[str, LabelClip] = {}
     unreadable: dict[str, str] = {}
-    for prefix, name in _FOLDERS[source].items():
+    for prefix, name in _STAGES[source].items():
         folder = run_dir / name
         geometry = read_geometry(folder)
         rows = read_table(folder / "clips.parquet", CLIPS).to_pylist()
@@ -72,28 +75,28 @@ def load_material(run_dir: Path, source: Source, seed: int) -> Material:
             for row in rows:
                 clip_id = prefix + row["clip_id"]
                 try:
-                    found[clip_id] = _clip(clip_id, row, folder, geometry, identity)
+                    clips[clip_id] = _label_clip(clip_id, row, folder, geometry, identity)
                 except InputError as error:
                     unreadable[clip_id] = str(error)
                 advance()
-    if not found:
+    if not clips:
         raise InputError(f"none of the clips in {run_dir / source} can be read")
-    return Material(found, _pairs(found, source, seed), identity, unreadable)
+    return Material(clips, _pairs(clips, source, seed), identity, unreadable)
 
 
 def judged_grid(run_dir: Path) -> PatchGrid:
-    """The patch grid of the run's judge, or the usual one of a run that is not judged yet."""
+    """The patch grid of the run's judge, or the default one if the run is not judged yet."""
     manifest = read_manifest(run_dir / "judge") or {}
     grid = manifest.get("config", {}).get("grid")
     return PatchGrid(**grid) if grid else RunConfig().grid
 
 
 def patch_frames(clip: LabelClip, grid: PatchGrid) -> dict[str, Any]:
-    """How the frames of a clip show its patches.
+    """Which frames of a clip show which patches.
 
     Returns:
-        frame_to_part: for each frame the t index of the patches that it shows most of.
-        parts: for each t index the first and the last frame that show any of it.
+        frame_to_part: for each frame, the t index of the patches that cover most of it.
+        parts: for each t index, the first and the last frame that show any of its patches.
     """
     frames = clip.geometry.frame_membership(clip.facts.num_frames)
     shown = membership(len(frames), grid.t) @ frames
@@ -105,19 +108,19 @@ def patch_frames(clip: LabelClip, grid: PatchGrid) -> dict[str, Any]:
 
 
 def _fingerprint(run_dir: Path, stage: str) -> str:
-    """Of a complete stage, with its name."""
+    """Name and fingerprint of a complete stage; InputError if it is not complete."""
     manifest = read_manifest(run_dir / stage)
     if manifest is None:
         raise InputError(f"the stage {stage!r} is not complete in {run_dir}; run `halovid {stage}` first")
     return f"{stage} {manifest['fingerprint']}"
 
 
-def _clip(clip_id: str, row: dict[str, Any], folder: Path, geometry: LatentGeometry, identity: str) -> LabelClip:
-    """One clip; InputError when its file lies outside of the folder or is no video."""
-    place = PurePosixPath(row["video"])
-    if place.is_absolute() or ".." in place.parts:
+def _label_clip(clip_id: str, row: dict[str, Any], folder: Path, geometry: LatentGeometry, identity: str) -> LabelClip:
+    """The clip of a row; InputError when its file lies outside the folder or is no video."""
+    video = PurePosixPath(row["video"])
+    if video.is_absolute() or ".." in video.parts:
         raise InputError(f"the clip table names the file {row['video']!r}, which is not in its folder")
-    path = folder / place
+    path = folder / video
     digest = row["video_sha256"]
     if digest is not None and not is_intact(path, digest):
         raise InputError(f"{path} is missing or not what the stage {folder.name!r} wrote")
@@ -126,10 +129,11 @@ def _clip(clip_id: str, row: dict[str, Any], folder: Path, geometry: LatentGeome
 
 
 def _pairs(clips: dict[str, LabelClip], source: Source, seed: int) -> list[Item]:
-    """Clips to compare: of the evaluation base against aligned, of the candidates those of one prompt."""
+    """Pairs to compare: base and aligned clip of one draw, or candidates of one prompt."""
     if source == "evaluate":
-        twins = ((f"base/{name.removeprefix('aligned/')}", name) for name in clips if name.startswith("aligned/"))
-        return [Item(base, aligned) for base, aligned in twins if base in clips]
+        aligned_clips = [name for name in clips if name.startswith("aligned/")]
+        base_and_aligned = [(f"base/{name.removeprefix('aligned/')}", name) for name in aligned_clips]
+        return [Item(base, aligned) for base, aligned in base_and_aligned if base in clips]
     prompts: dict[str, list[str]] = {}
     for clip in clips.values():
         prompts.setdefault(clip.prompt_id, []).append(clip.clip_id)

@@ -1,9 +1,9 @@
-"""The web server of the labelling page: 127.0.0.1 only, same origin only, nothing from outside.
+"""The web server of the labelling page. It listens on 127.0.0.1 and answers requests of its own page only.
 
 GET  /                  the page                 POST /api/join      a name -> an annotator
 GET  /label/NAME        its scripts and style    POST /api/next      the next item of an annotator
 GET  /clips/TOKEN       a clip, by ranges        POST /api/previous  the item before one
-                                                 POST /api/save      keeps an answer
+                                                 POST /api/save      stores an answer
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from halovid.store.runtime import console
 
 HOST = "127.0.0.1"
 _MAX_BODY = 2**20  # bytes; a clip with every patch marked in every aspect takes a tenth
-_TYPES = {".js": "text/javascript", ".css": "text/css"}
+_MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; media-src 'self'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -45,34 +45,36 @@ _HEADERS = {
 }
 
 
-_Number = Annotated[int, Field(ge=0, lt=2**63)]  # what a database can hold
+_Number = Annotated[int, Field(ge=0, lt=2**63)]  # fits a database's integer column
 
 
 class _Body(BaseModel):
+    """The JSON body of a request: no unknown fields, no value converted."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Join(_Body):
-    """Who wants to label."""
+    """The annotator's name."""
 
     name: str = Field(max_length=10 * MAX_NAME)
 
 
 class Next(_Body):
-    """Who asks for work, and of which kind."""
+    """The annotator who asks for an item, and the kind of item."""
 
     annotator: _Number
     mode: Mode
 
 
 class Previous(Next):
-    """The same; `before` is the item at hand."""
+    """Asks for the item that came before the item `before`, or by default for the last one."""
 
     before: str | None = None
 
 
 class Save(_Body):
-    """An answer: based on revision `base`; `save_id` is new for every save and the same when it is sent again."""
+    """An answer made from revision `base`; every save has a new `save_id`, repeated if the same save is sent again."""
 
     annotator: _Number
     item: str
@@ -83,13 +85,13 @@ class Save(_Body):
 
 
 def build_app(labelling: Labelling) -> FastAPI:
-    """The application."""
+    """The application that serves the page, the clips and the requests of the page."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.middleware("http")(_guard)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"], www_redirect=False)
     _add_pages(app, labelling)
     _add_api(app, labelling)
-    _add_troubles(app)
+    _add_error_handlers(app)
     return app
 
 
@@ -114,6 +116,7 @@ def serve(labelling: Labelling, port: int) -> None:
 
 
 def _add_pages(app: FastAPI, labelling: Labelling) -> None:
+    """Adds the page, its scripts and style, and the clips."""
     environment = Environment(loader=PackageLoader("halovid"), autoescape=True, undefined=StrictUndefined)
     settings = labelling.settings
     facts = {
@@ -128,26 +131,30 @@ def _add_pages(app: FastAPI, labelling: Labelling) -> None:
         return Response(page, media_type="text/html")
 
     folder = resources.files("halovid").joinpath("templates", "label")
-    parts = {part.name: part.read_text(encoding="utf-8") for part in folder.iterdir()}  # looked up, not opened
+    # read ahead: a request names a key of this dict, never a path
+    assets = {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir()}
 
     @app.get("/label/{name}")
-    def read_part(name: str) -> Response:
-        if name not in parts:
+    def read_asset(name: str) -> Response:
+        if name not in assets:
             return JSONResponse({"detail": "there is no such file"}, 404)
-        return Response(parts[name], media_type=_TYPES[PurePath(name).suffix])
+        return Response(assets[name], media_type=_MEDIA_TYPES[PurePath(name).suffix])
 
     @app.get("/clips/{token}")
     def read_clip(token: str) -> Response:
         clip = labelling.clip(token)
         if clip is None or not clip.path.is_file():
             return JSONResponse({"detail": "there is no such clip"}, 404)
-        kind = mimetypes.guess_type(clip.path.name)[0] or ""
-        kind = kind if kind.startswith("video/") else "application/octet-stream"  # never a page or a script
-        return FileResponse(clip.path, media_type=kind, headers={"Cache-Control": "private, max-age=3600"})
+        media_type = mimetypes.guess_type(clip.path.name)[0] or ""
+        if not media_type.startswith("video/"):
+            media_type = "application/octet-stream"  # a browser must never run a "clip" as a page or script
+        return FileResponse(clip.path, media_type=media_type, headers={"Cache-Control": "private, max-age=3600"})
 
 
 def _add_api(app: FastAPI, labelling: Labelling) -> None:
-    # plain functions: FastAPI runs them in threads, as the database makes them wait
+    """Adds the requests that the page's script sends."""
+
+    # no async functions: they wait for the database, and FastAPI runs plain functions in threads
     @app.post("/api/join")
     def join(body: Join) -> dict[str, Any]:
         return labelling.join(body.name)
@@ -169,12 +176,12 @@ def _add_api(app: FastAPI, labelling: Labelling) -> None:
             return JSONResponse({"detail": str(conflict), "task": task}, 409)
 
 
-def _add_troubles(app: FastAPI) -> None:
-    """One sentence for whatever goes wrong."""
+def _add_error_handlers(app: FastAPI) -> None:
+    """Answers every error with one sentence, in the field `detail`."""
 
     @app.exception_handler(RequestValidationError)
     async def misread(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]  # not all of it: what came may be no JSON value
+        first = error.errors()[0]  # only place and message: the rejected value itself may not fit into JSON
         return JSONResponse({"detail": f"{'.'.join(map(str, first['loc']))}: {first['msg']}"}, 422)
 
     @app.exception_handler(Refused)
@@ -188,20 +195,20 @@ def _add_troubles(app: FastAPI) -> None:
 
 
 async def _guard(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Turns away what other sites' pages send, and what is too large; every answer gets the protecting headers."""
-    objection = _objection(request)
-    if objection is None:
+    """Refuses requests of other sites' pages and too large bodies; adds the security headers to every answer."""
+    refusal = _refusal(request)
+    if refusal is None:
         response = await proceed(request)
     else:
-        status, sentence = objection
-        response = JSONResponse({"detail": sentence}, status, {"Connection": "close"})  # what is still sent is not read
+        status, sentence = refusal
+        response = JSONResponse({"detail": sentence}, status, {"Connection": "close"})  # the rest is not read
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
     return response
 
 
-def _objection(request: Request) -> tuple[int, str] | None:
-    """Why a request is turned away, if it is: status and sentence."""
+def _refusal(request: Request) -> tuple[int, str] | None:
+    """The HTTP status and the sentence with which a request is refused; None for one that is let through."""
     headers = request.headers
     origin = headers.get("origin")
     if origin is not None and origin != f"http://{headers.get('host')}":
@@ -213,7 +220,8 @@ def _objection(request: Request) -> tuple[int, str] | None:
         if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return 415, "requests hold JSON"
         length = headers.get("content-length", "")
-        if not length.isdecimal() or "transfer-encoding" in headers:  # of a body in chunks the length says nothing
+        # a chunked body may be longer than its content-length says
+        if not length.isdecimal() or "transfer-encoding" in headers:
             return 411, "requests tell their length"
         if int(length) > _MAX_BODY:
             return 413, f"requests hold at most {_MAX_BODY} bytes"

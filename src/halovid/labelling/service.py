@@ -1,4 +1,4 @@
-"""The work of labelling: who gets which item next, what is kept, and how far everybody is."""
+"""Labelling as the page sees it: gives out items, saves answers, counts progress."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from halovid.labelling.database import (
 )
 from halovid.labelling.material import LabelClip, Material, patch_frames
 
-LEASE = 30 * 60  # seconds without a save after which an item that was given out may go to somebody else
+LEASE = 30 * 60  # seconds without a save after which an open item may be given to somebody else
 MAX_NAME = 80
 
 
 class Refused(ValueError):
-    """A request that can't be met; the message says why."""
+    """A request that is refused; the message says why."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an annotator is, in items: finished, passed over, and left for them to do."""
+    """How many items an annotator has finished, has skipped, and can still label."""
 
     done: int
     skipped: int
@@ -44,16 +44,16 @@ class Progress:
 
 
 class Labelling:
-    """The labelling of one run: `material` on one side, the database on the other."""
+    """The labelling of one run: gives annotators items of `material` and keeps their answers in the database."""
 
     def __init__(self, database: LabelDatabase, material: Material, settings: Settings) -> None:
         self._database, self._material, self.settings = database, material, settings
         self._by_token = {clip.token: clip for clip in material.clips.values()}
-        self._items = {self._name(item): item for mode in CONTENT for item in material.items(mode)}
+        self._items = {self._item_token(item): item for mode in CONTENT for item in material.items(mode)}
         self._common = {
             mode: assignment.common_items(material.items(mode), settings.overlap, settings.seed) for mode in CONTENT
         }
-        self._orders: dict[tuple[Mode, str], list[Item]] = {}  # kept, as they take a while for many clips
+        self._orders: dict[tuple[Mode, str], list[Item]] = {}  # sorted once: it takes a while for many clips
 
     def clip(self, token: str) -> LabelClip | None:
         """The clip that annotators know by this token."""
@@ -65,61 +65,68 @@ class Labelling:
         Raises:
             Refused: the name is empty, too long, or holds characters that can't be shown.
         """
-        clean = " ".join(unicodedata.normalize("NFC", name).split())
-        if not 1 <= len(clean) <= MAX_NAME:
-            raise Refused(f"the name has {len(clean)} characters; allowed are 1 to {MAX_NAME}")
-        kinds = {unicodedata.category(character) for character in clean}
-        if kinds & {"Cc", "Cs"} or kinds <= {"Cf", "Zs"}:  # a name of joiners alone looks like none
+        tidy_name = " ".join(unicodedata.normalize("NFC", name).split())
+        if not 1 <= len(tidy_name) <= MAX_NAME:
+            raise Refused(f"the name has {len(tidy_name)} characters; allowed are 1 to {MAX_NAME}")
+        kinds = {unicodedata.category(character) for character in tidy_name}
+        if kinds & {"Cc", "Cs"} or kinds <= {"Cf", "Zs"}:  # a name of invisible characters looks empty
             raise Refused("the name holds characters that can't be shown")
-        annotator_id = self._database.join(clean)
+        annotator_id = self._database.join(tidy_name)
         with self._database.transaction() as session:
-            progress = {mode: self._progress(session, mode, annotator_id, clean) for mode in CONTENT}
-        return {"annotator": annotator_id, "name": clean, "progress": progress}
+            progress = {mode: self._progress(session, mode, annotator_id, tidy_name) for mode in CONTENT}
+        return {"annotator": annotator_id, "name": tidy_name, "progress": progress}
 
     def next(self, annotator_id: int, mode: Mode) -> dict[str, Any]:
-        """The item at which an annotator is, or the next one; `task` is None when nothing is left.
+        """{task, progress}: the annotator's open item or else a new one; `task` is None when no item is left.
 
         Asking again gives the same item until it is done or skipped.
         """
-        name = self._known(annotator_id)
+        name = self._annotator_name(annotator_id)
         with self._database.transaction() as session:
             take_turn(session)
             answers = answers_of_kind(session, mode == "compare")
-            left = self._left(mode, answers, annotator_id, name)
-            answer = next((own for own in answers if own.annotator_id == annotator_id and own.state == "open"), None)
-            if answer is None or self._name(answer.item) not in self._items:
-                answer = self._give(session, annotator_id, left[0]) if left else None
+            remaining = self._remaining(mode, answers, annotator_id, name)
+            started = (answer for answer in answers if answer.annotator_id == annotator_id and answer.state == "open")
+            answer = next(started, None)
+            if answer is None or self._item_token(answer.item) not in self._items:
+                answer = self._assign(session, annotator_id, remaining[0]) if remaining else None
             progress = self._progress(session, mode, annotator_id, name)
         return {"task": answer and self._task(answer, name), "progress": progress}
 
     def previous(self, annotator_id: int, mode: Mode, before: str | None) -> dict[str, Any]:
-        """The item that an annotator was given before the item named `before`, or last of all; `task` may be None."""
-        name = self._known(annotator_id)
+        """{task, progress}: the item that the annotator was given before item `before`, or by default the last one.
+
+        `task` is None when there is no earlier item.
+        """
+        name = self._annotator_name(annotator_id)
         with self._database.transaction() as session:
-            own = [a for a in answers_of_kind(session, mode == "compare") if a.annotator_id == annotator_id]
-            own = [a for a in own if self._name(a.item) in self._items]
-            places = [place for place, answer in enumerate(own) if self._name(answer.item) == before]
-            earlier = own[: places[0]] if places else own
+            assigned = [
+                answer
+                for answer in answers_of_kind(session, mode == "compare")
+                if answer.annotator_id == annotator_id and self._item_token(answer.item) in self._items
+            ]
+            tokens = [self._item_token(answer.item) for answer in assigned]
+            earlier = assigned[: tokens.index(before)] if before in tokens else assigned
             progress = self._progress(session, mode, annotator_id, name)
         return {"task": self._task(earlier[-1], name) if earlier else None, "progress": progress}
 
     def save(
         self, annotator_id: int, token: str, state: State, content: dict[str, Any], base: int, save_id: str
     ) -> dict[str, Any]:
-        """Keeps what an annotator says of an item; the answer is on the disk when this returns.
+        """{revision, progress}: stores an annotator's answer, which is on the disk when this returns.
 
         Raises:
-            Refused: the annotator never got the item, or the content does not fit it.
+            Refused: the annotator was never given the item, or the content does not fit it.
             Conflict: another tab has saved the item meanwhile.
         """
-        name = self._known(annotator_id)
+        name = self._annotator_name(annotator_id)
         item = self._items.get(token)
         if item is None:
             raise Refused("there is no such item")
         mode: Mode = "compare" if item.is_pair else "rate"
-        checked = self._check(mode, state, content)
-        if isinstance(checked, Comparison) and assignment.is_turned(item, self.settings.seed, name):
-            checked = checked.turned()
+        checked = self._validate(mode, state, content)
+        if isinstance(checked, Comparison) and assignment.is_swapped(item, self.settings.seed, name):
+            checked = checked.swapped()
         try:
             answer = self._database.save(annotator_id, item, state, checked.model_dump(mode="json"), base, save_id)
         except LookupError as error:
@@ -129,17 +136,17 @@ class Labelling:
         return {"revision": answer.revision, "progress": progress}
 
     def task_of(self, conflict: Conflict, annotator_id: int) -> dict[str, Any]:
-        """The stored state that a save was in conflict with."""
-        return self._task(conflict.answer, self._known(annotator_id))
+        """The stored answer that a save was in conflict with, as the page shows it."""
+        return self._task(conflict.answer, self._annotator_name(annotator_id))
 
-    def _check(self, mode: Mode, state: State, content: dict[str, Any]) -> Content:
-        """The content as it is kept; Refused when it is not of the right form."""
+    def _validate(self, mode: Mode, state: State, content: dict[str, Any]) -> Content:
+        """The content as an answer of this mode; Refused when it is malformed or, if finished, incomplete."""
         try:
             checked = CONTENT[mode].model_validate_json(json.dumps(content))
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise Refused(f"{place or 'content'}: {first['msg']}") from error
+            field = ".".join(str(part) for part in first["loc"])
+            raise Refused(f"{field or 'content'}: {first['msg']}") from error
         problem = checked.problem(
             self.settings.grid.num_patches, tuple(self.settings.patch_aspects), finished=state == "done"
         )
@@ -147,59 +154,69 @@ class Labelling:
             raise Refused(problem)
         return checked
 
-    def _known(self, annotator_id: int) -> str:
-        """The name of an annotator."""
+    def _annotator_name(self, annotator_id: int) -> str:
+        """The name of the annotator with this id; Refused when there is none."""
         name = self._database.name(annotator_id)
         if name is None:
             raise Refused("this annotator is not known here; enter your name again")
         return name
 
-    def _give(self, session: Session, annotator_id: int, item: Item) -> Answer:
-        """Gives an item to an annotator: again, if it is one that they left open long ago."""
+    def _assign(self, session: Session, annotator_id: int, item: Item) -> Answer:
+        """Gives an item to an annotator: their open answer to it, or a new empty one."""
         answer = find_answer(session, annotator_id, item)
         if answer is None:
-            fresh = {"state": "open", "content": {}, "revision": 0, "save_id": "", "saved_at": time.time()}
-            prompt_id = self._material.clips[item.first].prompt_id
-            place = {"first": item.first, "second": item.second, "prompt_id": prompt_id}
-            answer = Answer(annotator_id=annotator_id, **place, **fresh)
+            answer = Answer(
+                annotator_id=annotator_id,
+                first=item.first,
+                second=item.second,
+                prompt_id=self._material.clips[item.first].prompt_id,
+                state="open",
+                content={},
+                revision=0,
+                save_id="",
+                saved_at=time.time(),
+            )
             session.add(answer)
             session.flush()
         return answer
 
-    def _left(self, mode: Mode, answers: Sequence[Answer], annotator_id: int, name: str) -> list[Item]:
-        """What an annotator can still do, in their order."""
-        own = {a.item for a in answers if a.annotator_id == annotator_id and a.state != "open"}
-        fresh = time.time() - LEASE
-        taken = {
-            a.item
-            for a in answers
-            if a.annotator_id != annotator_id and (a.state == "done" or (a.state == "open" and a.saved_at > fresh))
+    def _remaining(self, mode: Mode, answers: Sequence[Answer], annotator_id: int, name: str) -> list[Item]:
+        """The items that an annotator can still label, in their order; the one they have open is among them."""
+        states = {answer.item: answer.state for answer in answers if answer.annotator_id == annotator_id}
+        finished = {item for item, state in states.items() if state != "open"}
+        lease_start = time.time() - LEASE
+        taken_by_others = {
+            answer.item
+            for answer in answers
+            if answer.annotator_id != annotator_id
+            and (answer.state == "done" or (answer.state == "open" and answer.saved_at > lease_start))
         }
-        started = {a.item for a in answers if a.annotator_id == annotator_id and a.state == "open"}
         if (mode, name) not in self._orders:
             self._orders[mode, name] = assignment.in_order(self._material.items(mode), self.settings.seed, name)
-        return assignment.to_do(self._orders[mode, name], self._common[mode], own, taken - started)
+        ordered, common = self._orders[mode, name], self._common[mode]
+        return assignment.remaining_items(ordered, common, finished, taken_by_others - states.keys())
 
     def _progress(self, session: Session, mode: Mode, annotator_id: int, name: str) -> Progress:
+        """How far an annotator is with the items of a mode."""
         answers = answers_of_kind(session, mode == "compare")
         states = [answer.state for answer in answers if answer.annotator_id == annotator_id]
-        left = len(self._left(mode, answers, annotator_id, name))
+        left = len(self._remaining(mode, answers, annotator_id, name))
         return Progress(states.count("done"), states.count("skipped"), left)
 
-    def _name(self, item: Item) -> str:
-        """What annotators know an item by; nothing of its clips' origin is in it."""
+    def _item_token(self, item: Item) -> str:
+        """The name of an item for annotators: the tokens of its clips, which do not tell where the clips come from."""
         clips = (self._material.clips.get(clip_id) for clip_id in (item.first, item.second) if clip_id)
         return "-".join(clip.token if clip else "?" for clip in clips)
 
     def _task(self, answer: Answer, name: str) -> dict[str, Any]:
-        """An item as the page shows it: clips from left to right, and what was said of them so far."""
+        """An item as the page shows it: the clips from left to right, and the annotator's answer so far."""
         item, content = answer.item, dict(answer.content)
         clips = [self._material.clips[clip_id] for clip_id in (item.first, item.second) if clip_id]
-        if item.is_pair and assignment.is_turned(item, self.settings.seed, name):
+        if item.is_pair and assignment.is_swapped(item, self.settings.seed, name):
             clips.reverse()
-            content = Comparison.model_validate_json(json.dumps(content)).turned().model_dump(mode="json")
+            content = Comparison.model_validate_json(json.dumps(content)).swapped().model_dump(mode="json")
         return {
-            "item": self._name(item),
+            "item": self._item_token(item),
             "state": answer.state,
             "revision": answer.revision,
             "save_id": answer.save_id,
@@ -209,5 +226,6 @@ class Labelling:
         }
 
     def _clip_view(self, clip: LabelClip) -> dict[str, Any]:
+        """A clip as the page needs it: address, size, frame rate, and the patches of every frame."""
         facts = {name: getattr(clip.facts, name) for name in ("num_frames", "fps", "width", "height")}
         return {"url": f"/clips/{clip.token}", **facts, **patch_frames(clip, self.settings.grid)}

@@ -1,1 +1,1 @@
-"""Pages that people look at."""
+"""Renders the report page."""

@@ -1,4 +1,4 @@
-"""The report page: what an evaluation found, as one self-contained HTML file.
+"""The report page: the results of an evaluation as one self-contained HTML file.
 
 `render_page` turns a `PageContent` into HTML that needs no network and no other file: clips, numbers, charts,
 style and script are inside. Equal content gives equal bytes.
@@ -33,26 +33,27 @@ MAX_PAGE_BYTES = 25_000_000
 _REWARD_QUANTILES = (0.02, 0.98)  # ends of the colour scale: one extreme patch must not flatten all others
 _NUM_COLOURS = 64
 
-# Charts are drawn in these stand-in colours, which then become variables of the style sheet: light or dark.
+# Charts are drawn in placeholder colours, which are then replaced by variables of the style sheet, as matplotlib
+# can't draw in a colour that depends on the reader's light or dark theme.
 _INKS = ("ink", "muted", "line", "base", "aligned", *(f"series-{index}" for index in range(6)))
-_STAND_IN = {name: f"#0000{index + 1:02x}" for index, name in enumerate(_INKS)}
+_PLACEHOLDER = {name: f"#0000{index + 1:02x}" for index, name in enumerate(_INKS)}
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2))  # points on, off, ...
 _CHART_WIDTH = 340  # points: text stays readable when a phone shows the chart at about as many pixels
 _CHART_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
-    "text.color": _STAND_IN["ink"],
+    "text.color": _PLACEHOLDER["ink"],
     "font.size": 9,
-    "axes.edgecolor": _STAND_IN["line"],
-    "axes.labelcolor": _STAND_IN["muted"],
+    "axes.edgecolor": _PLACEHOLDER["line"],
+    "axes.labelcolor": _PLACEHOLDER["muted"],
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.formatter.limits": (-3, 4),
-    "grid.color": _STAND_IN["line"],
+    "grid.color": _PLACEHOLDER["line"],
     "grid.linewidth": 0.6,
-    "xtick.color": _STAND_IN["muted"],
-    "ytick.color": _STAND_IN["muted"],
+    "xtick.color": _PLACEHOLDER["muted"],
+    "ytick.color": _PLACEHOLDER["muted"],
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "lines.scale_dashes": False,
@@ -61,9 +62,9 @@ _CHART_STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class MetricRow:
-    """One line of the headline table: a metric of both generators and the interval of its difference.
+    """One line of the table of metrics: the values of both generators and the interval of their difference.
 
-    Values are in `unit` (so 12.5 with unit "%"); not a number shows as a dash.
+    Values are in `unit` (so 12.5 with unit "%"); NaN is shown as a dash.
 
     group: heading under which the row stands; rows of one group stay together, in order.
     difference: aligned - base, with its 95% interval low..high.
@@ -96,7 +97,7 @@ class ClipPair:
     """The clips of both generators for one prompt and one seed.
 
     base_mp4, aligned_mp4: H.264 files of `num_frames` frames at `fps`.
-    base_rewards, aligned_rewards: patch rewards [t][h][w], higher is better; not a number is left blank.
+    base_rewards, aligned_rewards: patch rewards [t][h][w], higher is better; NaN is left blank.
     frame_to_patch: for each frame the t index of the patches that it shows.
     """
 
@@ -128,7 +129,7 @@ class ClipPair:
 
 
 def _shape(name: str, rewards: PatchRewards) -> tuple[int, ...]:
-    """(t, h, w) of patch rewards."""
+    """The shape (t, h, w) of patch rewards; ValueError if they are ragged, empty or not three lists deep."""
     try:
         shape = np.shape(rewards)
     except ValueError as error:
@@ -224,6 +225,7 @@ def render_page(content: PageContent) -> str:
 
 
 def _asset(name: str) -> str:
+    """The text of a file of the package's templates."""
     return resources.files("halovid").joinpath("templates", name).read_text(encoding="utf-8")
 
 
@@ -233,7 +235,7 @@ def _number(value: float, signed: bool = False) -> str:
 
 
 def _outcome(row: MetricRow) -> str:
-    """What the interval says: better, worse, unclear, unchanged, changed or unknown."""
+    """The outcome that the interval shows: better, worse, unclear, unchanged, changed or unknown."""
     if not (math.isfinite(row.low) and math.isfinite(row.high)):
         return "unknown"
     if row.low <= 0 <= row.high:
@@ -244,18 +246,18 @@ def _outcome(row: MetricRow) -> str:
 
 
 def _interval_marks(row: MetricRow) -> dict[str, float] | None:
-    """Places of the interval's ends and the difference in -1..1, turned so that right is better."""
+    """Positions of the interval's ends and of the difference in -1..1, mirrored so that better is to the right."""
     ends = (row.low, row.difference, row.high)
-    reach = max(abs(value) for value in ends)
-    if not all(math.isfinite(value) for value in ends) or reach == 0:
+    largest = max(abs(value) for value in ends)
+    if not all(math.isfinite(value) for value in ends) or largest == 0:
         return None
-    flip = -1 if row.better == "lower" else 1
-    low, middle, high = sorted(flip * value / reach for value in ends)
+    direction = -1 if row.better == "lower" else 1
+    low, middle, high = sorted(direction * value / largest for value in ends)
     return {"low": low, "middle": middle, "high": high}
 
 
 def _metric_groups(rows: Sequence[MetricRow]) -> dict[str, list[dict[str, Any]]]:
-    """Group -> its rows as the template shows them, groups in the order of their first row."""
+    """Group -> its rows for the template; groups are in the order of their first row."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         view = {
@@ -268,7 +270,7 @@ def _metric_groups(rows: Sequence[MetricRow]) -> dict[str, list[dict[str, Any]]]
 
 
 def _reward_scale(clips: Sequence[ClipPair]) -> tuple[float, float]:
-    """Rewards at both ends of the colour scale, common to all clips."""
+    """The rewards at the two ends of the colour scale, the same for all clips."""
     arrays = [np.ravel(rewards) for clip in clips for rewards in (clip.base_rewards, clip.aligned_rewards)]
     values = np.concatenate(arrays)
     values = values[np.isfinite(values)]
@@ -283,7 +285,7 @@ def _side_view(label: str, mp4: bytes, rewards: PatchRewards) -> dict[str, Any]:
     array = np.asarray(rewards, dtype=np.float64)
     finite = array[np.isfinite(array)]
     rounded = array.round(4).astype(object)
-    rounded[~np.isfinite(array)] = None  # JSON knows no other word for it
+    rounded[~np.isfinite(array)] = None  # JSON has no NaN
     return {
         "label": label,
         "mean": float(finite.mean()) if len(finite) else math.nan,
@@ -295,7 +297,7 @@ def _side_view(label: str, mp4: bytes, rewards: PatchRewards) -> dict[str, Any]:
 def _clips_view(clips: Sequence[ClipPair]) -> dict[str, Any]:
     """The clips section: what the template shows and what the script reads."""
     low, high = _reward_scale(clips)
-    # Bright is bad: the eye should go to the defects. Cividis keeps its order for every kind of sight.
+    # Bright means bad, so that defects catch the eye. People with colour blindness can read cividis too.
     colour_map = matplotlib.colormaps["cividis_r"]
     shares = np.linspace(0, 1, _NUM_COLOURS)
     longest = max(clips, key=lambda clip: clip.num_frames / clip.fps)
@@ -323,6 +325,7 @@ def _clips_view(clips: Sequence[ClipPair]) -> dict[str, Any]:
 
 
 def _new_chart(height: float) -> tuple[Figure, Axes]:
+    """An empty, transparent chart of the page's width; `height` is in points."""
     figure = Figure(figsize=(_CHART_WIDTH / 72, height / 72), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.add_subplot()
@@ -337,15 +340,16 @@ def _to_svg(figure: Figure, label: str, salt: str) -> Markup:
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # its rules would hold for the whole page
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # its rules would apply to the whole page
     text = re.sub(r' xmlns(:\w+)?="[^"]*"|(?<=<g) id="[^"]*"', "", text)
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
-    for name, colour in _STAND_IN.items():
+    for name, colour in _PLACEHOLDER.items():
         text = text.replace(colour, f"var(--{name})")
     return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 
 
 def _percent(share: float) -> str:
+    """A share in 0..1 as text in percent."""
     return f"{_number(100 * share)}%" if math.isfinite(share) else NOT_KNOWN
 
 
@@ -353,31 +357,31 @@ def _kinds_chart(rows: Sequence[KindRow]) -> Markup:
     """Two bars for each kind: hollow for the base, solid for the aligned generator."""
     with matplotlib.rc_context(_CHART_STYLE):
         figure, axes = _new_chart(28 + 30 * len(rows))
-        places = np.arange(len(rows))
+        positions = np.arange(len(rows))
         for offset, name in ((-0.2, "base"), (0.2, "aligned")):
-            shares, ink = [getattr(row, name) for row in rows], _STAND_IN[name]
+            shares, ink = [getattr(row, name) for row in rows], _PLACEHOLDER[name]
             fill = "none" if name == "base" else ink
-            bars = axes.barh(places + offset, shares, 0.32, facecolor=fill, edgecolor=ink)
+            bars = axes.barh(positions + offset, shares, 0.32, facecolor=fill, edgecolor=ink)
             labels = [_percent(share) for share in shares]
-            axes.bar_label(bars, labels, padding=4, fontsize=8, color=_STAND_IN["muted"])
-        axes.set_yticks(places, [row.kind for row in rows], color=_STAND_IN["ink"])
+            axes.bar_label(bars, labels, padding=4, fontsize=8, color=_PLACEHOLDER["muted"])
+        axes.set_yticks(positions, [row.kind for row in rows], color=_PLACEHOLDER["ink"])
         axes.invert_yaxis()
         axes.margins(x=0.14, y=0.02)
         axes.spines["bottom"].set_visible(False)
         axes.xaxis.set_visible(False)
-        spoken = [f"{row.kind}: base {_percent(row.base)}, aligned {_percent(row.aligned)}" for row in rows]
-        return _to_svg(figure, f"Share of patches with each defect. {'; '.join(spoken)}.", "kinds")
+        bar_texts = [f"{row.kind}: base {_percent(row.base)}, aligned {_percent(row.aligned)}" for row in rows]
+        return _to_svg(figure, f"Share of patches with each defect. {'; '.join(bar_texts)}.", "kinds")
 
 
 def _curve_view(curve: Curve, index: int) -> dict[str, Any]:
-    """A training chart, and the key to its lines."""
+    """A chart of training curves for the template: title, SVG, and the legend's entry for every line."""
     keys = []
     with matplotlib.rc_context(_CHART_STYLE):
         figure, axes = _new_chart(200)
         for order, (name, points) in enumerate(curve.series.items()):
             dash, ink = _DASHES[order % len(_DASHES)], f"series-{order % 6}"
             line = (0, dash) if dash else "solid"
-            axes.plot(*np.reshape(points, (-1, 2)).T, color=_STAND_IN[ink], linewidth=1.4, linestyle=line)
+            axes.plot(*np.reshape(points, (-1, 2)).T, color=_PLACEHOLDER[ink], linewidth=1.4, linestyle=line)
             keys.append({"name": name, "ink": ink, "dash": " ".join(str(length) for length in dash)})
         axes.set_xlabel(curve.x_label)
         axes.set_ylabel(curve.y_label)

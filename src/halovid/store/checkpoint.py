@@ -19,13 +19,16 @@ from torch import Tensor
 from halovid.store.errors import InputError
 from halovid.store.files import atomic_path
 
+_ABOUT = "halovid"  # what the metadata holds: a note, the file's name and a checksum
+
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], note: str = "") -> None:
     """Writes tensors by name, and a text beside them; `load_tensors` notices every change of the file."""
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    metadata = {"note": note, "name": path.name}
-    with atomic_path(path) as temporary:
-        save_file(stored, temporary, metadata=metadata | {"checksum": _checksum(stored, metadata)})
+    about = {"note": note, "name": path.name}
+    about["checksum"] = _checksum(stored, about)
+    with atomic_path(path) as temporary:  # one entry of metadata: safetensors writes several in any order
+        save_file(stored, temporary, metadata={_ABOUT: json.dumps(about, sort_keys=True)})
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -36,14 +39,23 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
+            about = dict(json.loads((file.metadata() or {})[_ABOUT]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, SafetensorError, ValueError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is missing or damaged ({error})") from error
-    checksum = metadata.pop("checksum", None)
-    if metadata.get("name") != path.name or checksum != _checksum(tensors, metadata):
+    checksum = about.pop("checksum", None)
+    if about.get("name") != path.name or checksum != _checksum(tensors, about):
         raise InputError(f"{path} is damaged: its checksum does not fit")
-    return tensors, metadata["note"]
+    return tensors, about["note"]
+
+
+def is_readable(path: Path) -> bool:
+    """Whether there is an undamaged file of tensors."""
+    try:
+        load_tensors(path)
+    except InputError:
+        return False
+    return True
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -66,9 +78,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a readable checkpoint ({error}); delete it to start again") from error
 
 
-def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
-    """SHA-256 of names, types, shapes and bytes of tensors, and of the metadata; hexadecimal."""
-    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+def _checksum(tensors: dict[str, Tensor], about: dict[str, str]) -> str:
+    """SHA-256 of names, types, shapes and bytes of tensors, and of what is said about them; hexadecimal."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)

@@ -1,1 +1,1 @@
-"""Studies: methods x settings x seeds through the ordinary stages, and what they found."""
+"""Studies: run every combination of method, setting and seed through the ordinary stages, and compare the results."""

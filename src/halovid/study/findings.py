@@ -1,6 +1,6 @@
-"""What a study found: every method held against the base and against a rival, as a table and as pictures.
+"""The findings of a study: every method compared with the base and with a rival method, as tables and figures.
 
-All of it is computed from results.parquet and the chosen steps, so that anyone who has them can compute it again.
+Everything is computed from results.parquet and the chosen steps, so anyone who has them can compute it again.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ Row = dict[str, Any]
 Values = NDArray[np.float64]
 
 BASE = "base"
-_COLUMNS = 3  # of small charts
-_SMOOTH = 10  # steps that are one point of a training's curve
-_TRAINING = {
+_CHARTS_PER_ROW = 3
+_STEPS_PER_POINT = 10  # steps whose mean is one point of a training curve
+_ERROR_CURVES = {  # measure in log.jsonl -> title of its chart
     "errors/chosen": "error of chosen clips, against the reference",
     "errors/rejected": "error of rejected clips, against the reference",
     "errors/winning_patches": "error of winning patches, against the reference",
 }
-_WISHES = {"lower": "less is better", "higher": "more is better", "same": "should stay"}
+_DIRECTIONS = {"lower": "less is better", "higher": "more is better", "same": "should stay"}
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "study",
     "svg.fonttype": "none",
@@ -48,22 +48,22 @@ _STYLE: dict[Any, Any] = {
 
 
 class Results:
-    """The rows of tables.STUDY by cell: one value per prompt and seed.
+    """The rows of tables.STUDY, grouped by setting, method, measure and step: one value per seed and prompt.
 
-    steps: method -> the step that its tuning chose; results after other steps belong to curves.
+    steps: method -> the step that its tuning chose; results after other steps are points of curves.
 
     Raises:
-        InputError: the rows name a measure that there is not.
+        InputError: a row has an unknown measure.
     """
 
     def __init__(self, results: pa.Table, steps: Mapping[str, int]) -> None:
         self.steps = dict(steps)
         self._values: dict[tuple[str, str, str, int], dict[int, dict[str, float]]] = {}
         for row in results.to_pylist():
-            base = row["model"] == BASE
-            name, step = (BASE, 0) if base else (row["method"], row["step"])
-            seeds = self._values.setdefault((row["setting"], name, row["measure"], step), {})
-            seeds.setdefault(0 if base else row["seed"], {})[row["prompt_id"]] = row["value"]
+            is_base = row["model"] == BASE
+            method, step, seed = (BASE, 0, 0) if is_base else (row["method"], row["step"], row["seed"])
+            seeds = self._values.setdefault((row["setting"], method, row["measure"], step), {})
+            seeds.setdefault(seed, {})[row["prompt_id"]] = row["value"]
         self.settings = list(dict.fromkeys(results["setting"].to_pylist()))
         pairs = set(zip(results["setting"].to_pylist(), results["prompt_id"].to_pylist(), strict=True))
         self._prompts = {name: sorted(prompt for setting, prompt in pairs if setting == name) for name in self.settings}
@@ -72,10 +72,9 @@ class Results:
         self.measures = sorted((key for key in MEASURES if key in measured), key=lambda key: key != headline)
 
     def values(self, setting: str, method: str, measure: str, step: int | None = None) -> Values | None:
-        """[seeds, prompts], NaN where a clip could not be measured; None without such results.
+        """Values [seeds, prompts], NaN where a clip could not be measured; None if there are no such results.
 
-        Columns are the prompts of the setting in sorted order, the same for all methods. Without a step, after the
-        step that tuning chose.
+        Columns are the sorted prompts of the setting, the same for all methods. `step` defaults to the tuned one.
         """
         if step is None:
             step = 0 if method == BASE else self.steps[method]
@@ -83,10 +82,10 @@ class Results:
         if seeds is None:
             return None
         prompts = self._prompts[setting]
-        return np.array([[row.get(prompt, math.nan) for prompt in prompts] for _, row in sorted(seeds.items())])
+        return np.array([[of_seed.get(prompt, math.nan) for prompt in prompts] for _, of_seed in sorted(seeds.items())])
 
     def curve(self, setting: str, method: str, measure: str) -> list[tuple[int, float]]:
-        """The mean of the first seed after each step that was measured, in order."""
+        """(step, mean over prompts of the first seed) for every measured step, in order."""
         steps = sorted(key[3] for key in self._values if key[:3] == (setting, method, measure))
         measured = ((step, self.values(setting, method, measure, step)) for step in steps)
         return [(step, float(np.nanmean(values[0]))) for step, values in measured if values is not None]
@@ -95,44 +94,45 @@ class Results:
 def compare_methods(results: Results, rival: str | None, num_resamples: int = 10_000) -> pa.Table:
     """Rows of tables.COMPARISON: each method against the base and, when one is named, against a rival.
 
-    Intervals are paired bootstraps over prompts of the mean over seeds; how far seeds differ is told by the lowest and
-    highest mean of a seed. Prompts that one side lacks are left out; a measure of fewer than two prompts too.
+    Intervals are paired bootstraps over prompts of the mean over seeds; `lowest_seed` and `highest_seed` show how far
+    seeds differ. A prompt that only one side has is left out, and so is a measure with fewer than two common prompts.
     """
     rows: list[Row] = []
     for setting in results.settings:
         for against in (BASE, *([rival] if rival else [])):
             for method in results.steps:
                 for measure in results.measures:
-                    ours, theirs = results.values(setting, method, measure), results.values(setting, against, measure)
-                    if method != against and ours is not None and theirs is not None:
+                    values = results.values(setting, method, measure)
+                    opponent = results.values(setting, against, measure)
+                    if method != against and values is not None and opponent is not None:
                         key = {"setting": setting, "method": method, "against": against, "measure": measure}
-                        rows += _compared(key, ours, theirs, results.steps[method], num_resamples)
+                        rows += _comparison_rows(key, values, opponent, results.steps[method], num_resamples)
     return rows_to_table(rows, COMPARISON)
 
 
-def _compared(key: Row, ours: Values, theirs: Values, step: int, num_resamples: int) -> list[Row]:
-    """One row, or none with fewer than two prompts in common; values are [seeds, prompts]."""
-    both = np.isfinite(ours).all(0) & np.isfinite(theirs).all(0)
-    if both.sum() < 2:
+def _comparison_rows(key: Row, values: Values, opponent: Values, step: int, num_resamples: int) -> list[Row]:
+    """One row, or none with fewer than two common prompts; `values` and `opponent` are [seeds, prompts]."""
+    measured_in_both = np.isfinite(values).all(0) & np.isfinite(opponent).all(0)
+    if measured_in_both.sum() < 2:
         return []
-    ours, theirs = ours[:, both], theirs[:, both]
-    change = statistics.paired_bootstrap(theirs.T, ours.T, num_resamples)
+    values, opponent = values[:, measured_in_both], opponent[:, measured_in_both]
+    change = statistics.paired_bootstrap(opponent.T, values.T, num_resamples)
     measure = MEASURES[key["measure"]]
-    fewer = statistics.Interval(math.nan, math.nan, math.nan)
-    if measure.better == "lower" and theirs.any() and min(ours.min(), theirs.min()) >= 0:
-        fewer = statistics.paired_ratio(theirs.T, ours.T, num_resamples)
+    reduction = statistics.Interval(math.nan, math.nan, math.nan)
+    if measure.better == "lower" and opponent.any() and min(values.min(), opponent.min()) >= 0:
+        reduction = statistics.paired_ratio(opponent.T, values.T, num_resamples)
     return [
         key
         | {"group": measure.group, "unit": measure.unit, "better": measure.better}
-        | {"seeds": len(ours), "step": step, "prompts": int(both.sum())}
-        | {"value": ours.mean(), "lowest_seed": ours.mean(1).min(), "highest_seed": ours.mean(1).max()}
-        | {"other": theirs.mean(), "difference": change.mean, "low": change.low, "high": change.high}
-        | {"reduction": fewer.mean, "reduction_low": fewer.low, "reduction_high": fewer.high}
+        | {"seeds": len(values), "step": step, "prompts": int(measured_in_both.sum())}
+        | {"value": values.mean(), "lowest_seed": values.mean(1).min(), "highest_seed": values.mean(1).max()}
+        | {"other": opponent.mean(), "difference": change.mean, "low": change.low, "high": change.high}
+        | {"reduction": reduction.mean, "reduction_low": reduction.low, "reduction_high": reduction.high}
     ]
 
 
 def write_figures(results: Results, comparison: pa.Table, folder: Path) -> None:
-    """Draws methods.svg; with several settings settings.svg; with curves steps.svg."""
+    """Draws methods.svg, settings.svg if there are several settings, and steps.svg if there are curves."""
     folder.mkdir(parents=True, exist_ok=True)
     measures = [key for key in results.measures if not MEASURES[key].defect_kind]
     first = results.settings[0]
@@ -149,7 +149,9 @@ def write_figures(results: Results, comparison: pa.Table, folder: Path) -> None:
             for measure, axes in charts.items():
                 _draw_settings(axes, [row for row in rows if row["measure"] == measure], results.settings)
             _save(figure, folder / "settings.svg", charts[measures[0]])
-        curves = {m: {name: results.curve(first, name, m) for name in results.steps} for m in measures}
+        curves = {
+            measure: {method: results.curve(first, method, measure) for method in results.steps} for measure in measures
+        }
         if any(len(points) > 1 for lines in curves.values() for points in lines.values()):
             figure, charts = _charts(measures, 2.2)
             for measure, axes in charts.items():
@@ -159,55 +161,57 @@ def write_figures(results: Results, comparison: pa.Table, folder: Path) -> None:
 
 
 def write_training_figure(log: pa.Table, folder: Path) -> None:
-    """Draws training.svg: how the errors of chosen and rejected clips move against the reference, method by method.
+    """Draws training.svg: the errors of chosen and rejected clips relative to the reference, one line per method.
 
-    Likelihood displacement is the first of them going up: the clips that should become likelier do not.
+    A rising error of the chosen clips is likelihood displacement: the clips that should get likelier get less likely.
     """
     rows = log.to_pylist()
     if not rows:
         return
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(4 * len(_TRAINING), 2.6), layout="constrained")
-        for number, (name, title) in enumerate(_TRAINING.items(), start=1):
-            axes = figure.add_subplot(1, len(_TRAINING), number)
+        figure = Figure(figsize=(4 * len(_ERROR_CURVES), 2.6), layout="constrained")
+        for number, (name, title) in enumerate(_ERROR_CURVES.items(), start=1):
+            axes = figure.add_subplot(1, len(_ERROR_CURVES), number)
             axes.set_title(title)
             axes.set_xlabel("step")
             for method in dict.fromkeys(row["method"] for row in rows):
                 logged = [row["value"] for row in rows if (row["method"], row["measure"]) == (method, name)]
-                values = np.array(logged[: len(logged) // _SMOOTH * _SMOOTH])
-                smooth = values.reshape(-1, _SMOOTH).mean(1)
-                axes.plot(_SMOOTH * (1 + np.arange(len(smooth))), smooth, label=method)
+                values = np.array(logged[: len(logged) // _STEPS_PER_POINT * _STEPS_PER_POINT])
+                smooth = values.reshape(-1, _STEPS_PER_POINT).mean(1)
+                axes.plot(_STEPS_PER_POINT * (1 + np.arange(len(smooth))), smooth, label=method)
         _save(figure, folder / "training.svg", axes)
 
 
 def _charts(measures: Sequence[str], height: float) -> tuple[Figure, dict[str, Axes]]:
-    """A figure with a small chart for each measure; height is a chart's, in inches."""
-    num_rows = math.ceil(len(measures) / _COLUMNS)
-    figure = Figure(figsize=(4 * _COLUMNS, height * num_rows), layout="constrained")
-    charts = {measure: figure.add_subplot(num_rows, _COLUMNS, index) for index, measure in enumerate(measures, start=1)}
-    for key, axes in charts.items():
-        axes.set_title(f"{_with_unit(key)}\n({_WISHES[MEASURES[key].better]})", fontsize="medium")
+    """A figure with one small chart per measure, and measure -> its axes; `height` is that of a chart, in inches."""
+    num_rows = math.ceil(len(measures) / _CHARTS_PER_ROW)
+    figure = Figure(figsize=(4 * _CHARTS_PER_ROW, height * num_rows), layout="constrained")
+    charts = {
+        measure: figure.add_subplot(num_rows, _CHARTS_PER_ROW, index) for index, measure in enumerate(measures, start=1)
+    }
+    for measure, axes in charts.items():
+        axes.set_title(f"{_with_unit(measure)}\n({_DIRECTIONS[MEASURES[measure].better]})", fontsize="medium")
     return figure, charts
 
 
 def _draw_methods(axes: Axes, rows: Sequence[Row]) -> None:
-    """A point per method with the interval of its difference from the base, and a line where the base is."""
+    """Draws a point per method with the interval of its difference from the base, and a vertical line at the base."""
     if not rows:
         return
-    lines = np.arange(len(rows))
+    heights = np.arange(len(rows))
     value = np.array([row["value"] for row in rows])
-    reach = np.array([[row["difference"] - row["low"], row["high"] - row["difference"]] for row in rows]).T
+    to_interval_ends = np.array([[row["difference"] - row["low"], row["high"] - row["difference"]] for row in rows]).T
     axes.axvline(rows[0]["other"], color="grey", linestyle=":", linewidth=1)
-    axes.errorbar(value, lines, xerr=reach.clip(min=0), fmt="o", markersize=4, linewidth=1.2)
+    axes.errorbar(value, heights, xerr=to_interval_ends.clip(min=0), fmt="o", markersize=4, linewidth=1.2)
     seeds = [[row[end] for row in rows] for end in ("lowest_seed", "highest_seed")]
-    axes.hlines(lines, seeds[0], seeds[1], linewidth=4, alpha=0.3)
-    axes.set_yticks(lines, [row["method"] for row in rows])
+    axes.hlines(heights, seeds[0], seeds[1], linewidth=4, alpha=0.3)
+    axes.set_yticks(heights, [row["method"] for row in rows])
     axes.invert_yaxis()
     axes.locator_params("x", nbins=5)
 
 
 def _draw_settings(axes: Axes, rows: Sequence[Row], settings: Sequence[str]) -> None:
-    """A line per method over the settings, in the order of the study."""
+    """Draws a line per method over the settings, in the order of the study."""
     for method in dict.fromkeys(row["method"] for row in rows):
         by_setting = {row["setting"]: row["value"] for row in rows if row["method"] == method}
         axes.plot(list(settings), [by_setting.get(name, math.nan) for name in settings], marker="o", label=method)
@@ -215,7 +219,7 @@ def _draw_settings(axes: Axes, rows: Sequence[Row], settings: Sequence[str]) -> 
 
 
 def _draw_curves(axes: Axes, curves: Mapping[str, list[tuple[int, float]]], start: float | None) -> None:
-    """A line per method over the steps; the base is step 0."""
+    """Draws a line per method over the steps; `start`, the mean of the base, is its point at step 0."""
     origin = [] if start is None else [(0, start)]
     for method, points in curves.items():
         if len(points) > 1:
@@ -223,42 +227,42 @@ def _draw_curves(axes: Axes, curves: Mapping[str, list[tuple[int, float]]], star
     axes.set_xlabel("step")
 
 
-def _save(figure: Figure, path: Path, keyed: Axes | None = None) -> None:
-    """Writes a figure, with the key of the lines of one of its charts."""
-    if keyed is not None:
-        handles, labels = keyed.get_legend_handles_labels()
+def _save(figure: Figure, path: Path, legend_of: Axes | None = None) -> None:
+    """Writes a figure as SVG, with a legend of the lines in the chart `legend_of`, if given."""
+    if legend_of is not None:
+        handles, labels = legend_of.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
 
 
 def markdown(comparison: pa.Table) -> str:
-    """The comparison for people: a table for each setting and opponent, a row for each method."""
+    """The comparison as Markdown: a table for each setting and opponent, a row for each method."""
     rows = [row for row in comparison.to_pylist() if not MEASURES[row["measure"]].defect_kind]
     parts = []
     for setting, against in dict.fromkeys((row["setting"], row["against"]) for row in rows):
-        part = [row for row in rows if (row["setting"], row["against"]) == (setting, against)]
-        measures = list(dict.fromkeys(row["measure"] for row in part))
-        parts.append(f"### {setting}: against {against}\n\n{_explanation(part)}\n")
+        table_rows = [row for row in rows if (row["setting"], row["against"]) == (setting, against)]
+        measures = list(dict.fromkeys(row["measure"] for row in table_rows))
+        parts.append(f"### {setting}: against {against}\n\n{_explanation(table_rows)}\n")
         titles = [MEASURES[key].title for key in measures]
         parts.append("| method | seeds | step | " + " | ".join(titles) + " |\n|" + "---|" * (3 + len(measures)))
-        others = {row["measure"]: row["other"] for row in part}
-        parts.append(f"| *{against}* | | | " + " | ".join(show_number(others[key]) for key in measures) + " |")
-        for method in dict.fromkeys(row["method"] for row in part):
-            cells = {row["measure"]: row for row in part if row["method"] == method}
-            some = next(iter(cells.values()))
+        opponent_means = {row["measure"]: row["other"] for row in table_rows}
+        parts.append(f"| *{against}* | | | " + " | ".join(show_number(opponent_means[key]) for key in measures) + " |")
+        for method in dict.fromkeys(row["method"] for row in table_rows):
+            cells = {row["measure"]: row for row in table_rows if row["method"] == method}
+            of_method = next(iter(cells.values()))  # seeds and step are the same in all cells of a method
             texts = [_cell(cells[key]) if key in cells else "" for key in measures]
-            parts.append(f"| {method} | {some['seeds']} | {some['step'] or ''} | " + " | ".join(texts) + " |")
+            parts.append(f"| {method} | {of_method['seeds']} | {of_method['step'] or ''} | " + " | ".join(texts) + " |")
         parts.append("")
     return "\n".join(parts)
 
 
 def _explanation(rows: Sequence[Row]) -> str:
-    """What the cells of a table are, and which column to read first."""
+    """A sentence that says what the cells hold, and one that names the headline measure."""
     headline = headline_measure({row["measure"] for row in rows})
     prompts = sorted({row["prompts"] for row in rows})
     size = f"{prompts[0]} prompts" if len(prompts) == 1 else f"{prompts[0]} to {prompts[-1]} prompts"
-    first = f" The headline is {_with_unit(headline)}: {_WISHES[MEASURES[headline].better]}." if headline else ""
+    first = f" The headline is {_with_unit(headline)}: {_DIRECTIONS[MEASURES[headline].better]}." if headline else ""
     return f"Mean, and the 95% interval of the difference, over {size}.{first}"
 
 
@@ -269,5 +273,5 @@ def _with_unit(measure_id: str) -> str:
 
 
 def _cell(row: Row) -> str:
-    """Value and interval of the difference, as in 17.3 (-15.1 to -11.0)."""
+    """The mean and the interval of the difference, such as 17.3 (-15.1 to -11.0)."""
     return f"{show_number(row['value'])} ({show_interval(row['low'], row['high'])})"

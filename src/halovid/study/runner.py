@@ -1,13 +1,13 @@
-"""A study: methods x settings x seeds through the ordinary stages, tuned alike, in one table.
+"""Runs a study: every combination of method, setting and seed goes through the ordinary stages, into one table.
 
     halovid study STUDY.yaml OUT
 
-All cells share one run folder, OUT/run: a stage that a cell has in common with an earlier one is complete already,
-and what a cell leaves is set aside and comes back (`folders`). So a study can be killed anywhere and continues, and a
-method added later costs only its own cells.
+A cell is one such combination, trained and evaluated. All cells share one run folder, OUT/run: stages with equal
+settings are run once, and `store.folders` sets the results of other settings aside and brings them back. So a killed
+study continues, and a method that is added later costs only its own cells.
 
 1. Tuning. Every combination of a method's `tune` values is trained once, for the longest of `tuning.steps`; each of its
-   snapshots is measured on validation prompts by the judge that the training data has, never by the truth.
+   snapshots is measured on validation prompts by the judge that labels the training data, never by the truth.
 2. Cells. The best settings and step of each method are trained with every seed under every setting of the study and
    measured on the held-out prompts, which nothing has touched before.
 """
@@ -43,11 +43,11 @@ from halovid.store.tables import STUDY, TRAINING, TUNING, read_table, rows_to_ta
 from halovid.study.findings import BASE, Results, compare_methods, markdown, write_figures, write_training_figure
 
 Changes = dict[str, Any]
-_MOST_COMBINATIONS = 1000  # tried for a method
+_MAX_COMBINATIONS = 1000  # of tuned values, per method
 
 
 class MethodConfig(Section):
-    """A method: what it changes in the recipe, and which values of which settings are tried for it."""
+    """A method: what it changes in the recipe, and which settings are tuned over which values."""
 
     change: Changes = Field(default_factory=dict, description="nested settings of the recipe")
     tune: dict[str, list[Any]] = Field(default_factory=dict, description="dotted setting -> values to try")
@@ -77,7 +77,7 @@ class TuningConfig(Section):
 
 
 class StudyConfig(Section):
-    """A whole study."""
+    """A study: the recipe that all cells start from, and the methods, settings and seeds that are combined."""
 
     recipe: Path = Field(description="the recipe that every cell starts from, relative to the study's file")
     change: Changes = Field(default_factory=dict, description="what the whole study changes in it")
@@ -99,7 +99,7 @@ class StudyConfig(Section):
 
 @dataclass(frozen=True)
 class Cell:
-    """One training and its evaluation; `config.evaluate.step` tells after which step."""
+    """One training and its evaluation after `step`; `config` holds all settings of both."""
 
     method: str
     setting: str
@@ -109,7 +109,7 @@ class Cell:
 
 
 def load_study(path: Path) -> tuple[StudyConfig, RunConfig]:
-    """A study and the recipe of its cells.
+    """A study, and the configuration that all its cells start from.
 
     Raises:
         InputError: a file can't be read, a key or value is not allowed, or methods have unequal tuning budgets.
@@ -118,11 +118,13 @@ def load_study(path: Path) -> tuple[StudyConfig, RunConfig]:
     _anchor_changes(study, path.parent)
     budgets = {name: math.prod(map(len, method.tune.values())) for name, method in study.methods.items() if method.tune}
     if len(set(budgets.values())) > 1:
-        raise InputError(f"the methods of {path} have unequal tuning budgets {budgets}; give all as many combinations")
+        raise InputError(f"the methods of {path} have unequal tuning budgets {budgets}; give each as many combinations")
     if study.tuning.seed in study.seeds:
         raise InputError(f"tuning.seed {study.tuning.seed} is one of the study's seeds; tune with another")
-    if any(not 1 <= budget <= _MOST_COMBINATIONS for budget in budgets.values()):
-        raise InputError(f"the methods of {path} are tuned over {budgets} combinations; 1 to {_MOST_COMBINATIONS} are")
+    if any(not 1 <= budget <= _MAX_COMBINATIONS for budget in budgets.values()):
+        raise InputError(
+            f"the methods of {path} are tuned over {budgets} combinations; allowed are 1 to {_MAX_COMBINATIONS}"
+        )
     recipe = changed(load_config(path.parent / study.recipe), study.change)
     for name, method in study.methods.items():
         for change in combinations(method.tune):
@@ -134,7 +136,7 @@ def load_study(path: Path) -> tuple[StudyConfig, RunConfig]:
 
 
 def _anchor_changes(study: StudyConfig, folder: Path) -> None:
-    """Lets the relative paths that a study names start from its folder."""
+    """Makes relative paths in a study's changes start from the folder of the study's file."""
     methods = study.methods.values()
     for change in (study.change, study.tuning.change, *(method.change for method in methods), *study.settings.values()):
         anchor_paths(change, folder)
@@ -144,7 +146,7 @@ def _anchor_changes(study: StudyConfig, folder: Path) -> None:
 
 
 def _check_changes(subject: str, recipe: RunConfig, *changes: Changes) -> None:
-    """InputError, before anything is run, when a recipe with these changes is none."""
+    """Raises InputError, before anything is run, when the recipe with these changes is not valid."""
     try:
         changed(recipe, *changes)
     except InputError as error:
@@ -152,54 +154,64 @@ def _check_changes(subject: str, recipe: RunConfig, *changes: Changes) -> None:
 
 
 def run_study(path: Path, out: Path) -> pa.Table:
-    """Runs what is missing of a study and returns its results, rows of tables.STUDY; they are also in OUT.
+    """Runs what is missing of a study, writes OUT, and returns the results: rows of tables.STUDY.
 
     Writes OUT/tuning.parquet, OUT/chosen.json (the tuned settings), OUT/results.parquet, OUT/training.parquet (the logs
     of the first seed's trainings); at the end `write_findings`.
     """
     study, recipe = load_study(path)
+    chosen = _tune_methods(study, recipe, out)
+    results, logs = _run_cells(study, recipe, chosen, out)
+    steps = {method: best["step"] for method, best in chosen.items()}
+    write_findings(results, steps, study.rival, f"halovid study {path} {out}", out)
+    write_training_figure(logs, out)
+    return results
+
+
+def _tune_methods(study: StudyConfig, recipe: RunConfig, out: Path) -> dict[str, Changes]:
+    """Method -> its best {change, step} by the tuning measure; writes OUT/tuning.parquet and OUT/chosen.json."""
     chosen: dict[str, Changes] = {}
     tried: list[dict[str, Any]] = []
+    sign = -1 if MEASURES[study.tuning.measure].better == "lower" else 1
     for name, method in study.methods.items():
         rows = list(_tune(name, method, study, recipe, out / "run"))
-        tried += [row | {"change": _dotted(row["change"])} for row in rows]
+        tried += [row | {"change": _one_line(row["change"])} for row in rows]
         write_table(out / "tuning.parquet", rows_to_table(tried, TUNING))
-        sign = -1 if MEASURES[study.tuning.measure].better == "lower" else 1
         best = max(rows, key=lambda row: sign * row["value"])
         chosen[name] = {"change": best["change"], "step": best["step"]}
         write_json(out / "chosen.json", chosen)
+    return chosen
+
+
+def _run_cells(
+    study: StudyConfig, recipe: RunConfig, chosen: dict[str, Changes], out: Path
+) -> tuple[pa.Table, pa.Table]:
+    """The results of all cells and the logs of the first seed's trainings, also written to OUT after every cell."""
     results: list[pa.Table] = []
     logs: list[pa.Table] = [TRAINING.empty_table()]
     cells = list(_cells(study, recipe, chosen))
+    settings_with_base: set[str] = set()
     for number, cell in enumerate(cells, start=1):
         console.rule(
             f"cell {number} of {len(cells)}: {cell.method}, {cell.setting}, seed {cell.seed}, step {cell.step}"
         )
-        train = study.methods[cell.method].train
-        measured = _measured(cell, out / "run")
-        if any(before.setting == cell.setting for before in cells[: number - 1]):  # the base is the same for all
+        measured = _run_and_measure(cell, out / "run")
+        if cell.setting in settings_with_base:  # all cells of a setting have the same base
             measured = measured.filter(pc.not_equal(measured["model"], BASE))
+        settings_with_base.add(cell.setting)
         results.append(measured)
-        if train and cell.seed == study.seeds[0] and cell.step == chosen[cell.method]["step"]:
+        trains = study.methods[cell.method].train
+        if trains and cell.seed == study.seeds[0] and cell.step == chosen[cell.method]["step"]:
             logs.append(_training_log(cell, out / "run"))
         write_table(out / "results.parquet", pa.concat_tables(results))
         write_table(out / "training.parquet", pa.concat_tables(logs))
-    measured_cells = pa.concat_tables(results)
-    write_findings(
-        measured_cells,
-        {name: best["step"] for name, best in chosen.items()},
-        study.rival,
-        f"halovid study {path} {out}",
-        out,
-    )
-    write_training_figure(pa.concat_tables(logs), out)
-    return measured_cells
+    return pa.concat_tables(results), pa.concat_tables(logs)
 
 
 def write_findings(results: pa.Table, steps: dict[str, int], rival: str | None, command: str, out: Path) -> None:
-    """Writes what is kept of a study: results.csv, comparison.parquet and .csv, comparison.md, figures as SVG.
+    """Writes results.csv, comparison.parquet, comparison.csv, comparison.md and the figures to `out`.
 
-    comparison.md ends with the command, the versions and the machine that made it.
+    comparison.md ends with the command, the versions of packages and the machine.
     """
     grouped = Results(results, steps)
     comparison = compare_methods(grouped, rival)
@@ -214,7 +226,7 @@ def write_findings(results: pa.Table, steps: dict[str, int], rival: str | None, 
 
 
 def _tune(name: str, method: MethodConfig, study: StudyConfig, recipe: RunConfig, run_dir: Path) -> Iterator[Changes]:
-    """Every combination and step tried for a method, with the measure's mean on the validation prompts."""
+    """{method, change, step, value} of every combination and step; value: the measure's mean on validation prompts."""
     tuning = study.tuning
     if not method.train or not method.tune:
         yield {"method": name, "change": {}, "step": tuning.steps[-1] if method.train else 0, "value": float("nan")}
@@ -225,20 +237,20 @@ def _tune(name: str, method: MethodConfig, study: StudyConfig, recipe: RunConfig
             config = changed(
                 recipe, method.change, change, {"align": training}, tuning.change, {"evaluate": {"step": step}}
             )
-            console.rule(f"tuning {name}: {_dotted(change)}, step {step}")
+            console.rule(f"tuning {name}: {_one_line(change)}, step {step}")
             cell = Cell(name, "tuning", tuning.seed, step, config)
-            values = _measured(cell, run_dir)
-            wanted = pc.and_(pc.equal(values["measure"], tuning.measure), pc.equal(values["model"], "aligned"))
-            tuned_by = values.filter(wanted)["value"].to_numpy()
-            if not len(tuned_by):
+            results = _run_and_measure(cell, run_dir)
+            by_measure = pc.and_(pc.equal(results["measure"], tuning.measure), pc.equal(results["model"], "aligned"))
+            values = results.filter(by_measure)["value"].to_numpy()
+            if not len(values):
                 raise InputError(
-                    f"tuning.measure {tuning.measure!r} is not among {sorted(set(values['measure'].to_pylist()))}"
+                    f"tuning.measure {tuning.measure!r} is not among {sorted(set(results['measure'].to_pylist()))}"
                 )
-            yield {"method": name, "change": change, "step": step, "value": float(np.nanmean(tuned_by))}
+            yield {"method": name, "change": change, "step": step, "value": float(np.nanmean(values))}
 
 
 def _cells(study: StudyConfig, recipe: RunConfig, chosen: dict[str, Changes]) -> Iterator[Cell]:
-    """All cells of a study, the main step of each first."""
+    """All cells of a study; of each training the tuned step comes first, then the steps of its curve."""
     for (setting, change), (name, method), seed in itertools.product(
         study.settings.items(), study.methods.items(), study.seeds
     ):
@@ -254,15 +266,15 @@ def _cells(study: StudyConfig, recipe: RunConfig, chosen: dict[str, Changes]) ->
             yield Cell(name, setting, seed, step, config)
 
 
-def _measured(cell: Cell, run_dir: Path) -> pa.Table:
-    """The measures of a cell's generator, rows of tables.STUDY; runs what is missing of it."""
+def _run_and_measure(cell: Cell, run_dir: Path) -> pa.Table:
+    """Runs the stages of a cell that are missing, and returns its measures: rows of tables.STUDY."""
     for stage in required_stages(cell.config, "evaluate"):
         run_stage(stage, cell.config, run_dir)
     return cell_results(run_dir, cell.method, cell.setting, cell.seed, cell.step)
 
 
 def cell_results(run_dir: Path, method: str, setting: str, seed: int, step: int) -> pa.Table:
-    """What a finished run measured, means over the samples of each prompt: rows of tables.STUDY under these names."""
+    """The measures of a finished run as rows of tables.STUDY: the mean over the samples of each prompt."""
     measured = read_table(run_dir / "evaluate" / "measures.parquet", MEASURES_TABLE)
     means = measured.group_by(["measure", "model", "prompt_id"]).aggregate([("value", "mean")]).to_pylist()
     cell = {"method": method, "setting": setting, "seed": seed, "step": step}
@@ -276,7 +288,7 @@ def cell_results(run_dir: Path, method: str, setting: str, seed: int, step: int)
 
 
 def _training_log(cell: Cell, run_dir: Path) -> pa.Table:
-    """What the training of a cell logged at every step, rows of tables.TRAINING."""
+    """Everything that the training of a cell logged, rows of tables.TRAINING."""
     identity = {"method": cell.method, "setting": cell.setting, "seed": cell.seed}
     return rows_to_table(
         [
@@ -290,7 +302,7 @@ def _training_log(cell: Cell, run_dir: Path) -> pa.Table:
 
 
 def combinations(tune: dict[str, list[Any]]) -> Iterator[Changes]:
-    """Every combination of the values, as nested changes."""
+    """Every combination of the values to try, each as nested settings of a recipe."""
     for values in itertools.product(*tune.values()):
         change: Changes = {}
         for dotted, value in zip(tune, values, strict=True):
@@ -304,10 +316,10 @@ def combinations(tune: dict[str, list[Any]]) -> Iterator[Changes]:
         yield change
 
 
-def _dotted(change: Changes, prefix: str = "") -> str:
-    """Nested changes on one line."""
+def _one_line(change: Changes, prefix: str = "") -> str:
+    """Nested settings on one line, such as align.steps=400 align.learning_rate=0.001."""
     parts = [
-        _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else f"{prefix}{key}={value}"
+        _one_line(value, f"{prefix}{key}.") if isinstance(value, dict) else f"{prefix}{key}={value}"
         for key, value in change.items()
     ]
     return " ".join(parts)

@@ -21,7 +21,7 @@ from people_run import good_scores, make_run
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Labelling, int]]:
-    """What would have been served."""
+    """The calls of `server.serve`, which are recorded instead of served."""
     calls: list[tuple[Labelling, int]] = []
     monkeypatch.setattr(server, "serve", lambda labelling, port: calls.append((labelling, port)))
     return calls
@@ -46,8 +46,8 @@ def test_label_serves_the_run_and_export_writes_what_is_finished(
     label_one(labelling, "Bob", "skipped")
     outcome = run_here("label", "export", run_dir, tmp_path / "labels.parquet")
     assert outcome.code == 0, outcome.stderr
-    told = " ".join(outcome.stderr.split())
-    assert "5 rows of 1 people" in told and "1 items were skipped" in told
+    message = " ".join(outcome.stderr.split())
+    assert "5 rows of 1 people" in message and "1 items were skipped" in message
     rows = pq.read_table(tmp_path / "labels.parquet").to_pylist()
     assert [len(row["patch_scores"] or ()) for row in rows] == [12, 12, 0, 0, 0]
     nothing = run_here("label", "export", run_dir, tmp_path / "pairs.parquet", "--what", "preferences")
@@ -63,8 +63,8 @@ def test_options_that_are_left_out_are_those_of_the_beginning(
     assert run_here("label", "serve", run_dir, *first).code == 0
     assert run_here("label", run_dir).code == 0
     assert served[0][0].settings == served[1][0].settings
-    other = run_here("label", run_dir, "--overlap", "0.1")
-    assert other.code == 2 and "begun with" in other.stderr
+    changed = run_here("label", run_dir, "--overlap", "0.1")
+    assert changed.code == 2 and "begun with" in changed.stderr
 
 
 def test_the_grid_is_that_of_the_judge(served: list[tuple[Labelling, int]], tmp_path: Path) -> None:
@@ -111,11 +111,11 @@ def test_mistakes_end_with_one_sentence(
 def test_a_port_in_use_is_told(tmp_path: Path, open_labelling: Callable[..., Labelling]) -> None:
     import socket
 
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+    with socket.socket() as occupied:
+        occupied.bind(("127.0.0.1", 0))
+        occupied.listen()
         run_dir = make_run(tmp_path / "run", prompts=1, candidates=1)
-        outcome = run_here("label", run_dir, "--port", taken.getsockname()[1])
+        outcome = run_here("label", run_dir, "--port", occupied.getsockname()[1])
     assert outcome.code == 2 and "choose another with --port" in " ".join(outcome.stderr.split())
 
 

@@ -185,12 +185,12 @@ def test_a_broken_csv_is_one_sentence(source: Path, put: Put, tmp_path: Path, na
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("what", ["missing", "empty", "file"])
-def test_what_is_no_source_is_one_sentence(tmp_path: Path, name: str, what: str) -> None:
+@pytest.mark.parametrize("kind", ["missing", "empty", "file"])
+def test_what_is_no_source_is_one_sentence(tmp_path: Path, name: str, kind: str) -> None:
     source = tmp_path / "source"
-    if what == "empty":
+    if kind == "empty":
         source.mkdir()
-    elif what == "file":
+    elif kind == "file":
         source.write_text("hello")
     with pytest.raises(InputError) as error:
         import_run(name, source, tmp_path / "run", None)
@@ -271,9 +271,9 @@ def test_a_huge_csv_is_read_row_by_row(source: Path, put: Put) -> None:
     with (source / "prompts.csv").open("w") as file:
         file.write("video,prompt\na.mp4,a fox\n")
         file.writelines(f"missing-{number}.mp4,prompt {number}\n" for number in range(20_000))
-    found = FORMATS["folder"].read(source)
-    assert list(found.clips) == ["a.mp4"]
-    assert len(found.skipped) == 20_000
+    collection = FORMATS["folder"].read(source)
+    assert list(collection.clips) == ["a.mp4"]
+    assert len(collection.skipped) == 20_000
 
 
 def write_videodpo(source: Path, clips: list[Any], pairs: list[Any]) -> None:
@@ -320,7 +320,7 @@ def test_an_odd_cell_costs_its_row_alone(source: Path, put: Put, tmp_path: Path,
     (source / "table.json").write_text(json.dumps(rows))
     import_run(name, source, tmp_path / "run", None)
     assert "good.mp4" in prompts_of(tmp_path / "run") or "good" in prompts_of(tmp_path / "run")
-    assert [re.search(reason, told) is not None for told in skipped(tmp_path / "run").values()] == [True]
+    assert [re.search(reason, message) is not None for message in skipped(tmp_path / "run").values()] == [True]
 
 
 @pytest.mark.parametrize("number", ["1" * 5000, "[" * 5000 + "]" * 5000])
@@ -354,13 +354,13 @@ def test_clips_that_prompts_json_names_and_are_not_there_are_listed(source: Path
     assert skipped(tmp_path / "run") == {"gone.mp4": "prompts.json names it and there is no such clip"}
 
 
-@pytest.mark.parametrize("place", ["run/generate", "run/generate/clips", "run/judge/mine"])
-def test_a_source_in_what_the_import_writes_is_left_alone(put: Put, tmp_path: Path, place: str) -> None:
-    put(tmp_path / place / "a.mp4")
-    write_prompts(tmp_path / place, [("a.mp4", "p")])
+@pytest.mark.parametrize("folder", ["run/generate", "run/generate/clips", "run/judge/mine"])
+def test_a_source_in_what_the_import_writes_is_left_alone(put: Put, tmp_path: Path, folder: str) -> None:
+    put(tmp_path / folder / "a.mp4")
+    write_prompts(tmp_path / folder, [("a.mp4", "p")])
     with pytest.raises(InputError, match="which the import writes"):
-        import_run("folder", tmp_path / place, tmp_path / "run", None)
-    assert (tmp_path / place / "prompts.csv").exists()
+        import_run("folder", tmp_path / folder, tmp_path / "run", None)
+    assert (tmp_path / folder / "prompts.csv").exists()
 
 
 def test_odd_sizes_of_other_kinds_are_taken_frame_by_frame(source: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import with_hashes
+from conftest import adopt, with_hashes
 from halovid.commands.exchange import export_run, import_run
 from halovid.formats import FORMATS, videofeedback
 from halovid.store.errors import InputError
@@ -77,21 +77,21 @@ def write_labels_and_pairs(folder: Path, run: dict[str, Any]) -> None:
     """The stages judge and pair of a run whose clips are there."""
     labels = [
         {"clip_id": name, "aspect": aspect, "score": score, "patch_scores": [score] * 8, "judge": "somebody"}
-        for name, own in run["ratings"].items()
-        for aspect, score in own.items()
+        for name, scores in run["ratings"].items()
+        for aspect, score in scores.items()
     ]
     pairs = [
         {
             "prompt_id": prompt_id,
-            "chosen": a,
-            "chosen_folder": run.get("folders", {}).get(a, "generate"),
-            "rejected": b,
-            "rejected_folder": run.get("folders", {}).get(b, "generate"),
+            "chosen": chosen,
+            "chosen_folder": run.get("folders", {}).get(chosen, "generate"),
+            "rejected": rejected,
+            "rejected_folder": run.get("folders", {}).get(rejected, "generate"),
             "clip_margin": margin,
             "patch_margins": [0.5] * 8,
             "weight": 1.0,
         }
-        for prompt_id, a, b, margin in run["pairs"]
+        for prompt_id, chosen, rejected, margin in run["pairs"]
     ]
     for stage, file, table in (
         ("judge", "labels.parquet", rows_to_table(labels, LABELS)),
@@ -120,7 +120,7 @@ def clip_table(folder: Path, clips: list[tuple[str, str, str]], put: Put) -> pa.
 
 
 def rows(run: Path, name: str) -> dict[str, Any]:
-    """What a format of this name holds of a run, by clip id: the clips' prompts and bytes, ratings, pairs in order."""
+    """The parts of a run that the format can hold, by clip id: prompts and bytes of clips, ratings, pairs in order."""
     clips = read_table(run / "generate/clips.parquet", CLIPS).to_pylist()
     held: dict[str, Any] = {}
     pairs = read_table(run / "pair/pairs.parquet", PAIRS).to_pylist() if name in PAIRED else []
@@ -132,8 +132,8 @@ def rows(run: Path, name: str) -> dict[str, Any]:
         if name not in PAIRED or row["clip_id"] in paired
     }
     held["groups"] = {
-        frozenset(row["clip_id"] for row in clips if row["prompt_id"] == own and row["clip_id"] in held["clips"])
-        for own in {row["prompt_id"] for row in clips}
+        frozenset(row["clip_id"] for row in clips if row["prompt_id"] == prompt_id and row["clip_id"] in held["clips"])
+        for prompt_id in {row["prompt_id"] for row in clips}
     } - {frozenset()}
     if name == "videofeedback":
         path = run / "judge/labels.parquet"  # which an import without any rating does not make
@@ -152,33 +152,33 @@ def folder() -> Iterator[Path]:
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(run=runs())
 def test_export_then_import_gives_the_same_rows(name: str, put: Put, run: dict[str, Any]) -> None:
-    with folder() as place:
-        write_run(place / "run", run, put)
-        export_run(name, place / "run", place / "out")
-        import_run(name, place / "out", place / "again", None)
-        assert rows(place / "again", name) == rows(place / "run", name)
-        manifest = read_manifest(place / "again" / "generate")
+    with folder() as path:
+        write_run(path / "run", run, put)
+        export_run(name, path / "run", path / "out")
+        import_run(name, path / "out", path / "again", None)
+        assert rows(path / "again", name) == rows(path / "run", name)
+        manifest = read_manifest(path / "again" / "generate")
         assert manifest is not None and not manifest["skipped"]
-        export_run(name, place / "again", place / "out2")
-        assert {path.name for path in (place / "out2").rglob("*")} == {path.name for path in (place / "out").rglob("*")}
-        import_run(name, place / "out2", place / "third", None)
+        export_run(name, path / "again", path / "out2")
+        assert {file.name for file in (path / "out2").rglob("*")} == {file.name for file in (path / "out").rglob("*")}
+        import_run(name, path / "out2", path / "third", None)
         for stage in ("generate", "judge", "pair"):
-            first, second = (read_manifest(place / own / stage) for own in ("again", "third"))
+            first, second = (read_manifest(path / run_name / stage) for run_name in ("again", "third"))
             assert first == second  # fingerprint, hashes of all outputs, what was skipped
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(run=runs())
 def test_vbench_names_hold_prompts_and_clips(put: Put, run: dict[str, Any]) -> None:
-    with folder() as place:
-        write_run(place / "run", run, put)
-        export_run("vbench", place / "run", place / "out")
-        import_run("vbench", place / "out", place / "again", None)
-        before, after = (rows(place / own, "vbench")["clips"].values() for own in ("run", "again"))
+    with folder() as path:
+        write_run(path / "run", run, put)
+        export_run("vbench", path / "run", path / "out")
+        import_run("vbench", path / "out", path / "again", None)
+        before, after = (rows(path / run_name, "vbench")["clips"].values() for run_name in ("run", "again"))
         assert sorted(before) == sorted(after)
-        export_run("vbench", place / "again", place / "out2")
-        import_run("vbench", place / "out2", place / "third", None)
-        assert sorted(rows(place / "third", "vbench")["clips"].values()) == sorted(before)
+        export_run("vbench", path / "again", path / "out2")
+        import_run("vbench", path / "out2", path / "third", None)
+        assert sorted(rows(path / "third", "vbench")["clips"].values()) == sorted(before)
 
 
 def test_vbench_folders_are_named_as_its_tools_expect(put: Put, tmp_path: Path) -> None:
@@ -244,8 +244,8 @@ def test_videofeedback_as_published_with_frames_and_with_conversations_alone(tmp
 
 @given(st.floats(1, 4))
 def test_ratings_keep_their_order_and_come_back(rating: float) -> None:
-    assert 1 <= videofeedback.to_ours(rating) <= 5
-    assert math.isclose(videofeedback.to_theirs(videofeedback.to_ours(rating)), rating, abs_tol=1e-6)
+    assert 1 <= videofeedback.to_five_point(rating) <= 5
+    assert math.isclose(videofeedback.to_four_point(videofeedback.to_five_point(rating)), rating, abs_tol=1e-6)
 
 
 def test_rewardbench_as_published(put: Put, tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ def test_genai_bench_as_published_and_as_videoscore_has_it(put: Put, tmp_path: P
     (halves / "test.json").write_text(json.dumps(rows[:-1]))
     import_run("genaibench", halves, tmp_path / "run2", None)
     pairs = read_table(tmp_path / "run2/pair/pairs.parquet", PAIRS).to_pylist()
-    assert [(own["chosen"], own["rejected"]) for own in pairs] == [
+    assert [(pair["chosen"], pair["rejected"]) for pair in pairs] == [
         ("0000_left", "0000_right"),
         ("0001_right", "0001_left"),
     ]
@@ -350,12 +350,14 @@ def test_videodpo_numbers_clips_as_its_loader_does(put: Put, tmp_path: Path) -> 
         clips.append({"basic": basic, "misc": {"frame_caption": ["a fox"]}})
     (source / "metadata.json").write_text(json.dumps(clips))
     numbers = [(2, 0), (1, 2), (3, 0), (True, 0), (-1, 0)]
-    pairs = [{"video1": a, "video2": b, "frame_caption": ["a fox"], "score": 0.4} for a, b in numbers]
+    pairs = [
+        {"video1": chosen, "video2": rejected, "frame_caption": ["a fox"], "score": 0.4} for chosen, rejected in numbers
+    ]
     (source / "pair.json").write_text(json.dumps(pairs))
     import_run("videodpo", source, tmp_path / "run", None)
-    found = read_table(tmp_path / "run/pair/pairs.parquet", PAIRS).to_pylist()
+    imported = read_table(tmp_path / "run/pair/pairs.parquet", PAIRS).to_pylist()
     # clip1 is too short to have a number: 0, 1, 2 are clip0, clip2, clip3
-    assert [(pair["chosen"], pair["rejected"]) for pair in found] == [("clip3", "clip0"), ("clip2", "clip3")]
+    assert [(pair["chosen"], pair["rejected"]) for pair in imported] == [("clip3", "clip0"), ("clip2", "clip3")]
     assert len(read_table(tmp_path / "run/generate/clips.parquet", CLIPS)) == 4
 
 
@@ -365,6 +367,7 @@ def test_videodpo_leaves_out_pairs_of_clips_that_its_loader_drops(put: Put, tmp_
     run["pairs"] = [("p0", "a", "b", 1.0), ("p0", "c", "d", 2.0)]
     write_run(tmp_path / "run", run, put)
     write_video(tmp_path / "run/generate/clips/a.mp4", torch.zeros(3, 4, 256, 256), 8.0)
+    adopt(tmp_path / "run", "generate")
     export_run("videodpo", tmp_path / "run", tmp_path / "out")
     clips = json.loads((tmp_path / "out/metadata.json").read_text())
     assert [entry["basic"]["clip_path"] for entry in clips] == ["b.mp4", "c.mp4", "d.mp4", "a.mp4"]
@@ -373,7 +376,8 @@ def test_videodpo_leaves_out_pairs_of_clips_that_its_loader_drops(put: Put, tmp_
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("videofeedback", "halovid judge"), *((own, "halovid pair") for own in PAIRED)]
+    ("name", "reason"),
+    [("videofeedback", "halovid judge"), *((paired_format, "halovid pair") for paired_format in PAIRED)],
 )
 def test_what_a_run_lacks_is_named_and_nothing_is_left_behind(put: Put, tmp_path: Path, name: str, reason: str) -> None:
     write_run(tmp_path / "run", {"clips": [("a", "p0", "p")], "pairs": [], "ratings": {}}, put)
@@ -404,7 +408,7 @@ def test_a_run_with_names_that_are_paths_is_not_followed(put: Put, tmp_path: Pat
     rows = [
         {
             "clip_id": name,
-            "prompt_id": own,
+            "prompt_id": prompt_id,
             "prompt": prompt,
             "seed": 1,
             "video": "clips/good.mp4",
@@ -413,7 +417,7 @@ def test_a_run_with_names_that_are_paths_is_not_followed(put: Put, tmp_path: Pat
             "latents_sha256": None,
             "fps": 8.0,
         }
-        for name, own, prompt in clips
+        for name, prompt_id, prompt in clips
     ]
     secret = put(tmp_path / "secret.mp4", 1)
     rows.append(rows[1] | {"clip_id": "link", "video": "../../../secret.mp4"})

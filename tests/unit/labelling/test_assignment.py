@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halovid.labelling.assignment import Item, common_items, in_order, is_turned, ring_pairs, to_do
+from halovid.labelling.assignment import Item, common_items, in_order, is_swapped, remaining_items, ring_pairs
 
 ITEMS = [Item(f"clip-{index}") for index in range(40)]
 quick = settings(max_examples=40, deadline=None, derandomize=True)
@@ -32,8 +32,8 @@ def test_the_common_share_is_exact_and_does_not_depend_on_the_order(share: float
 
 def test_what_others_have_taken_is_left_out_unless_it_is_common() -> None:
     first, second, third = ITEMS[:3]
-    assert to_do([first, second, third], {second}, {first}, {second, third}) == [second]
-    assert to_do([first, second], {first}, {first}, set()) == [second]
+    assert remaining_items([first, second, third], {second}, {first}, {second, third}) == [second]
+    assert remaining_items([first, second], {first}, {first}, set()) == [second]
 
 
 @quick
@@ -49,9 +49,9 @@ def test_ring_pairs_join_clips_of_a_prompt_and_each_clip_meets_two(sizes: dict[s
         assert {met[clip] for clip in clips} <= {min(2, sizes[prompt] - 1)}
 
 
-def test_about_half_of_the_pairs_are_turned_and_not_the_same_for_all() -> None:
+def test_about_half_of_the_pairs_are_swapped_and_not_the_same_for_all() -> None:
     pairs = [Item(f"a{index}", f"b{index}") for index in range(400)]
-    turned = [[is_turned(pair, 0, name) for pair in pairs] for name in ("Ann", "Bob")]
-    assert all(150 < sum(own) < 250 for own in turned)
-    assert turned[0] != turned[1]
-    assert turned[0] == [is_turned(pair, 0, "Ann") for pair in pairs]
+    swapped = [[is_swapped(pair, 0, name) for pair in pairs] for name in ("Ann", "Bob")]
+    assert all(150 < sum(of_annotator) < 250 for of_annotator in swapped)
+    assert swapped[0] != swapped[1]
+    assert swapped[0] == [is_swapped(pair, 0, "Ann") for pair in pairs]

@@ -60,12 +60,12 @@ def test_ratings_must_fit_the_grid_and_be_whole(content: dict[str, Any], finishe
 def test_a_comparison_turns_and_turns_back() -> None:
     content = {"preference": 1, "patches": [{"patch": 0, "preference": -1}, {"patch": 2, "preference": 1}]}
     comparison = Comparison.model_validate_json(json.dumps(content))
-    turned = comparison.turned()
-    assert turned.preference == -1
-    assert [entry.preference for entry in turned.patches] == [1, -1]
-    assert turned.turned() == comparison
-    assert Comparison().turned().preference is None
-    assert Comparison(preference=0).turned().preference == 0
+    swapped = comparison.swapped()
+    assert swapped.preference == -1
+    assert [entry.preference for entry in swapped.patches] == [1, -1]
+    assert swapped.swapped() == comparison
+    assert Comparison().swapped().preference is None
+    assert Comparison(preference=0).swapped().preference == 0
     assert comparison.problem(3, LOCAL, True) is None
     assert "once" in str(comparison.problem(2, LOCAL, False))
     assert "better" in str(Comparison().problem(2, LOCAL, True))

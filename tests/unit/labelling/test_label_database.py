@@ -47,11 +47,11 @@ def test_three_at_once_label_all_and_share_what_is_common(
     desks = [open_labelling(url) for _ in range(3)]  # each with connections of its own, as three servers would have
     with ThreadPoolExecutor(3) as pool:
         jobs = [pool.submit(label_all, desk, f"person {index}", start, mode) for index, desk in enumerate(desks)]
-        own = [job.result(timeout=60) for job in jobs]
-    total = sum(own, Counter[str]())
+        items_given = [job.result(timeout=60) for job in jobs]
+    total = sum(items_given, Counter[str]())
     common = common_items(material.items(mode), 0.5, 0)
     assert sorted(total.values()) == sorted([3] * len(common) + [1] * (len(material.items(mode)) - len(common)))
-    assert all(set(counts.values()) <= {1} for counts in own)
+    assert all(set(counts.values()) <= {1} for counts in items_given)
     stored = desks[0]._database.finished()
     assert len(stored) == total.total()
     assert {answer.revision for _, answer in stored} == {2}
@@ -123,8 +123,8 @@ def test_other_clips_are_refused(sqlite: LabelDatabase, settings: Settings) -> N
 
 def test_sqlite_writes_ahead_and_waits_for_the_disk(sqlite: LabelDatabase) -> None:
     with sqlite.transaction() as session:
-        found = [session.execute(text(f"PRAGMA {name}")).scalar() for name in ("journal_mode", "synchronous")]
-    assert found == ["wal", 2]
+        pragmas = [session.execute(text(f"PRAGMA {name}")).scalar() for name in ("journal_mode", "synchronous")]
+    assert pragmas == ["wal", 2]
 
 
 @pytest.mark.parametrize(

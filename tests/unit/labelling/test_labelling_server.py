@@ -142,15 +142,15 @@ def test_a_length_that_is_told_beside_chunks_bounds_nothing_and_is_refused(tmp_p
     with serving(make_run(tmp_path / "run")) as server, socket.create_connection(("127.0.0.1", server.port)) as peer:
         peer.settimeout(30)
         peer.sendall(head.encode())
-        taken = 0
+        bytes_sent = 0
         with suppress(ConnectionError):
-            while taken < 2**26:
+            while bytes_sent < 2**26:
                 peer.sendall(chunk)
-                taken += len(chunk)
+                bytes_sent += len(chunk)
                 if select.select([peer], [], [], 0)[0]:
                     break  # it has answered
         assert peer.recv(2**16).startswith(b"HTTP/1.1 411 ")
-        assert taken < 2**24  # what buffers on the way hold
+        assert bytes_sent < 2**24  # what buffers on the way hold
         with suppress(ConnectionError):
             while peer.recv(2**16):
                 pass  # until the server closes: it does not wait for the rest
@@ -205,13 +205,13 @@ def test_nothing_that_was_acknowledged_is_lost_by_a_kill(tmp_path: Path) -> None
     for thread in threads:
         thread.join(timeout=30)
     with serving(run_dir) as again:
-        for name, told in acknowledged.items():
+        for name, saved in acknowledged.items():
             annotator = again.ask("/api/join", name=name)["annotator"]
             task = again.ask("/api/next", annotator=annotator, mode="rate")["task"]
-            assert task["item"] == told["item"]
-            assert task["revision"] in (told["revision"], told["revision"] + 1)  # a save may have missed its answer
-            if task["revision"] == told["revision"]:
-                assert task["content"]["scores"] == told["scores"]
+            assert task["item"] == saved["item"]
+            assert task["revision"] in (saved["revision"], saved["revision"] + 1)  # a save may have missed its answer
+            if task["revision"] == saved["revision"]:
+                assert task["content"]["scores"] == saved["scores"]
 
 
 def test_two_servers_of_one_run_work_together(tmp_path: Path) -> None:

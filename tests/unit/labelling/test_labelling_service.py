@@ -35,7 +35,7 @@ def labelling(open_labelling: Callable[..., Labelling], tmp_path: Path) -> Label
 
 
 def answer(labelling: Labelling, annotator: int, mode: Any, state: Any = "done", **content: Any) -> dict[str, Any]:
-    """The next item is answered; the task that it was."""
+    """Answers the next item and returns its task."""
     task = labelling.next(annotator, mode)["task"]
     labelling.save(annotator, task["item"], state, content, task["revision"], f"save-{time.monotonic_ns()}")
     return task
@@ -59,18 +59,18 @@ def test_annotators_see_no_origin(labelling: Labelling, material: Material) -> N
     annotator = labelling.join("Ann")["annotator"]
     for mode in ("rate", "compare"):
         task = labelling.next(annotator, mode)["task"]
-        told = json.dumps({name: value for name, value in task.items() if name != "prompt"})
-        assert not any(clip_id in told for clip_id in material.clips)
-        assert "p0" not in told and "seed" not in told
+        shown = json.dumps({name: value for name, value in task.items() if name != "prompt"})
+        assert not any(clip_id in shown for clip_id in material.clips)
+        assert "p0" not in shown and "seed" not in shown
 
 
 def test_base_and_aligned_are_compared_blindly(clips_run: Path) -> None:
-    found = load_material(clips_run, "evaluate", 0)
-    assert len(found.clips) == 12 and len(found.pairs) == 6
-    assert all(pair.first.replace("base/", "aligned/") == pair.second for pair in found.pairs)
-    told = json.dumps([clip.token for clip in found.clips.values()])
-    assert "base" not in told and "aligned" not in told
-    assert len({clip.token for clip in found.clips.values()}) == 12
+    material = load_material(clips_run, "evaluate", 0)
+    assert len(material.clips) == 12 and len(material.pairs) == 6
+    assert all(pair.first.replace("base/", "aligned/") == pair.second for pair in material.pairs)
+    tokens = json.dumps([clip.token for clip in material.clips.values()])
+    assert "base" not in tokens and "aligned" not in tokens
+    assert len({clip.token for clip in material.clips.values()}) == 12
 
 
 def test_back_and_forth(labelling: Labelling) -> None:
@@ -151,34 +151,36 @@ def test_labels_come_out_as_those_of_a_judge(
     merged = export.EXPORTS["labels"](stored, settings)
     assert len(merged) == 6 * 5
     rows = {(row["clip_id"], row["aspect"]): row for row in merged.to_pylist()}
-    both = [clip_id for clip_id, count in _labelled(stored).items() if count == 2]
-    assert len(both) == 3
+    labelled_twice = [clip_id for clip_id, count in _answers_per_clip(stored).items() if count == 2]
+    assert len(labelled_twice) == 3
     for clip_id in material.clips:
         row = rows[clip_id, "visual_quality"]
         expected = np.full(12, 5.0)
-        expected[4] = 3.5 if clip_id in both else 2.0
+        expected[4] = 3.5 if clip_id in labelled_twice else 2.0
         assert row["patch_scores"] == expected.tolist()
-        assert row["score"] == (3.5 if clip_id in both else 2.0)
+        assert row["score"] == (3.5 if clip_id in labelled_twice else 2.0)
         assert rows[clip_id, "temporal_consistency"]["patch_scores"] == [5.0] * 12
         assert rows[clip_id, "text_alignment"]["patch_scores"] is None
     for name in ("labels.parquet", "labels.jsonl"):
         write_rows(tmp_path / name, merged)
         judge = TableJudge(tmp_path / name, GRID)
-        found = judge.judge([Request(torch.zeros(3, 1, 4, 4), "p", both[0])], LatentGeometry(4, 8, True))[0]
-        assert isinstance(found, Judgement)
-        assert found.clip["factual_consistency"] == 3.5
-        assert found.patches["visual_quality"][0, 1, 1] == 3.5
-    own = export.EXPORTS["annotators"](stored, settings)
-    assert set(own.column("judge").to_pylist()) == {"Ann", "Bob"} and len(own) == (6 + 3) * 5
+        judgement = judge.judge([Request(torch.zeros(3, 1, 4, 4), "p", labelled_twice[0])], LatentGeometry(4, 8, True))[
+            0
+        ]
+        assert isinstance(judgement, Judgement)
+        assert judgement.clip["factual_consistency"] == 3.5
+        assert judgement.patches["visual_quality"][0, 1, 1] == 3.5
+    by_annotator = export.EXPORTS["annotators"](stored, settings)
+    assert set(by_annotator.column("judge").to_pylist()) == {"Ann", "Bob"} and len(by_annotator) == (6 + 3) * 5
     voted = export.EXPORTS["votes"](stored, settings).to_pylist()
     assert sum(vote["kind"] == "shape" and vote["patch"] == 4 and vote["voter"] == "Ann" for vote in voted) == 6
     assert len(voted) == 9 * 5 + 6
 
 
-def _labelled(stored: Any) -> dict[str, int]:
+def _answers_per_clip(stored: Any) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for _, own in stored:
-        counts[own.first] = counts.get(own.first, 0) + 1
+    for _, stored_answer in stored:
+        counts[stored_answer.first] = counts.get(stored_answer.first, 0) + 1
     return counts
 
 
@@ -228,10 +230,10 @@ def test_clips_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> Non
     rows[2]["video"] = "../../secret.mp4"
     rows[3]["video"] = "/etc/passwd"
     write_table(path, rows_to_table(rows, CLIPS))
-    found = load_material(run_dir, "generate", 0)
-    assert sorted(found.clips) == ["p1-01", "p1-02"]
-    assert sorted(found.unreadable) == ["p0-00", "p0-01", "p0-02", "p1-00"]
-    assert "not in its folder" in found.unreadable["p1-00"]
+    material = load_material(run_dir, "generate", 0)
+    assert sorted(material.clips) == ["p1-01", "p1-02"]
+    assert sorted(material.unreadable) == ["p0-00", "p0-01", "p0-02", "p1-00"]
+    assert "not in its folder" in material.unreadable["p1-00"]
 
 
 def test_a_stage_that_is_not_complete_is_refused(tmp_path: Path) -> None:

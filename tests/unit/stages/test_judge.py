@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import with_hashes
+from conftest import adopt, with_hashes
 from halovid.config.recipes import make_config
 from halovid.config.run import RunConfig
 from halovid.stages import judge
@@ -68,9 +68,11 @@ def test_a_judge_that_judges_no_clip_is_a_mistake_that_can_be_mended(config: Run
     whole = [path.read_bytes() for path in clips]
     for path in clips:
         path.write_bytes(b"")
+    adopt(tmp_path / "run", "generate")
     with pytest.raises(InputError, match=r"\(a: .* is not a readable video"):
         judge.run(config, tmp_path / "run")
     for path, content in zip(clips, whole, strict=True):
         path.write_bytes(content)
+    adopt(tmp_path / "run", "generate")
     judge.run(config, tmp_path / "run")
     assert len(read_table(tmp_path / "run/judge/labels.parquet", LABELS)) == 2

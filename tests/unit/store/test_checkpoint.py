@@ -155,6 +155,14 @@ def test_a_byte_changed_anywhere_is_noticed(tmp_path: Path) -> None:
         assert_same(state, {"weights": torch.ones(7), "more": torch.zeros(3, dtype=torch.bfloat16), "step": 3})
 
 
+def test_equal_tensors_give_equal_bytes(tmp_path: Path) -> None:
+    contents = set()
+    for folder in "abcdefgh":  # safetensors orders the entries of its metadata at random
+        save_tensors(tmp_path / folder / "file", {"x": torch.ones(2), "y": torch.zeros(3)}, "note")
+        contents.add((tmp_path / folder / "file").read_bytes())
+    assert len(contents) == 1
+
+
 def test_a_file_is_not_taken_for_another(tmp_path: Path) -> None:
     save_tensors(tmp_path / "a", {"x": torch.ones(2)})
     (tmp_path / "a").rename(tmp_path / "b")

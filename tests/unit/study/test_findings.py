@@ -1,4 +1,4 @@
-"""What is told of a study: against numpy, and that nothing is paired wrongly."""
+"""The findings of a study: numbers equal those of numpy, and values are paired by prompt."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def study_rows() -> list[dict[str, object]]:
             for seed, step in cells:
                 for prompt, hard in zip(PROMPTS, difficulty, strict=True):
                     key = {"method": method, "setting": setting, "seed": seed, "step": step, "prompt_id": prompt}
-                    own = hard - gain + extra + seed + (1 if step == 800 else 0)
-                    for model, value in (("base", hard), ("aligned", own)):
+                    aligned = hard - gain + extra + seed + (1 if step == 800 else 0)
+                    for model, value in (("base", hard), ("aligned", aligned)):
                         rows.append(key | {"model": model, "measure": DEFECTS, "value": value})
                         rows.append(key | {"model": model, "measure": MOTION, "value": 1.0})
     return rows
@@ -44,9 +44,9 @@ def results() -> Results:
 
 
 def row_of(table: pa.Table, **key: str) -> dict[str, float]:
-    found = [row for row in table.to_pylist() if all(row[name] == value for name, value in key.items())]
-    assert len(found) == 1
-    return found[0]
+    matches = [row for row in table.to_pylist() if all(row[name] == value for name, value in key.items())]
+    assert len(matches) == 1
+    return matches[0]
 
 
 def test_each_method_is_held_against_the_base_and_the_rival(results: Results) -> None:

@@ -55,7 +55,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Cell, bool]]:
         base, aligned = {"model": "base", "value": -100.0}, {"model": "aligned", "value": value}
         return rows_to_table([row | base, row | aligned], STUDY)
 
-    monkeypatch.setattr(study, "_measured", measured)
+    monkeypatch.setattr(study, "_run_and_measure", measured)
     monkeypatch.setattr(study, "_training_log", lambda cell, run_dir: TRAINING.empty_table())
     return cells
 
@@ -65,7 +65,7 @@ def test_every_combination_is_tuned_on_validation_prompts_with_a_seed_of_its_own
 ) -> None:
     run_study(written, tmp_path / "out")
     tuning = [cell for cell, _ in seen if cell.setting == "tuning"]
-    tried = {(c.config.align.learning_rate, c.config.align.objective.beta_clip, c.step) for c in tuning}
+    tried = {(cell.config.align.learning_rate, cell.config.align.objective.beta_clip, cell.step) for cell in tuning}
     assert tried == {(rate, beta, step) for rate in (1e-4, 1e-3) for beta in (10, 20) for step in (5, 10)}
     assert len(tuning) == 8, "methods without dials are not tuned"
     for cell in tuning:
@@ -86,7 +86,7 @@ def test_cells_have_the_best_settings_and_every_seed_under_every_setting(
     table = run_study(written, tmp_path / "out")
     cells = [(cell, train) for cell, train in seen if cell.setting != "tuning"]
     trained = [cell for cell, train in cells if train]
-    assert {(c.setting, c.seed, c.step) for c in trained} == {
+    assert {(cell.setting, cell.seed, cell.step) for cell in trained} == {
         (setting, seed, step) for setting in ("all pairs", "few pairs") for seed, step in ((0, 5), (0, 20), (1, 5))
     }
     for cell in trained:
@@ -101,7 +101,7 @@ def test_cells_have_the_best_settings_and_every_seed_under_every_setting(
         assert config.evaluate.step == cell.step and config.evaluate.prompts.split == "heldout"
         assert config.align.snapshots == ((5, 20) if cell.seed == 0 else (5,))
     untrained = [cell for cell, train in cells if not train]
-    assert len(untrained) == 4 and all(c.config.evaluate.best_of == 4 for c in untrained)
+    assert len(untrained) == 4 and all(cell.config.evaluate.best_of == 4 for cell in untrained)
     assert len(table) == len(cells) + 2, "the base stands once for each setting"
     assert read_table(tmp_path / "out" / "results.parquet", STUDY).equals(table)
     assert (tmp_path / "out" / "results.csv").read_text().count("\n") == len(table) + 1
