@@ -12,21 +12,24 @@ from halovid.config.sections import Section, Weight
 class GranDPOOptions(Section):
     """Gran-DPO, a weighted sum: preferences of clips and of patches, the anchor, plain denoising.
 
-    With lambda_patch and lambda_anchor 0 it is Diffusion-DPO. A beta is against *mean* squared errors and without a
-    factor 1/2 (a Diffusion-DPO beta of b is b / 2 here). A patch mean is noisier than a clip mean, so each has its own.
+    With lambda_patch and lambda_anchor 0 it is Diffusion-DPO. Each beta multiplies *mean* squared errors and has no
+    factor 1/2: a Diffusion-DPO beta of b is b / 2 here. Clip and patch have a beta each, since the mean over a patch is
+    noisier than that over a clip.
     """
 
-    name: Literal["gran_dpo"] = "gran_dpo"
+    name: Literal["gran_dpo"] = Field("gran_dpo", description="which objective")
     lambda_clip: Weight = Field(1.0, description="weight of the preference between whole clips")
     lambda_patch: Weight = Field(1.0, description="weight of the preferences between patches")
     lambda_anchor: Weight = Field(4.0, description="weight of plain denoising on the patches that won")
     lambda_sft: Weight = Field(0.0, description="weight of plain denoising on the chosen clip")
     beta_clip: float = Field(20.0, gt=0, le=1e6, description="how strongly the clip term pulls towards the reference")
-    beta_patch: float = Field(5.0, gt=0, le=1e6, description="the same of the patch term")
+    beta_patch: float = Field(5.0, gt=0, le=1e6, description="how strongly the patch term pulls towards the reference")
     margin_power_clip: float = Field(
         0.0, ge=0, le=100, description="a clip preference weighs |margin| ** power; 0: all count alike"
     )
-    margin_power_patch: float = Field(1.0, ge=0, le=100, description="the same of a patch's preference")
+    margin_power_patch: float = Field(
+        1.0, ge=0, le=100, description="a patch preference weighs |margin| ** power; 0: all count alike"
+    )
     tie: float = Field(0.0, ge=0, le=1e6, description="patch margins up to this size express no preference")
 
     @model_validator(mode="after")
@@ -39,13 +42,13 @@ class GranDPOOptions(Section):
 class SftOptions(Section):
     """Plain denoising of the chosen clip: fine-tuning on the best clips."""
 
-    name: Literal["sft"] = "sft"
+    name: Literal["sft"] = Field("sft", description="which objective")
 
 
 class NftOptions(Section):
     """DiffusionNFT (arXiv 2509.16117) between the clips of a pair, patch by patch."""
 
-    name: Literal["nft"] = "nft"
+    name: Literal["nft"] = Field("nft", description="which objective")
     beta: float = Field(
         0.1,
         gt=0,

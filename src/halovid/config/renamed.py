@@ -1,8 +1,8 @@
-"""Settings of past recipes that have another name now, or that others took the place of."""
+"""Settings of past recipes that were renamed, or replaced by other settings."""
 
 from __future__ import annotations
 
-# old dotted name -> new one. A recipe that has an old name is told the new one; nothing reads the old name any more.
+# old dotted name -> new one. Only the message to whoever still writes the old name uses this; nothing reads old names.
 RENAMED_SETTINGS = {
     "align.accumulation": "align.micro_batches",
     "align.clip_norm": "align.max_grad_norm",
@@ -26,7 +26,7 @@ REPLACED_SETTINGS = {
 
 
 def renamed_within(setting: str, value: object) -> dict[str, str]:
-    """Old name -> new name of a setting and of the settings in its value; empty when it was never called otherwise."""
+    """Old name -> new name of a setting and of the settings in its value; empty for one that was never renamed."""
     if setting not in RENAMED_SETTINGS:
         return {}
     new = RENAMED_SETTINGS[setting]

@@ -45,27 +45,35 @@ class GeneratorConfig(Section):
     revision: str | None = Field(
         None, max_length=100, description="of a model of the hub: branch, tag or commit; its main branch when left out"
     )
-    num_frames: int = Field(13, ge=1, le=10_000)
-    height: int = Field(64, ge=8, le=16_384, multiple_of=8)
-    width: int = Field(64, ge=8, le=16_384, multiple_of=8)
-    num_inference_steps: int = Field(16, ge=1, le=10_000)
-    guidance_scale: float = Field(1.2, ge=0, le=1000)
-    negative_prompt: str = Field("", max_length=10_000)
-    fps: float = Field(8.0, ge=0.1, le=1000)
+    num_frames: int = Field(13, ge=1, le=10_000, description="frames of a clip")
+    height: int = Field(64, ge=8, le=16_384, multiple_of=8, description="height of a clip in pixels")
+    width: int = Field(64, ge=8, le=16_384, multiple_of=8, description="width of a clip in pixels")
+    num_inference_steps: int = Field(16, ge=1, le=10_000, description="denoising steps that sample a clip")
+    guidance_scale: float = Field(
+        1.2, ge=0, le=1000, description="strength of classifier-free guidance; up to 1: none, which halves the work"
+    )
+    negative_prompt: str = Field(
+        "", max_length=10_000, description="what guidance leads away from; empty: the empty prompt"
+    )
+    fps: float = Field(8.0, ge=0.1, le=1000, description="frames per second at which clips are saved and shown")
     batch_size: Execution[Batch] = Field(16, description="clips sampled at once")
 
 
 class GenerateConfig(Section):
     """Candidate clips."""
 
-    prompts: PromptsConfig = PromptsConfig()
+    prompts: PromptsConfig = Field(PromptsConfig(), description="prompts that the training learns from")
     candidates: int = Field(6, ge=1, le=10_000, description="clips per prompt")
 
 
 class JudgeConfig(Section):
     """Who labels the candidates."""
 
-    judge: Literal["inspector", "simulated", "table", "openai"] = "simulated"
+    judge: Literal["inspector", "simulated", "table", "openai"] = Field(
+        "simulated",
+        description="inspector (the embedded world's truth), simulated (that truth with errors), table (labels that "
+        "exist already), openai (vision-language models behind OpenAI-compatible endpoints)",
+    )
     vlm: VlmConfig = Field(default_factory=VlmConfig, description="openai: the models and how they are asked")
     share: float = Field(1.0, gt=0, le=1, description="share of the patches of each clip asked about, at random")
     questions: Path | None = Field(
@@ -95,17 +103,20 @@ class GoodConfig(Section):
 
 
 class RestoreConfig(Section):
-    """Clips made anew by the base model from a noise level on: the same layout with the model's own defects."""
+    """Clips that get noise and are denoised by the base model: the same layout, with the model's own defects."""
 
     source: Literal["good", "candidates"] = Field("good", description="which clips are made anew")
     per_prompt: int = Field(3, ge=1, le=10_000, description="clips per prompt")
     most_regions: int | None = Field(
-        None, ge=1, le=1000, description="random boxes per clip, at most; left out, all of it"
+        None,
+        ge=1,
+        le=1000,
+        description="only random boxes are made anew, at most so many per clip; left out: all of it",
     )
     smallest: float = Field(0.25, ge=0.001, le=1, description="side of a box as a share of the clip's, at least")
-    largest: float = Field(0.6, ge=0.001, le=1, description="the same, at most")
-    sigma: float = Field(0.8, gt=0, le=1, description="noise level that they are made from")
-    steps: int = Field(12, ge=1, le=10_000)
+    largest: float = Field(0.6, ge=0.001, le=1, description="side of a box as a share of the clip's, at most")
+    sigma: float = Field(0.8, gt=0, le=1, description="noise level that clips are brought to before they are denoised")
+    steps: int = Field(12, ge=1, le=10_000, description="denoising steps from that noise level to the clip")
     batch_size: Execution[Batch] = Field(16, description="clips made anew at once")
 
     @model_validator(mode="after")
@@ -136,10 +147,12 @@ class PairConfig(Section):
         None, description="preferences: a table that `halovid label export --what preferences` wrote"
     )
     strategy: Literal["best_worst", "all", "random"] = Field("best_worst", description="which candidates are paired")
-    min_margin: Weight = Field(0.0, description="pairs whose clip margin is not above this are dropped")
-    twin_margin: Weight = Field(0.1, description="twins: how much better a clip counts, besides the rewards")
+    min_margin: Weight = Field(0.0, description="pairs whose margin between whole clips is not above this are dropped")
+    twin_margin: Weight = Field(
+        0.1, description="twins: added to the reward margin, since the twin was made from the clip"
+    )
     pairs_per_prompt: int = Field(
-        3, ge=1, le=1_000_000, description="best_worst: k best against k worst; random: how many"
+        3, ge=1, le=1_000_000, description="best_worst: the k best clips against the k worst; random: number of pairs"
     )
     grid: PatchGrid | None = Field(None, description="coarser grid of the patch margins; the judged one if left out")
     rarity_power: float = Field(
@@ -156,30 +169,34 @@ class PairConfig(Section):
 class AlignConfig(Section):
     """The training of the generator on pairs."""
 
-    method: Literal["lora", "full"] = "lora"
+    method: Literal["lora", "full"] = Field("lora", description="train a LoRA adapter, or all weights")
     seed: Seed | None = Field(None, description="seed of the training alone; the run's when left out")
-    lora: LoraOptions = LoraOptions()
+    lora: LoraOptions = Field(LoraOptions(), description="method lora: the adapter")
     objective: ObjectiveOptions = Field(
         GranDPOOptions(), discriminator="name", description="what training makes small: gran_dpo (left out), sft, nft"
     )
-    sigma: SigmaSampling = SigmaSampling()
-    timestep_weight: WeightScheme = "constant"
+    sigma: SigmaSampling = Field(SigmaSampling(), description="how noise levels are drawn")
+    timestep_weight: WeightScheme = Field(
+        "constant", description="weight of preferences by noise level: all alike, or (1 - sigma)^2 as in Flow-DPO"
+    )
     shared_noise: bool = Field(True, description="chosen and rejected clip of a pair get the same noise")
-    steps: Steps = 400
+    steps: Steps = Field(400, description="optimiser steps")
     batch_size: Batch = Field(4, description="pairs per optimiser step")
     micro_batches: Execution[int] = Field(
         1, ge=1, le=100_000, description="parts that a batch is cut into, one after another: less memory, the same step"
     )
-    learning_rate: Rate = 3e-4
-    warmup: int = Field(20, ge=0, le=100_000_000)
-    weight_decay: float = Field(0.0, ge=0, le=1000)
+    learning_rate: Rate = Field(3e-4, description="of AdamW, after the warm-up")
+    warmup: int = Field(20, ge=0, le=100_000_000, description="first steps, in which the learning rate grows from 0")
+    weight_decay: float = Field(0.0, ge=0, le=1000, description="of AdamW")
     max_grad_norm: float = Field(1.0, gt=0, le=1e6, description="longer gradients are shortened to it")
-    ema: float = Field(0.98, ge=0, lt=1)
+    ema: float = Field(
+        0.98, ge=0, lt=1, description="decay per step of the averaged weights, which are the result; 0: no averaging"
+    )
     checkpoint_every: Execution[Steps] = Field(100, description="steps between states to continue from")
     snapshots: tuple[Steps, ...] = Field(
         (), max_length=10_000, description="steps whose averaged weights are kept as well"
     )
-    sample_every: Steps = 200
+    sample_every: Steps = Field(200, description="steps between clips that are sampled and measured along the way")
     sample_prompts: int = Field(
         8, ge=0, le=10_000, description="prompts whose clips are sampled and measured along the way"
     )
@@ -218,7 +235,9 @@ InstrumentName = Literal["inspector", "critic", "judge", "reward", "diversity", 
 class EvaluateConfig(Section):
     """Base against aligned generator, on prompts that no stage has seen."""
 
-    prompts: PromptsConfig = PromptsConfig(split="heldout", seed=1)
+    prompts: PromptsConfig = Field(
+        PromptsConfig(split="heldout", seed=1), description="prompts that no training has seen"
+    )
     samples: int = Field(
         2, ge=1, le=10_000, description="clips per prompt and model; base and aligned share their seeds"
     )
@@ -234,36 +253,44 @@ class EvaluateConfig(Section):
         description="what measures the clips: inspector (the truth) and critic (an independent reward model), both of "
         "the embedded world alone; judge (of this recipe), reward (the reward model), diversity, plain (on pixels)",
     )
-    num_resamples: int = Field(10_000, ge=100, le=1_000_000)
+    num_resamples: int = Field(
+        10_000, ge=100, le=1_000_000, description="bootstrap resamples behind each confidence interval"
+    )
 
 
 class ReportConfig(Section):
     """The HTML report."""
 
-    title: str = Field("halovid report", max_length=500)
-    clips: int = Field(12, ge=0, le=10_000, description="pairs of clips shown")
+    title: str = Field("halovid report", max_length=500, description="heading of the page")
+    clips: int = Field(
+        12, ge=0, le=10_000, description="prompts whose clips by base and aligned generator are shown side by side"
+    )
 
 
 class RunConfig(Section):
     """A whole recipe."""
 
-    seed: Seed = 0
+    seed: Seed = Field(0, description="what all random draws of the run start from")
     device: Execution[str] = Field("auto", max_length=50, description="auto, cpu, cuda, cuda:1, mps")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="number format of the generator's weights; auto: bfloat16 on CUDA, else float32"
+    )
     threads: Execution[int | None] = Field(None, ge=1, le=512, description="CPU threads; all when left out")
-    generator: GeneratorConfig = GeneratorConfig()
-    grid: PatchGrid = PatchGrid(4, 4, 4)
-    generate: GenerateConfig = GenerateConfig()
-    judge: JudgeConfig = JudgeConfig()
-    reward: RewardConfig = RewardConfig()
-    score: ScoreConfig = ScoreConfig()
+    generator: GeneratorConfig = Field(GeneratorConfig(), description="the text-to-video model that is aligned")
+    grid: PatchGrid = Field(PatchGrid(4, 4, 4), description="patches that a clip is divided into: time, height, width")
+    generate: GenerateConfig = Field(GenerateConfig(), description="candidate clips of the base model")
+    judge: JudgeConfig = Field(JudgeConfig(), description="who rates candidates and their patches")
+    reward: RewardConfig = Field(RewardConfig(), description="the reward model, trained on the judge's ratings")
+    score: ScoreConfig = Field(ScoreConfig(), description="rewards of all clips that pairs are made of")
     good: GoodConfig | None = Field(None, description="good clips of the prompts; left out, there are none")
-    restore: RestoreConfig | None = Field(None, description="clips made anew; left out, there are none")
-    pair: PairConfig = PairConfig()
-    align: AlignConfig = AlignConfig()
-    examine: ExamineConfig = ExamineConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    report: ReportConfig = ReportConfig()
+    restore: RestoreConfig | None = Field(
+        None, description="clips made anew by the base model; left out, there are none"
+    )
+    pair: PairConfig = Field(PairConfig(), description="preference pairs of clips, by their rewards")
+    align: AlignConfig = Field(AlignConfig(), description="the training of the generator on these pairs")
+    examine: ExamineConfig = Field(ExamineConfig(), description="the reward model against the truth")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="base against aligned generator on new prompts")
+    report: ReportConfig = Field(ReportConfig(), description="the HTML report of all that")
 
     @property
     def clip_size(self) -> tuple[int, int, int]:
@@ -343,7 +370,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _coarser_margins(self) -> RunConfig:
-        if any(own > judged for own, judged in zip(self.margin_grid.shape, self.grid.shape, strict=True)):
+        if any(margin > judged for margin, judged in zip(self.margin_grid.shape, self.grid.shape, strict=True)):
             raise ValueError(f"pair.grid {self.margin_grid.shape} must not be finer than grid {self.grid.shape}")
         return self
 

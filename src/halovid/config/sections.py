@@ -1,8 +1,8 @@
 """What sections of the configuration have in common: their base, the aspects of ratings, LoRA options.
 
-Some settings say how a stage is executed (how many clips at once, how long to wait) and not what comes out but for
-rounding. They are marked as `Execution[...]` and leave no trace in the identity of a result, so that a
-stage that ran out of memory continues with a smaller batch.
+Some settings say how a stage is executed (how many clips at once, how long to wait); results differ by rounding at
+most. They are marked as `Execution[...]` and are no part of a result's identity, so that a stage that ran out of memory
+continues with a smaller batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Aspect = Literal["visual_quality", "temporal_consistency", "dynamic_degree", "te
 ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
 
 _EXECUTION = object()
-Execution = Annotated[T, _EXECUTION]  # the type of a setting that says how, not what
+Execution = Annotated[T, _EXECUTION]  # the type of a setting that says how a stage is executed, not what comes out
 
 
 Seed = Annotated[int, Field(ge=0, le=HIGHEST_SEED)]
@@ -49,11 +49,15 @@ class Section(BaseModel):
 
 
 class LoraOptions(Section):
-    """A LoRA adapter; `targets` are the layers' last names, by default the family's attention and feed-forward ones."""
+    """A LoRA adapter, by default on the attention and feed-forward layers."""
 
-    rank: int = Field(32, ge=1, le=65_536)
-    alpha: int = Field(32, ge=1, le=1_000_000)
-    targets: tuple[str, ...] | None = Field(None, max_length=1000)
+    rank: int = Field(32, ge=1, le=65_536, description="inner width of the adapter's matrices")
+    alpha: int = Field(32, ge=1, le=1_000_000, description="the adapter's output is scaled by alpha / rank")
+    targets: tuple[str, ...] | None = Field(
+        None,
+        max_length=1000,
+        description="last names of the layers that get an adapter; the model family's when left out",
+    )
 
 
 def result_settings(section: BaseModel) -> dict[str, Any]:
@@ -62,18 +66,18 @@ def result_settings(section: BaseModel) -> dict[str, Any]:
 
 
 def _without_execution(value: Any, dumped: Any) -> Any:
-    """`dumped`, the JSON value of `value`, without what sections in it mark as execution."""
+    """`dumped`, the JSON form of `value`, without the settings that sections in it mark as execution."""
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
         kept = [name for name in dumped if _EXECUTION not in fields[name].metadata]
         return {name: _without_execution(getattr(value, name), dumped[name]) for name in kept}
     if isinstance(value, tuple | list):
-        return [_without_execution(*both) for both in zip(value, dumped, strict=True)]
+        return [_without_execution(*item) for item in zip(value, dumped, strict=True)]
     return dumped
 
 
 def section_fields(section: Any) -> dict[Any, Any]:
-    """Field name -> type of a pydantic model or dataclass, also of one that may be None; of several, of the first."""
+    """Field name -> type of a pydantic model or dataclass; of a union, those of its first type that is not None."""
     section = _alternatives(section)[0]
     if isinstance(section, type) and issubclass(section, BaseModel):
         return {name: field.annotation for name, field in section.model_fields.items()}
@@ -84,7 +88,8 @@ def locate(root: type[Section], location: Sequence[str | int]) -> tuple[list[str
     """The keys that lead to a problem, as a recipe has them, and the type of the last section on the way.
 
     Args:
-        location: of pydantic: where sections are told apart by their `name` it has that name too, which is no key.
+        location: as pydantic reports it. Where a section is chosen by its `name`, it has that name as a further part,
+            which is no key of the recipe.
     """
     section: Any = root
     keys: list[str] = []
@@ -108,13 +113,13 @@ def _child(section: Any, part: str | int) -> Any:
 
 
 def _alternatives(section: Any) -> list[Any]:
-    """The types of a union but for None; the type itself when it is none."""
+    """The types of a union except None; of any other type, that type alone."""
     if isinstance(section, UnionType) or get_origin(section) is Union:
         return [part for part in get_args(section) if part is not NoneType]
     return [section]
 
 
 def _name_of(section: Any) -> str | None:
-    """The `name` by which a section is chosen; None of sections that are not."""
+    """The `name` by which a section is chosen among several; None for a section that has none."""
     names = get_args(section_fields(section).get("name"))
     return names[0] if names else None

@@ -14,8 +14,10 @@ class VlmConfig(ModelConfig, CallConfig):
     """A vision-language model as the judge, alone or with a panel of others: what is asked and how."""
 
     panel: tuple[ModelConfig, ...] = Field((), max_length=100, description="further models that vote")
-    aspects: tuple[Aspect, ...] = Field(ASPECTS, min_length=1)
-    patch_aspects: tuple[Aspect, ...] = Field(("visual_quality", "temporal_consistency"), min_length=1)
+    aspects: tuple[Aspect, ...] = Field(ASPECTS, min_length=1, description="what whole clips are rated by")
+    patch_aspects: tuple[Aspect, ...] = Field(
+        ("visual_quality", "temporal_consistency"), min_length=1, description="what patches are rated by"
+    )
     strategy: Literal["patches", "coarse_to_fine", "boxes"] = Field(
         "patches", description="ask for all patches, for those of suspicious times, or for boxes around defects"
     )
@@ -23,13 +25,13 @@ class VlmConfig(ModelConfig, CallConfig):
         "grid", description="patches as numbered cells of whole frames, or enlarged beside one whole frame"
     )
     clip_frames: int = Field(8, ge=1, le=1000, description="frames shown of a whole clip")
-    patch_frames: int = Field(3, ge=1, le=1000, description="frames shown of the time of a patch")
+    patch_frames: int = Field(3, ge=1, le=1000, description="frames shown of the time that a patch spans")
     frame_side: int = Field(768, ge=64, le=2048, description="longer side of the frames shown, in pixels")
-    patches_per_call: int = Field(24, ge=1, le=10_000)
+    patches_per_call: int = Field(24, ge=1, le=10_000, description="patches that one question asks about, at most")
     temperature: float | None = Field(0.0, ge=0, le=2, description="null: not sent, for models that refuse it")
-    max_output_tokens: int = Field(4096, ge=64, le=10_000_000)
+    max_output_tokens: int = Field(4096, ge=64, le=10_000_000, description="longest answer")
     concurrency: Execution[int] = Field(8, ge=1, le=1000, description="calls at the same time")
-    budget: Execution[BudgetConfig] = BudgetConfig()
+    budget: Execution[BudgetConfig] = Field(BudgetConfig(), description="what one run of the stage may use at most")
 
     @property
     def models(self) -> tuple[ModelConfig, ...]:

@@ -10,22 +10,24 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from halovid.store.errors import InputError
 
-MOST_PARTS, MOST_PATCHES = 1024, 100_000  # far more than any judge is asked about
+MOST_PARTS, MOST_PATCHES = 1024, 100_000  # along an axis, and in all; far more than any judge is asked about
 
 
 @dataclass(frozen=True)
 class PatchGrid:
     """A division of a clip into t x h x w patches."""
 
-    t: int
-    h: int
-    w: int
+    t: Annotated[int, Field(description="patches along time")]
+    h: Annotated[int, Field(description="patches from top to bottom")]
+    w: Annotated[int, Field(description="patches from left to right")]
 
     def __post_init__(self) -> None:
         if min(self.t, self.h, self.w) < 1:
@@ -60,7 +62,7 @@ class LatentGeometry:
         """(T, h, w) of a clip's latents.
 
         Raises:
-            ValueError: the autoencoder can't encode clips of this size without a rest.
+            InputError: the autoencoder can't divide clips of this size into whole latent cells.
         """
         lead = 1 if self.causal_first_frame else 0
         if min(num_frames, height, width) < 1:
@@ -77,15 +79,15 @@ class LatentGeometry:
         """Which latent frame each frame belongs to: [T, F] of zeros and ones."""
         frames = torch.arange(num_frames)
         stride = self.temporal_stride
-        latent = (frames + stride - 1) // stride if self.causal_first_frame else frames // stride
-        return (latent[None] == torch.arange(int(latent[-1]) + 1)[:, None]).double()
+        latent_frame = (frames + stride - 1) // stride if self.causal_first_frame else frames // stride
+        return (latent_frame[None] == torch.arange(int(latent_frame[-1]) + 1)[:, None]).double()
 
 
 def read_geometry(folder: Path) -> LatentGeometry:
-    """How the generator of a clip folder divides its clips.
+    """How the generator of a clip folder divides its clips, from the folder's geometry.json.
 
     Raises:
-        InputError: the folder does not tell.
+        InputError: that file is missing or damaged.
     """
     try:
         return LatentGeometry(**json.loads((folder / "geometry.json").read_text(encoding="utf-8")))
@@ -100,10 +102,10 @@ def membership(num_cells: int, num_parts: int) -> Tensor:
 
     Columns sum to one.
     """
-    edges = torch.arange(num_cells + 1, dtype=torch.float64) / num_cells
-    bounds = torch.arange(num_parts + 1, dtype=torch.float64) / num_parts
-    low = torch.maximum(edges[None, :-1], bounds[:-1, None])
-    high = torch.minimum(edges[None, 1:], bounds[1:, None])
+    cell_edges = torch.arange(num_cells + 1, dtype=torch.float64) / num_cells
+    part_edges = torch.arange(num_parts + 1, dtype=torch.float64) / num_parts
+    low = torch.maximum(cell_edges[None, :-1], part_edges[:-1, None])
+    high = torch.minimum(cell_edges[None, 1:], part_edges[1:, None])
     return (high - low).clamp(min=0) * num_cells
 
 
@@ -131,7 +133,8 @@ def pool_cells(cells: Tensor, grid: PatchGrid) -> Tensor:
 def pool_pixels(pixels: Tensor, grid: PatchGrid, geometry: LatentGeometry) -> Tensor:
     """The mean of each patch over pixels, along the same borders and with the same weights as `pool_cells`.
 
-    Latent frames count alike, so the lone first frame of a causal family weighs as much as the four of the next.
+    Every latent frame counts alike: where the first has a single pixel frame, that one weighs as much as the four of
+    the next.
 
     Args:
         pixels: [..., F, H, W], one value per pixel.
@@ -141,18 +144,21 @@ def pool_pixels(pixels: Tensor, grid: PatchGrid, geometry: LatentGeometry) -> Te
     """
     num_frames, height, width = pixels.shape[-3:]
     frames = geometry.frame_membership(num_frames)
-    in_time = membership(len(frames), grid.t) @ (frames / frames.sum(1, keepdim=True))
-    return _pool(pixels, [in_time, membership(height, grid.h), membership(width, grid.w)])
+    frame_shares = membership(len(frames), grid.t) @ (frames / frames.sum(1, keepdim=True))
+    return _pool(pixels, [frame_shares, membership(height, grid.h), membership(width, grid.w)])
 
 
 def spread_to_frames(patches: Tensor, num_frames: int, geometry: LatentGeometry) -> Tensor:
-    """The value that each frame shows of its patches: [..., t, h, w] -> [..., F, h, w]."""
-    in_time = time_membership(num_frames, patches.shape[-3], geometry)
-    return torch.einsum("...thw,tf->...fhw", patches, in_time.to(patches))
+    """The patch values at the time of each frame: [..., t, h, w] -> [..., F, h, w].
+
+    A frame on a border between two patches gets their mean by its share in each.
+    """
+    frame_shares = time_membership(num_frames, patches.shape[-3], geometry)
+    return torch.einsum("...thw,tf->...fhw", patches, frame_shares.to(patches))
 
 
 def _pool(values: Tensor, memberships: list[Tensor]) -> Tensor:
-    """Weighted means along the last three axes, in floating point."""
+    """Means along the last three axes, weighted by a membership matrix for each, in floating point."""
     values = values if values.is_floating_point() else values.float()
-    rows = [(m / m.sum(1, keepdim=True)).to(values) for m in memberships]
-    return torch.einsum("...fyx,tf,hy,wx->...thw", values, *rows)
+    weights = [(shares / shares.sum(1, keepdim=True)).to(values) for shares in memberships]
+    return torch.einsum("...fyx,tf,hy,wx->...thw", values, *weights)

@@ -18,18 +18,19 @@ WeightScheme = Literal["constant", "flow_dpo"]
 
 @validated_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class SigmaSampling:
-    """How training draws noise levels.
+    """How training draws noise levels, in 0..1.
 
-    scheme: "uniform" on 0..1, or "logit_normal": sigmoid of a normal with this mean and std (SD3,
-        arXiv 2403.03206). shift > 1 moves levels towards noise, as large clips need: s * x / (1 + (s - 1) * x).
+    Source of the logit-normal distribution and of the shift, s * x / (1 + (s - 1) * x): SD3 (arXiv 2403.03206).
     """
 
-    scheme: Literal["uniform", "logit_normal"] = "logit_normal"
-    mean: float = 0.0
-    std: float = Field(default=1.0, gt=0)
-    shift: float = Field(default=1.0, gt=0)
-    lowest: float = Field(default=0.0, ge=0, lt=1)
-    highest: float = Field(default=1.0, gt=0, le=1)
+    scheme: Literal["uniform", "logit_normal"] = Field(
+        default="logit_normal", description="evenly on 0..1, or the sigmoid of a normal distribution"
+    )
+    mean: float = Field(default=0.0, description="logit_normal: mean of the normal distribution")
+    std: float = Field(default=1.0, gt=0, description="logit_normal: standard deviation of the normal distribution")
+    shift: float = Field(default=1.0, gt=0, description="above 1 it moves levels towards noise, as large clips need")
+    lowest: float = Field(default=0.0, ge=0, lt=1, description="lowest level; all are scaled into lowest..highest")
+    highest: float = Field(default=1.0, gt=0, le=1, description="highest level")
 
     def __post_init__(self) -> None:
         if self.lowest >= self.highest:

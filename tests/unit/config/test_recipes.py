@@ -1,4 +1,4 @@
-"""Recipes: typed, complete, and with an answer to every mistake."""
+"""Recipes: typed, complete, described, and with an answer to every mistake."""
 
 from __future__ import annotations
 
@@ -36,6 +36,17 @@ def test_an_empty_recipe_has_all_defaults(tmp_path: Path) -> None:
     config = load_config(recipe(tmp_path, "# nothing set\n"))
     assert config == RunConfig()
     assert config.grid == PatchGrid(4, 4, 4)
+
+
+def test_every_setting_has_a_description() -> None:
+    schema = RunConfig.model_json_schema()
+    sections = {"RunConfig": schema} | schema["$defs"]
+    settings = {
+        f"{name}.{setting}": content
+        for name, section in sections.items()
+        for setting, content in section["properties"].items()
+    }
+    assert [name for name, content in settings.items() if not content.get("description")] == []
 
 
 def test_values_arrive_in_their_sections(tmp_path: Path) -> None:
