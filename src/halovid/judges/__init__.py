@@ -34,5 +34,5 @@ def make_judge(config: JudgeConfig, grid: PatchGrid, seed: int) -> Judge:
 
 
 def make_truth(grid: PatchGrid) -> Judge:
-    """The judge who knows the truth, which only an embedded world has; it refuses clips of other prompts."""
+    """The judge that knows the true defects of clips of the embedded world; clips of other prompts it refuses."""
     return make_judge(JudgeConfig(judge="inspector"), grid, seed=0)

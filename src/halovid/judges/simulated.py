@@ -1,4 +1,4 @@
-"""A judge as fallible as a vision-language model: another judge seen through noise, rounding and plain errors."""
+"""A judge as fallible as a vision-language model: another judge's ratings with noise, rounding and plain errors."""
 
 from __future__ import annotations
 
@@ -29,24 +29,26 @@ class SimulatedJudge:
         """The fallible ratings of each clip; refusals pass through."""
         answers = self._truth.judge(requests, geometry)
         return [
-            answer if isinstance(answer, Refusal) else self._blur(answer, request.clip_id)
+            answer if isinstance(answer, Refusal) else self._with_errors(answer, request.clip_id)
             for answer, request in zip(answers, requests, strict=True)
         ]
 
-    def _blur(self, truth: Judgement, clip_id: str) -> Judgement:
+    def _with_errors(self, truth: Judgement, clip_id: str) -> Judgement:
         generator = torch.Generator().manual_seed(derive_seed(self._seed, clip_id))
-        clip = {aspect: float(self._rate(torch.tensor(value), generator)) for aspect, value in truth.clip.items()}
-        return Judgement(clip, {aspect: self._rate(value, generator) for aspect, value in truth.patches.items()})
+        clip = {aspect: float(self._fallible(torch.tensor(rating), generator)) for aspect, rating in truth.clip.items()}
+        return Judgement(
+            clip, {aspect: self._fallible(ratings, generator) for aspect, ratings in truth.patches.items()}
+        )
 
-    def _rate(self, truth: Tensor, generator: torch.Generator) -> Tensor:
+    def _fallible(self, truth: Tensor, generator: torch.Generator) -> Tensor:
         """Fallible ratings of true ones, same shape."""
         noisy = truth + self._noise * torch.randn(truth.shape, generator=generator)
         rounded = noisy.round().clamp(LOWEST, HIGHEST)
-        wrong = torch.rand(truth.shape, generator=generator) < self._error_rate
-        other = torch.randint(int(LOWEST), int(HIGHEST) + 1, truth.shape, generator=generator).float()
-        return torch.where(wrong, other, rounded)
+        is_replaced = torch.rand(truth.shape, generator=generator) < self._error_rate
+        replacement = torch.randint(int(LOWEST), int(HIGHEST) + 1, truth.shape, generator=generator).float()
+        return torch.where(is_replaced, replacement, rounded)
 
 
 def open_simulated(config: JudgeConfig, grid: PatchGrid, seed: int) -> SimulatedJudge:
-    """The configured errors over the judge who knows the truth."""
+    """A judge that makes the configured errors about the truth."""
     return SimulatedJudge(make_truth(grid), config.error_rate, config.noise, seed)

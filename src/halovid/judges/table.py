@@ -23,12 +23,12 @@ class TableJudge:
     """Answers with the rows of a label file: Parquet or JSON Lines with the columns of `tables.LABELS`.
 
     Args:
-        path: one row per clip and aspect; `patch_scores` holds t * h * w ratings, time slowest, null where nobody was
-            asked, or is null itself or left out.
+        path: one row per clip and aspect. `patch_scores` is a list of t * h * w ratings in the order of [t, h, w], with
+            null for a patch that nobody was asked about; it may be null itself, or the column be left out.
         grid: the patches that the ratings are of.
 
     Raises:
-        InputError: the file can't be read, lacks a column, or a rating is not on the scale; the first bad row is named.
+        InputError: the file can't be read, lacks a column, or has a label that can't be used; the first one is named.
     """
 
     def __init__(self, path: Path, grid: PatchGrid) -> None:
@@ -37,15 +37,15 @@ class TableJudge:
         self._path = path
         self._answers: dict[str, Judgement] = {}
         for number, row in enumerate(rows, start=1):
-            answer = self._answers.setdefault(row["clip_id"], Judgement({}, {}))
-            problem = _problem(row, answer, grid)
+            judgement = self._answers.setdefault(row["clip_id"], Judgement({}, {}))
+            problem = _problem(row, judgement, grid)
             if problem:
-                item = f"clip {describe(row['clip_id'])}, aspect {describe(row['aspect'])}"
-                raise InputError(f"{path}, label {number} ({item}): {problem}")
-            answer.clip[row["aspect"]] = row["score"]
+                label = f"clip {describe(row['clip_id'])}, aspect {describe(row['aspect'])}"
+                raise InputError(f"{path}, label {number} ({label}): {problem}")
+            judgement.clip[row["aspect"]] = row["score"]
             if row["patch_scores"] is not None:
                 scores = [math.nan if score is None else score for score in row["patch_scores"]]
-                answer.patches[row["aspect"]] = torch.tensor(scores).view(grid.shape)
+                judgement.patches[row["aspect"]] = torch.tensor(scores).view(grid.shape)
 
     @property
     def clip_ids(self) -> set[str]:
@@ -78,19 +78,19 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     return table.conform(LABELS).to_pylist()
 
 
-def _problem(row: dict[str, Any], answer: Judgement, grid: PatchGrid) -> str | None:
-    """What is wrong with a row, if anything."""
+def _problem(row: dict[str, Any], judgement: Judgement, grid: PatchGrid) -> str | None:
+    """What is wrong with a row, if anything; `judgement` holds the earlier labels of its clip."""
     if row["clip_id"] is None or row["aspect"] is None:
         return "clip_id and aspect must be given"
     if row["aspect"] not in ASPECTS:
         return f"there is no such aspect; known are {', '.join(ASPECTS)}"
-    if row["aspect"] in answer.clip:
+    if row["aspect"] in judgement.clip:
         return "the file holds a second label of it; merge them first"
-    patches = row["patch_scores"]
-    if patches is not None and len(patches) != grid.num_patches:
-        return f"{len(patches)} patch scores; the grid {grid.shape} has {grid.num_patches}"
-    rated = [score for score in patches or () if score is not None]
-    for value in (row["score"], *rated):
-        if value is None or not math.isfinite(value) or not LOWEST <= value <= HIGHEST:
-            return f"rating {value}; ratings are numbers from {LOWEST:g} to {HIGHEST:g}"
+    patch_scores = row["patch_scores"]
+    if patch_scores is not None and len(patch_scores) != grid.num_patches:
+        return f"{len(patch_scores)} patch scores; the grid {grid.shape} has {grid.num_patches}"
+    known_scores = [score for score in patch_scores or () if score is not None]
+    for rating in (row["score"], *known_scores):
+        if rating is None or not math.isfinite(rating) or not LOWEST <= rating <= HIGHEST:
+            return f"rating {rating}; ratings are numbers from {LOWEST:g} to {HIGHEST:g}"
     return None

@@ -1,7 +1,7 @@
-"""Answers on disk, by the hash of what was asked: no question is paid for twice, also by several runs at once.
+"""Answers on disk, by the hash of the question: none is paid for twice, not even by several runs at the same time.
 
 FOLDER/ab/abcdef....json    the question in words (pictures by their hash), the answer, what it cost, what was rejected
-FOLDER/.lock                a byte of it is locked for each question that is being asked
+FOLDER/.lock                one byte of it is locked for each question that is being asked
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from halovid.store.files import hash_value, write_json
 
 
 def default_folder() -> Path:
-    """Where answers are kept when the config names no place: in the user's cache folder."""
+    """Where answers are kept when the recipe names no folder: in the user's cache folder."""
     return Path(platformdirs.user_cache_dir("halovid", appauthor=False)) / "answers"
 
 
@@ -43,14 +43,14 @@ class AnswerFolder:
     def __init__(self, folder: Path, setting: str) -> None:
         self._folder, self._setting = folder, setting
         self._locks: int | None = None
-        # one at a time for each question: two equal clips must not be paid for twice
+        # held while a question is asked: the same question of two equal clips must not be paid for twice
         self.asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def open(self) -> None:
         """Makes the folder and gets ready to keep answers in it.
 
         Raises:
-            InputError: it can't be written; found out before the first answer is paid for.
+            InputError: it can't be written, which is better known before the first answer is paid for.
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -64,16 +64,16 @@ class AnswerFolder:
             raise InputError(f"can't write the folder {self._setting} {self._folder}; choose another one")
 
     def close(self) -> None:
-        """Gives back all questions; `open` gets ready once more."""
+        """Releases all questions; after it `open` may be called again."""
         if self._locks is not None:
             os.close(self._locks)
             self._locks = None
 
     def take(self, key: str) -> bool:
-        """Keeps other processes from asking a question, as long as this one lives; False when another has it.
+        """Whether this process may ask the question; from then on others may not, as long as it lives.
 
         Raises:
-            NotKept: its answer would have no place.
+            NotKept: the disk would not keep the answer.
         """
         path = self._path(key)
         try:
@@ -93,7 +93,7 @@ class AnswerFolder:
         """The text of an answer, or None when there is none, or what is there is damaged.
 
         Raises:
-            NotKept: the disk does not give it out: what may be paid for already must not be asked again.
+            NotKept: the file can't be read. The answer may be paid for, so it must not be asked for again.
         """
         path = self._path(key)
         try:
@@ -107,10 +107,10 @@ class AnswerFolder:
         return answer if isinstance(answer, str) else None
 
     def save(self, key: str, record: dict[str, Any]) -> None:
-        """Keeps what came back for a question: `answer` is the text, or null when it could not be used.
+        """Writes what came back for a question; its `answer` is the text, or None when it could not be used.
 
         Raises:
-            NotKept: the disk refuses it.
+            NotKept: it can't be written.
         """
         try:
             write_json(self._path(key), record)
@@ -126,16 +126,16 @@ class AnswerFolder:
 
 
 def question_key(base_url: str, body: dict[str, Any], vote: int) -> str:
-    """The identity of a question: whom, what in full, and for which time."""
+    """The identity of a question: who is asked, the whole request, and the number of the vote."""
     return hash_value({"base_url": base_url, "body": body, "vote": vote})
 
 
 def readable_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The messages with each picture replaced by its SHA-256."""
-    return [message | {"content": _readable(message["content"])} for message in messages]
+    return [message | {"content": _without_pictures(message["content"])} for message in messages]
 
 
-def _readable(content: Any) -> Any:
+def _without_pictures(content: Any) -> Any:
     if isinstance(content, str):
         return content
     return [

@@ -1,4 +1,4 @@
-"""Calls, tokens and money: what is spent, and a limit that holds."""
+"""Calls, tokens and money: what is spent, and limits that hold also while several calls are under way."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def price_call(model: ModelConfig, input_tokens: int, output_tokens: int) -> Cos
 
 
 class Budget:
-    """Counts what is spent. A call reserves the most it may cost and settles for what it did.
+    """Counts what is spent. A call reserves the most that it may cost, and afterwards settles what it did cost.
 
     Args:
         section: of the recipe that the limits stand in, for messages.
@@ -59,10 +59,10 @@ class Budget:
         """Sets aside the most that a call may cost; waits for calls under way when it fits only after they settle.
 
         Raises:
-            BudgetSpent: it does not fit.
+            BudgetSpent: with it more might be spent than the budget allows.
         """
-        while self._passed(self.spent + self._reserved + most):
-            limit = self._passed(self.spent + most)
+        while self._passed_limit(self.spent + self._reserved + most):
+            limit = self._passed_limit(self.spent + most)
             if limit:
                 raise BudgetSpent(f"the budget is spent: {self._section}.budget.{limit}")
             self._settled.clear()
@@ -72,16 +72,16 @@ class Budget:
     def settle(self, most: Cost, actual: Cost) -> None:
         """Turns a reservation into what the call did cost.
 
-        It does not wait: between an answer's arrival and its place on the disk nothing else has its turn.
+        It is not async, so that between an answer's arrival and its writing to disk no other task runs.
         """
         self._reserved += Cost(-most.calls, -most.input_tokens, -most.output_tokens, -most.money)
         if not self._reserved.calls:
-            self._reserved = Cost()  # sums of fractions leave a rest, for which nobody would ever settle
+            self._reserved = Cost()  # the rounding of sums would leave a rest reserved for ever
         self.spent += actual
         self._settled.set()
 
-    def _passed(self, total: Cost) -> str | None:
-        """The first limit that a cost passes, with its value."""
+    def _passed_limit(self, total: Cost) -> str | None:
+        """The first limit that a cost exceeds, with its value; None within all limits."""
         for name, limit in self._limits:
             if limit is not None and getattr(total, name) > limit:
                 return f"{name} is {limit}"

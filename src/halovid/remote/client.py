@@ -1,7 +1,7 @@
-"""Asks questions: from the disk when they were answered before, else from an endpoint, within a budget.
+"""Answers questions: from the disk if they were answered before, else by asking an endpoint, within a budget.
 
-A call that fails, and an answer that can't be used, are followed by a bounded number of further attempts; a wrong
-answer is sent back with what is wrong about it.
+When a call fails or its answer can't be used, a bounded number of further attempts follows; a wrong answer is sent back
+with what is wrong about it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from halovid.remote.failures import NotKept, Stopped, Trouble, Unanswered, Wrong
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-HOPELESS = 20  # questions in a row that failed at a model: the others would too, and take hours or money
+HOPELESS = 20  # questions in a row that fail at a model before no more are asked: they would cost hours or money
 _MAX_QUOTED = 2000  # characters of a wrong answer that are kept and sent back
 _MAX_PROBLEM = 500  # characters of what is said to be wrong about it
-_MAX_TOKEN = 16  # characters of a token, on average: what has more is no answer, and would take long to parse
-_LOOK_AGAIN = 0.2  # seconds, while another process asks the same question
+_MAX_TOKEN = 16  # most characters per token; a longer text is no answer, and would take long to parse
+_LOOK_AGAIN = 0.2  # seconds between looks whether another process has finished asking the same question
 
 
 class Question(Protocol[T_co]):
@@ -38,7 +38,7 @@ class Question(Protocol[T_co]):
         """The conversation that asks it."""
 
     def form(self) -> dict[str, Any]:
-        """What else of a request belongs to this question, as the schema of its answer."""
+        """Further fields of the request that belong to this question, such as the schema of its answer."""
 
     def read(self, text: str, /) -> T_co:
         """The value of an answer; ValueError says what is wrong with it."""
@@ -53,7 +53,7 @@ class Question(Protocol[T_co]):
         """Estimated tokens of all text."""
 
     def picture_tokens(self, model: ModelConfig) -> int:
-        """Estimated tokens of all pictures, in the way of this model."""
+        """Estimated tokens of all pictures, as this model counts them."""
 
     def answer_tokens(self) -> int:
         """Estimated tokens of the answer."""
@@ -75,16 +75,16 @@ class Asking:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
 
     def request_body(self, question: Question[Any], model: ModelConfig) -> dict[str, Any]:
-        """What is sent: with the endpoint and the vote, the identity of a question."""
+        """The request that is sent. With the address and the vote it is the identity of a question."""
         return {"model": model.model, "messages": question.messages()} | question.form() | self.options
 
     def question_key(self, question: Question[Any], model: ModelConfig, vote: int) -> str:
-        """The name of the answer on disk."""
+        """The key of the answer on disk."""
         return question_key(model.base_url, self.request_body(question, model), vote)
 
 
 class Asker:
-    """Asks models. One event loop for all its life, that of `run`: rate limits and connections outlast a call."""
+    """Asks models. All its calls run on one event loop, that of `run`, since rate limits and connections outlast a call."""
 
     def __init__(self, asking: Asking) -> None:
         self.budget = Budget(asking.budget, asking.section)
@@ -96,7 +96,7 @@ class Asker:
         self._runner: asyncio.Runner | None = None
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """What comes of some asking, done on this asker's own event loop."""
+        """The result of a coroutine that asks, run on this asker's event loop."""
         if self._runner is None:
             loop = asyncio.new_event_loop()
             self._runner = asyncio.Runner(loop_factory=lambda: loop)
@@ -108,7 +108,7 @@ class Asker:
 
         Raises:
             Unanswered: there is none in this run.
-            InputError: the folder of answers can't be written, or a key or a connection of the environment is none.
+            InputError: the folder of answers can't be written, or the key or the proxy in the environment can't be used.
         """
         key = self._asking.question_key(question, model, vote)
         async with self._answers.asking[key]:
@@ -117,8 +117,11 @@ class Asker:
                 return known
             self._answers.open()
             try:
-                async with self._slots, self._alone(key):  # also between attempts: a server in trouble is asked less
-                    known = self._known(question, key)  # another process may have asked it meanwhile
+                async with (
+                    self._slots,
+                    self._alone(key),
+                ):  # held between attempts too: a server in trouble is asked less
+                    known = self._known(question, key)  # another process may have asked it in the meantime
                     return known if known is not None else await self._attempt(question, model, key, vote)
             except Stopped as stop:
                 self.stopped = self.stopped or stop
@@ -131,7 +134,7 @@ class Asker:
                 raise Unanswered(reason, error.refused, wrong) from None
 
     async def close(self) -> None:
-        """Closes all connections, and gives back all questions."""
+        """Closes all connections and releases all questions."""
         for endpoint in self._endpoints.values():
             await endpoint.close()
         self._answers.close()
@@ -140,12 +143,12 @@ class Asker:
         """The value of the answer on disk, or None when there is none; Unanswered: it can't be read."""
         try:
             return known_answer(question, self._answers, key)
-        except NotKept as error:  # it may be paid for already: not asked again
+        except NotKept as error:  # not asked again: it may be paid for already
             raise Unanswered(str(error)) from None
 
     @asynccontextmanager
     async def _alone(self, key: str) -> AsyncIterator[None]:
-        """Holds a question; waits for another process that is asking it."""
+        """Makes this process the only one that asks a question; waits for another that is asking it."""
         try:
             while not self._answers.take(key):
                 self._check_stopped()
@@ -175,15 +178,15 @@ class Asker:
             reraise=True,
         ):
             with attempt:
-                reply, paid = await self._call(question, model)
-                cost += paid
+                reply, call_cost = await self._call(question, model)
+                cost += call_cost
                 try:
                     value = self._value(question, reply)
                 except ValueError as error:
-                    said, problem = reply.text[:_MAX_QUOTED], self._endpoints[model].quote(str(error), _MAX_PROBLEM)
-                    record["rejected"].append({"text": said, "problem": problem})
+                    rejected, problem = reply.text[:_MAX_QUOTED], self._endpoints[model].quote(str(error), _MAX_PROBLEM)
+                    record["rejected"].append({"text": rejected, "problem": problem})
                     self._keep(key, record | {"cost": asdict(cost)})
-                    question = question.sent_back(said, problem)
+                    question = question.sent_back(rejected, problem)
                     raise WrongAnswer(f"no usable answer: {problem}", refused=reply.refused) from None
                 self._keep(key, record | {"answer": reply.text, "cost": asdict(cost)})
                 self._failed_in_row[model] = 0
@@ -193,7 +196,7 @@ class Asker:
     async def _call(self, question: Question[Any], model: ModelConfig) -> tuple[Reply, Cost]:
         """One call and what it cost."""
         endpoint, pictures = self._endpoints[model], question.picture_tokens(model)
-        # a token has at least a byte
+        # the most it can cost: no token is shorter than a byte
         most = price_call(model, question.text_bytes() + pictures, self._asking.max_output_tokens)
         estimate = (question.text_tokens() + pictures, question.answer_tokens())
         self._check_stopped()
@@ -203,7 +206,9 @@ class Asker:
             raise Stopped(str(error)) from None
         cost = Cost()
         try:
-            async with endpoint.turn:  # only one call waits for the rate limits: after a stop the others need not
+            async with (
+                endpoint.turn
+            ):  # one call at a time waits for the rate limits: after a stop the others do not have to
                 self._check_stopped()
                 await endpoint.ready(sum(estimate))
                 self._check_stopped()
@@ -226,7 +231,7 @@ class Asker:
         return question.read(reply.text)
 
     def _keep(self, key: str, record: dict[str, Any]) -> None:
-        """Saves what came back. When that fails nothing more is asked, but what is paid for is used all the same."""
+        """Saves what came back. If that fails nothing more is asked; the answer, which is paid for, is used all the same."""
         try:
             self._answers.save(key, record)
         except NotKept as error:
@@ -238,9 +243,9 @@ class Asker:
             raise Stopped(str(self.stopped), self.stopped.fatal)
 
     def _wait(self, state: RetryCallState) -> float:
-        """Seconds before the next attempt: as the server asks, else twice as long each time, at random."""
+        """Seconds before the next attempt: what the server asks for, else random ones up to a bound that doubles each time."""
         error = state.outcome.exception() if state.outcome else None
-        if self.stopped or isinstance(error, WrongAnswer):  # after a stop the next attempt only says so
+        if self.stopped or isinstance(error, WrongAnswer):  # after a stop the next attempt fails at once
             return 0.0
         longest = self._asking.calls.longest_wait
         if isinstance(error, Trouble) and error.wait is not None:
@@ -248,8 +253,8 @@ class Asker:
         return wait_random_exponential(multiplier=self._asking.calls.first_wait, max=longest)(state)
 
     def _note_failure(self, model: ModelConfig, error: Trouble | Unanswered) -> None:
-        """Stops when a model seems to be down, or unable to answer."""
-        if error.refused:  # which tells nothing of other questions
+        """Counts a failure; stops the asking when a model seems to be down, or unable to answer."""
+        if error.refused:  # for what this question holds, which says nothing about others
             return
         self._failed_in_row[model] += 1
         if self._failed_in_row[model] >= HOPELESS:

@@ -1,7 +1,7 @@
-"""One call to an OpenAI-compatible endpoint: what comes back, or in plain words why nothing does.
+"""One call to an OpenAI-compatible endpoint: the reply, or in plain words why there is none.
 
-Nothing that a server sends is trusted: bodies are bounded, times are bounded, redirects are not followed, and the key
-is taken out of every text before anybody sees it.
+Nothing that a server sends is trusted: size and time are bounded, redirects are not followed, and the key is removed
+from every text before anybody sees it.
 """
 
 from __future__ import annotations
@@ -25,23 +25,28 @@ from halovid.remote.failures import Stopped, Trouble, Unanswered
 from halovid.remote.redaction import find_key, quoted, without_key
 from halovid.store.errors import InputError
 
-_MAX_BODY = 8_000_000  # bytes of a reply; an answer has a few thousand
-_MAX_TOKENS = 100_000_000  # of a call; who counts more does not count
-_MAX_WAIT = 366 * 86_400  # seconds; who asks for more means something else
-_LOCAL = ("localhost", "127.0.0.1", "[::1]")  # hosts that no proxy knows
-_ENVIRONMENT = (  # what a connection heeds beside the key
+_MAX_BODY = 8_000_000  # bytes of a reply; usual ones have a few thousand
+_MAX_TOKENS = 100_000_000  # of a call; a server that reports more is not believed
+_MAX_WAIT = 366 * 86_400  # seconds; a server that asks for more is not believed
+_LOCAL = ("localhost", "127.0.0.1", "[::1]")  # hosts that are never reached through a proxy
+_ENVIRONMENT = (  # variables that a connection depends on, besides the key
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"),
     *("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_CUSTOM_HEADERS"),
 )
-_FILTERED = ("content_filter", "content_policy_violation")  # what OpenAI and Azure say of a question that they stop
-_PASSING = (408, 409, 425, 429)  # and all from 500: another attempt may succeed
+_FILTERED = (
+    "content_filter",
+    "content_policy_violation",
+)  # error codes of OpenAI and Azure for a question that their filters stop
+_TRANSIENT = (408, 409, 425, 429)  # and all from 500 on: another attempt may succeed
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A model's text, or what is said instead of one; tokens as counted by the server, if it did.
+    """What a model answered.
 
-    refused: the model, or a filter before or behind it, will not answer for what the question holds.
+    problem: why the text is no answer, None when it may be one.
+    usage: input and output tokens as the server counted them; None when it did not.
+    refused: the model or a filter will not answer because of what the question holds.
     """
 
     text: str
@@ -51,7 +56,7 @@ class Reply:
 
 
 class Endpoint:
-    """Calls one model, within its rate limits; `turn` is held by the one call that waits for them.
+    """Calls one model, within its rate limits; a call holds `turn` while it waits for them.
 
     Args:
         section: of the recipe that names the model, for messages.
@@ -63,15 +68,15 @@ class Endpoint:
         self._client: openai.AsyncOpenAI | None = None
         self._resume_at = 0.0
         per_minute = config.requests_per_minute
-        self._calls = AsyncLimiter(1, 60 / per_minute) if per_minute else None  # evenly spaced: no burst
+        self._calls = AsyncLimiter(1, 60 / per_minute) if per_minute else None  # evenly spaced, without bursts
         self._tokens = AsyncLimiter(config.tokens_per_minute) if config.tokens_per_minute else None
 
     async def ready(self, tokens: int) -> None:
-        """Returns when a call of so many tokens may go out: rate limits, and pauses that the server asked for."""
+        """Waits until a call of so many tokens may be made, by the rate limits and the pauses that the server asked for."""
         now = asyncio.get_running_loop().time
         if self._tokens:
             await self._tokens.acquire(min(tokens, self._tokens.max_rate))
-        while True:  # a pause may begin while the call waits for its place in the minute; calls after it are spaced too
+        while True:  # a pause may begin while the call waits for the rate limit; calls after it are spaced as well
             while (left := self._resume_at - now()) > 0:
                 await asyncio.sleep(left)
             if self._calls:
@@ -85,7 +90,7 @@ class Endpoint:
         Raises:
             Trouble: the server failed, or sent something that is no reply.
             Unanswered: the server will not answer this question.
-            Stopped: it will answer none.
+            Stopped: the server will answer no question.
             InputError: the key is missing, or something else in the environment can't be used.
         """
         create: Any = self._open().chat.completions.with_raw_response.create
@@ -113,20 +118,22 @@ class Endpoint:
             await client.close()
 
     def _open(self) -> openai.AsyncOpenAI:
+        """The client of the endpoint, made at the first call."""
         if self._client is None:
             self._key = find_key(self.model, self._section)
             try:
                 self._client = _connect(self.model, self._key, self._config.timeout)
             except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:
-                # what it says is not repeated: a proxy's address may hold a secret
-                given = sorted(name for name in os.environ if name.upper() in _ENVIRONMENT)
+                # the error's text is not shown: a proxy's address may hold a secret
+                names = sorted(name for name in os.environ if name.upper() in _ENVIRONMENT)
                 raise InputError(
                     f"can't open connections to {self.model.base_url} ({type(error).__name__}): mend base_url or what "
-                    f"does not fit in the environment, where these are set: {', '.join(given) or 'none'}"
+                    f"does not fit in the environment, where these are set: {', '.join(names) or 'none'}"
                 ) from None
         return self._client
 
     def _read(self, content: bytes) -> Reply:
+        """The reply in the body of a response; Trouble when it is no chat completion."""
         try:
             body = _Body.model_validate_json(content)
         except ValidationError:
@@ -148,10 +155,10 @@ class Endpoint:
         return Reply(text, problem, _usage(body.usage), refused)
 
     def _explain(self, error: openai.APIStatusError) -> Exception:
-        """What a status other than 2xx means."""
+        """The exception that tells what a status other than 2xx means."""
         code, model = error.status_code, self.model
         where = f"{model.base_url} (HTTP {code})"
-        if code in (401, 403):  # the server's own words are not repeated: they may hold a part of the key
+        if code in (401, 403):  # the server's own words are not shown: they may hold a part of the key
             key = f"the key in {model.key_variable}" if model.key_variable else "calls without a key"
             return Stopped(f"{where} refuses {key} for model {model.model!r}; check the key and its rights", fatal=True)
         if code == 404:
@@ -162,8 +169,8 @@ class Endpoint:
             return Stopped(f"{where} redirects, which is not followed; set base_url to the final address", fatal=True)
         if error.code == "insufficient_quota":
             return Stopped(f"{where} says that the quota of the account is spent")
-        reason = f"HTTP {code}: {quoted(_words(error), self._key)}"
-        if code not in _PASSING and code < 500:
+        reason = f"HTTP {code}: {quoted(_error_message(error), self._key)}"
+        if code not in _TRANSIENT and code < 500:
             return Unanswered(reason, refused=error.code in _FILTERED)
         wait = _retry_after(error.response.headers)
         if wait is not None and wait > self._config.longest_wait:
@@ -184,7 +191,7 @@ class _Choice(BaseModel):
 
 
 class _Body(BaseModel):
-    """What is read of a chat completion."""
+    """The parts of a chat completion that are read."""
 
     choices: list[_Choice]
     usage: Any = None
@@ -213,7 +220,7 @@ class _BoundedStream(httpx2.AsyncByteStream):
 
 
 async def _bound_body(response: httpx2.Response) -> None:
-    """Called before a body is read. What it claims to be encoded in is not heeded: some codecs fail on any text."""
+    """Called before a body is read. The character set that it names is ignored: some codecs fail on any text."""
     response.encoding = "utf-8"
     if response.headers.get("content-encoding", "identity") != "identity":
         raise httpx2.ReadError("the reply is compressed, which was not asked for")
@@ -221,14 +228,14 @@ async def _bound_body(response: httpx2.Response) -> None:
         response.stream = _BoundedStream(response.stream)
 
 
-def _words(error: openai.APIStatusError) -> str:
-    """What the server says of an error: the message of the usual form, else the body."""
+def _error_message(error: openai.APIStatusError) -> str:
+    """The server's message about an error: in the usual form of such messages, else the whole body."""
     message = error.body.get("message") if isinstance(error.body, dict) else None
     return message if isinstance(message, str) else error.response.text
 
 
 def _connect(model: ModelConfig, key: str, timeout: float) -> openai.AsyncOpenAI:
-    """A client with the environment's proxies, certificates and OPENAI_* settings; raises what these give cause to."""
+    """A client with the environment's proxies, certificates and OPENAI_* settings; raises whatever is wrong with these."""
     transport = openai.DefaultAsyncHttpxClient(
         follow_redirects=False,
         event_hooks={"response": [_bound_body]},
@@ -240,25 +247,25 @@ def _connect(model: ModelConfig, key: str, timeout: float) -> openai.AsyncOpenAI
         max_retries=0,
         timeout=timeout,
         http_client=transport,
-        default_headers={"Accept-Encoding": "identity"},  # what is compressed can't be bounded
+        default_headers={"Accept-Encoding": "identity"},  # the size of what is compressed can't be bounded
     )
     headers = {name: text for name, text in client.default_headers.items() if isinstance(text, str)}
-    httpx2.Headers(headers)  # fails here, not in every call, when some of OPENAI_* can't be sent
+    httpx2.Headers(headers)  # raises here, not in every call, when a text in OPENAI_* can't be sent
     return client
 
 
 def _usage(raw: Any) -> tuple[int, int] | None:
-    """Input and output tokens, when the server tells them in a believable way."""
+    """Input and output tokens as the server reports them; None when it does not, or not in a believable way."""
     if not isinstance(raw, dict):
         return None
-    sent, answered = raw.get("prompt_tokens"), raw.get("completion_tokens")
-    if type(sent) is not int or type(answered) is not int:
+    inputs, outputs = raw.get("prompt_tokens"), raw.get("completion_tokens")
+    if type(inputs) is not int or type(outputs) is not int:
         return None
-    return (sent, answered) if 0 <= min(sent, answered) <= max(sent, answered) <= _MAX_TOKENS else None
+    return (inputs, outputs) if 0 <= min(inputs, outputs) <= max(inputs, outputs) <= _MAX_TOKENS else None
 
 
 def _retry_after(headers: Any) -> float | None:
-    """Seconds to wait by a reply's headers: milliseconds, seconds or a date; None without any that makes sense."""
+    """Seconds to wait, from headers with milliseconds, seconds or a date; None without any that makes sense."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         with contextlib.suppress(ValueError):
             wait = float(headers.get(name, "")) * unit

@@ -1,12 +1,13 @@
-"""How asking a model can fail. Free of the packages that asking needs, so that anybody may catch these."""
+"""How asking a model can fail. It imports none of the packages that asking needs, so that all code may catch these."""
 
 from __future__ import annotations
 
 
 class Trouble(Exception):
-    """The call failed, another may not.
+    """A call failed, and another attempt may succeed.
 
-    wait: seconds the server asks for.  paid: it may have cost something.  refused: for what the question holds.
+    wait: seconds before it that the server asks for.  paid: the call may have cost something.
+    refused: because of what the question holds.
     """
 
     def __init__(self, reason: str, wait: float | None = None, paid: bool = False, refused: bool = False) -> None:
@@ -19,9 +20,10 @@ class WrongAnswer(Trouble):
 
 
 class Unanswered(Exception):
-    """A question stays without an answer in this run; the message says why.
+    """A question has no answer in this run; the message says why.
 
-    refused: for what the question holds.  wrong: the model did answer, the last time too, but not what was asked for.
+    refused: because of what the question holds.
+    wrong: the last attempt had an answer too, but not one of the form that was asked for.
     """
 
     def __init__(self, reason: str, refused: bool = False, wrong: bool = False) -> None:
@@ -30,7 +32,7 @@ class Unanswered(Exception):
 
     @property
     def final(self) -> bool:
-        """Whether a model that always answers alike would fail again: no outage, limit or setting is at fault."""
+        """Whether asking again would fail again: the question is at fault, not an outage, a limit or a setting."""
         return self.refused or self.wrong
 
 
@@ -43,4 +45,4 @@ class Stopped(Unanswered):
 
 
 class NotKept(Exception):
-    """An answer can't be kept on the disk, or not be read from it; the message names the file and says why."""
+    """An answer can't be written to the disk or read from it; the message names the file and says why."""

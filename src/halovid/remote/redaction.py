@@ -1,4 +1,4 @@
-"""Keys of endpoints: taken from the environment, and taken out of whatever a server says."""
+"""Keys of endpoints: read from the environment, and removed from whatever a server says."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from halovid.config.endpoints import ModelConfig
 from halovid.store.errors import InputError
 
 _MAX_MESSAGE = 200  # characters of a server's own words that are repeated
-_PIECE = 6  # characters of the key that are cut out of a message: servers repeat its beginning
+_PIECE = 6  # shortest piece of the key that is removed from a message: servers repeat its beginning
 
 
 def find_key(model: ModelConfig, section: str) -> str:
@@ -36,28 +36,28 @@ def find_key(model: ModelConfig, section: str) -> str:
 
 
 def keepable(text: str, longest: int | None = None) -> str:
-    """A text, or the beginning of it, as any file can hold it: without half characters."""
+    """A text, or the beginning of it, that any file can hold: lone surrogates become question marks."""
     return text[:longest].encode("utf-8", "replace").decode("utf-8")
 
 
 def without_key(text: str, key: str) -> str:
-    """A server's text without the key ("": there is none), and without lone surrogates, which no file can hold."""
+    """A server's text without the key ("": the endpoint has none) and without lone surrogates."""
     text = keepable(text)
     return _spellings(key).sub("[key]", text) if key else text
 
 
 def quoted(text: str, key: str, longest: int = _MAX_MESSAGE) -> str:
-    """The beginning of a server's text for a message: on one line, also without pieces of the key."""
-    return _cut_pieces(" ".join(without_key(text, key).split())[:longest], key)
+    """The beginning of a server's text for a message: on one line, without the key and pieces of it."""
+    return _without_pieces(" ".join(without_key(text, key).split())[:longest], key)
 
 
 @cache
 def _spellings(key: str) -> re.Pattern[str]:
-    """Finds a key in a text, also where JSON has escaped any of its characters."""
+    """The pattern of a key in a text, also where JSON has escaped any of its characters."""
     return re.compile("".join(rf"(?:\\?{re.escape(char)}|\\u(?i:{ord(char):04x}))" for char in key))
 
 
-def _cut_pieces(text: str, key: str) -> str:
-    """A text of one line without what it shares with a key, from `_PIECE` characters on."""
+def _without_pieces(text: str, key: str) -> str:
+    """A text of one line without the pieces of `_PIECE` or more characters that it has in common with a key."""
     starts = "|".join(re.escape(key[i : i + _PIECE]) for i in range(len(key) - _PIECE + 1))
     return re.sub(rf"(?:(?={starts}).)+.{{{_PIECE - 1}}}", "[key]", text) if starts else text

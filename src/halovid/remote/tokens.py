@@ -1,4 +1,4 @@
-"""How many tokens a question has, before the server counts them: estimates."""
+"""Estimates of how many tokens a question has, before the server counts them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 BYTES_PER_TOKEN = 4  # of English text and of JSON
 _TILE, _TILE_TOKENS, _BASE_TOKENS = 512, 170, 85  # how OpenAI counts pictures of high detail for its 4o models
-_LARGEST, _SHORTEST = 2048, 768  # the sides to which it reduces them before
+_LARGEST, _SHORTEST = 2048, 768  # pixels to which OpenAI first reduces the longer and the shorter side
 
 
 def count_text_tokens(text_bytes: int) -> int:

@@ -1,4 +1,4 @@
-"""From boxes with time windows to patches: by overlap, a pure function on the patch grid."""
+"""Which patches of a grid a box with a time window covers, by their overlap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from halovid.maths.grid import LatentGeometry, PatchGrid, time_membership
 
-MIN_OVERLAP = 0.25  # of the smaller of box and patch; not tuned, no labels of boxes and patches exist to tune it on
+# least share of the smaller of box and patch; not tuned, since no labels of both boxes and patches exist to tune it on
+MIN_OVERLAP = 0.25
 
 
 @dataclass(frozen=True)
@@ -26,22 +27,22 @@ class Box:
 
 
 def overlap(box: Box, grid: PatchGrid, num_frames: int, geometry: LatentGeometry) -> Tensor:
-    """How much box and patch have in common, [t, h, w] in 0..1.
+    """How far box and each patch overlap, [t, h, w] in 0..1.
 
-    The larger of two shares: of the patch that lies in the box, and of the box that lies in the patch. So a small
-    defect in a large patch counts as fully in it.
+    It is the larger of two shares: of the patch that lies in the box, and of the box that lies in the patch. So a small
+    defect counts fully in the large patch around it.
     """
-    in_time = time_membership(num_frames, grid.t, geometry)
-    window = in_time[:, box.first_frame : box.last_frame + 1].sum(1)
-    rows, columns = _common(box.top, box.bottom, grid.h), _common(box.left, box.right, grid.w)
-    common = torch.einsum("t,h,w->thw", window, rows, columns)
-    patch = in_time.sum(1)[:, None, None] / (grid.h * grid.w)
-    size = (box.last_frame - box.first_frame + 1) * (box.right - box.left) * (box.bottom - box.top)
-    return (common / patch.clamp(max=size)).clamp(max=1)
+    frame_shares = time_membership(num_frames, grid.t, geometry)
+    window = frame_shares[:, box.first_frame : box.last_frame + 1].sum(1)
+    rows, columns = _shared_lengths(box.top, box.bottom, grid.h), _shared_lengths(box.left, box.right, grid.w)
+    shared = torch.einsum("t,h,w->thw", window, rows, columns)
+    patch_size = frame_shares.sum(1)[:, None, None] / (grid.h * grid.w)
+    box_size = (box.last_frame - box.first_frame + 1) * (box.right - box.left) * (box.bottom - box.top)
+    return (shared / patch_size.clamp(max=box_size)).clamp(max=1)
 
 
 def covered_patches(box: Box, grid: PatchGrid, num_frames: int, geometry: LatentGeometry) -> Tensor:
-    """The patches that a box speaks of, [t, h, w] bool: enough overlap, and always those with the most."""
+    """The patches that a box speaks of, [t, h, w] bool: all with enough overlap, and always the one with the most."""
     share = overlap(box, grid, num_frames, geometry)
     return (share >= MIN_OVERLAP) | (share >= share.max() - 1e-9)
 
@@ -49,15 +50,19 @@ def covered_patches(box: Box, grid: PatchGrid, num_frames: int, geometry: Latent
 def touched_times(
     windows: Iterable[tuple[int, int]], grid: PatchGrid, num_frames: int, geometry: LatentGeometry
 ) -> list[int]:
-    """The places in time, 0..t - 1, of patches that show any frame of the windows (first and last frame)."""
-    in_time = time_membership(num_frames, grid.t, geometry) > 0
-    seen = torch.zeros(num_frames, dtype=torch.bool)
+    """The patch times, 0..t - 1, that hold a part of any frame of the windows.
+
+    Args:
+        windows: first and last frame of each, both included.
+    """
+    holds_frame = time_membership(num_frames, grid.t, geometry) > 0  # [t, F]
+    in_window = torch.zeros(num_frames, dtype=torch.bool)
     for first, last in windows:
-        seen[first : last + 1] = True
-    return torch.nonzero((in_time & seen).any(1)).flatten().tolist()
+        in_window[first : last + 1] = True
+    return torch.nonzero((holds_frame & in_window).any(1)).flatten().tolist()
 
 
-def _common(low: float, high: float, parts: int) -> Tensor:
-    """The length that [low, high] has in common with each of `parts` equal parts of [0, 1]."""
-    bounds = torch.arange(parts + 1, dtype=torch.float64) / parts
-    return (bounds[1:].clamp(max=high) - bounds[:-1].clamp(min=low)).clamp(min=0)
+def _shared_lengths(low: float, high: float, parts: int) -> Tensor:
+    """The length of [low, high] that lies in each of `parts` equal parts of [0, 1], [parts]."""
+    edges = torch.arange(parts + 1, dtype=torch.float64) / parts
+    return (edges[1:].clamp(max=high) - edges[:-1].clamp(min=low)).clamp(min=0)

@@ -27,8 +27,8 @@ from halovid.store.files import hash_value
 
 T = TypeVar("T")
 SECTION = "judge.vlm"  # of the recipe, for messages
-PatchRatings = dict[tuple[int, str], Rating]  # (place in [t, h, w], flattened; aspect) -> rating
-# what decides how a question sounds and who answers it; all else (prices, limits, waits) leaves labels as they are
+PatchRatings = dict[tuple[int, str], Rating]  # (patch: its index in [t, h, w], flattened; aspect) -> rating
+# the settings that decide what is asked and so what is answered; others (prices, limits, waits) change no label
 _ASKED = (
     *("aspects", "patch_aspects", "strategy", "show", "clip_frames", "patch_frames", "frame_side"),
     *("patches_per_call", "temperature", "max_output_tokens"),
@@ -36,7 +36,7 @@ _ASKED = (
 
 
 class VlmJudge:
-    """Rates clips by the answers of models, of which votes are the opinions and means the ratings."""
+    """Rates clips by what models answer: each answer is a vote, the ratings are the means of the votes."""
 
     def __init__(self, config: VlmConfig, grid: PatchGrid) -> None:
         self.name = _name(config)
@@ -53,6 +53,7 @@ class VlmJudge:
         return self.asker.run(self._judge(requests, geometry))
 
     async def _judge(self, requests: Sequence[Request], geometry: LatentGeometry) -> list[Judgement | Refusal]:
+        """One answer per request, all clips at the same time."""
         try:
             answers = await _all(self._judge_clip(request, geometry) for request in requests)
         finally:
@@ -62,77 +63,80 @@ class VlmJudge:
         return answers
 
     async def _judge_clip(self, request: Request, geometry: LatentGeometry) -> Judgement | Refusal:
+        """The mean of all voters' ratings of a clip, and of the patches asked about."""
         questions = ClipQuestions(self._config, self._grid, geometry, request.video, request.prompt)
         rounds = asked_rounds(request, self._grid)
         num_frames = questions.num_frames
         try:
             about_clip = await asyncio.to_thread(questions.about_clip)
-            clip = await _all(self.asker.ask(about_clip, *voter) for voter in self._voters)
+            clip_answers = await _all(self.asker.ask(about_clip, *voter) for voter in self._voters)
             if self._config.strategy == "boxes":
-                patches = [self._from_boxes(answer.defects, num_frames, geometry) for answer in clip]
+                patches = [self._from_boxes(answer.defects, num_frames, geometry) for answer in clip_answers]
             else:
-                times = self._times(clip, num_frames, geometry)
+                times = self._times(clip_answers, num_frames, geometry)
                 patches = await _all(self._look_closer(questions, times, rounds, *voter) for voter in self._voters)
         except Unanswered as error:
             return Refusal(str(error), again=True)
-        return self._judgement(clip, patches)
+        return self._judgement(clip_answers, patches)
 
-    def _times(self, clip: Sequence[ClipAnswer], num_frames: int, geometry: LatentGeometry) -> list[int]:
-        """The places in time whose patches are asked for: the same for all voters."""
+    def _times(self, clip_answers: Sequence[ClipAnswer], num_frames: int, geometry: LatentGeometry) -> list[int]:
+        """The times, 0..t - 1, whose patches all voters are asked about."""
         if self._config.strategy == "patches":
             return list(range(self._grid.t))
-        windows = [(window.first_frame, window.last_frame) for answer in clip for window in answer.windows]
+        windows = [(window.first_frame, window.last_frame) for answer in clip_answers for window in answer.windows]
         return touched_times(windows, self._grid, num_frames, geometry)
 
     async def _look_closer(
         self, questions: ClipQuestions, times: list[int], rounds: Rounds, model: ModelConfig, vote: int
     ) -> PatchRatings:
-        """A voter's ratings of the patches asked about at some times."""
+        """A voter's ratings of the patches that are asked about at these times."""
         asked = [pair for time in times for pair in await asyncio.to_thread(questions.about_patches, time, rounds)]
         answers = await _all(self.asker.ask(question, model, vote) for _, question in asked)
         return {
-            (place, aspect): rating
-            for (places, _), answer in zip(asked, answers, strict=True)
-            for place, ratings in zip(places, answer.values(), strict=True)
+            (patch, aspect): rating
+            for (patches, _), answer in zip(asked, answers, strict=True)
+            for patch, ratings in zip(patches, answer.values(), strict=True)
             for aspect, rating in ratings.items()
         }
 
     def _from_boxes(self, defects: Iterable[Defect], num_frames: int, geometry: LatentGeometry) -> PatchRatings:
-        """The ratings that a voter's boxes give to the patches they cover; the worst, where several do."""
+        """The ratings that a voter's boxes give to the patches they cover; where several cover one, the worst."""
         ratings: PatchRatings = {}
         for defect in defects:
             covered = covered_patches(defect.box, self._grid, num_frames, geometry).flatten()
-            for place in torch.nonzero(covered).flatten().tolist():
-                known = ratings.get((place, defect.aspect), FAULTLESS)
-                ratings[place, defect.aspect] = min(known, defect.rating, key=lambda rating: rating.score)
+            for patch in torch.nonzero(covered).flatten().tolist():
+                worst_so_far = ratings.get((patch, defect.aspect), FAULTLESS)
+                ratings[patch, defect.aspect] = min(worst_so_far, defect.rating, key=lambda rating: rating.score)
         return ratings
 
-    def _judgement(self, clip: Sequence[ClipAnswer], patches: Sequence[PatchRatings]) -> Judgement:
+    def _judgement(self, clip_answers: Sequence[ClipAnswer], patches_of_voters: Sequence[PatchRatings]) -> Judgement:
         """The means of the votes; patches that no voter spoke of are faultless."""
         config = self._config
         votes: list[Vote] = []
         faultless = torch.full((self._grid.num_patches,), float(FAULTLESS.score))
-        scores: dict[str, Tensor] = {aspect: faultless.clone() for aspect in config.patch_aspects}
-        whole: dict[str, list[Rating]] = {name: [answer.ratings[name] for answer in clip] for name in config.aspects}
-        for aspect, ratings in whole.items():
+        clip_scores: dict[str, float] = {}
+        for aspect in config.aspects:
+            ratings = [answer.ratings[aspect] for answer in clip_answers]
+            clip_scores[aspect] = fmean(rating.score for rating in ratings)
             votes += self._votes(aspect, None, ratings)
-        for place, aspect in sorted(set().union(*patches)):
-            ratings = [own.get((place, aspect), FAULTLESS) for own in patches]
-            scores[aspect][place] = fmean(rating.score for rating in ratings)
-            votes += self._votes(aspect, place, ratings)
-        means = {aspect: fmean(rating.score for rating in ratings) for aspect, ratings in whole.items()}
-        return Judgement(means, {aspect: own.view(self._grid.shape) for aspect, own in scores.items()}, tuple(votes))
+        patch_scores: dict[str, Tensor] = {aspect: faultless.clone() for aspect in config.patch_aspects}
+        for patch, name in sorted(set().union(*patches_of_voters)):
+            ratings = [patches.get((patch, name), FAULTLESS) for patches in patches_of_voters]
+            patch_scores[name][patch] = fmean(rating.score for rating in ratings)
+            votes += self._votes(name, patch, ratings)
+        on_grid = {aspect: scores.view(self._grid.shape) for aspect, scores in patch_scores.items()}
+        return Judgement(clip_scores, on_grid, tuple(votes))
 
-    def _votes(self, aspect: str, place: int | None, ratings: Iterable[Rating]) -> list[Vote]:
-        """One vote for each voter's rating."""
+    def _votes(self, aspect: str, patch: int | None, ratings: Iterable[Rating]) -> list[Vote]:
+        """One vote for each voter's rating of a patch, or of the whole clip (None)."""
         return [
-            Vote(aspect, place, f"{model.model}#{vote}", float(rating.score), rating.kind, rating.reason)
+            Vote(aspect, patch, f"{model.model}#{vote}", float(rating.score), rating.kind, rating.reason)
             for (model, vote), rating in zip(self._voters, ratings, strict=True)
         ]
 
 
 def how_asked(config: VlmConfig) -> Asking:
-    """How a configuration has its questions asked."""
+    """Which models the questions of a configuration go to, and with which options and limits."""
     options: dict[str, Any] = {"max_completion_tokens": config.max_output_tokens}
     if config.temperature is not None:
         options["temperature"] = config.temperature
@@ -140,7 +144,7 @@ def how_asked(config: VlmConfig) -> Asking:
 
 
 def _name(config: VlmConfig) -> str:
-    """Judge, version and settings: the models and strategy in words, the rubric and all settings by their hash."""
+    """Judge, version and settings: models and strategy in words, rubric and all settings that matter by their hash."""
     asked = config.model_dump(mode="json", include=set(_ASKED))
     asked["models"] = [[model.base_url, model.model, model.votes] for model in config.models]
     models = "+".join(f"{model.model}x{model.votes}" if model.votes > 1 else model.model for model in config.models)
@@ -151,7 +155,7 @@ def _name(config: VlmConfig) -> str:
 
 
 async def _all(work: Iterable[Awaitable[T]]) -> list[T]:
-    """All results. When some fail, the others are waited for (what they cost is not lost), then one is raised."""
+    """All results. When some fail, the others, which may be paid for, are finished; then one error is raised."""
     results = await asyncio.gather(*work, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):

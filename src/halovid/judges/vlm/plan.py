@@ -1,4 +1,4 @@
-"""What judging would cost: the questions themselves, less those answered on disk, with estimated tokens."""
+"""What judging would cost: the tokens, estimated, of all questions whose answers are not on disk yet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from halovid.store.errors import InputError
 
 @dataclass
 class ModelPlan:
-    """What one model would be asked. Bytes are those of the pictures sent."""
+    """What one model would be asked: counts of calls and tokens, and the bytes of all pictures sent."""
 
     model: ModelConfig
     answered: int = 0
@@ -37,7 +37,7 @@ class ModelPlan:
 
     @property
     def money(self) -> float | None:
-        """The price of all calls, None when the config tells no prices."""
+        """The price of all calls; None when the recipe has no prices for the model."""
         if self.model.input_price is None or self.model.output_price is None:
             return None
         return price_call(self.model, self.text_tokens + self.picture_tokens, self.output_tokens).money
@@ -59,7 +59,7 @@ def plan_calls(
 ) -> list[ModelPlan]:
     """The calls to each model, if all first attempts succeed.
 
-    From coarse to fine it is the most that can be asked: every time of every clip looked at closely.
+    With the strategy coarse_to_fine it is the most that can be asked: a closer look at every time of every clip.
 
     Raises:
         InputError: an answer on disk can't be read.
@@ -70,14 +70,15 @@ def plan_calls(
         questions = ClipQuestions(config, grid, geometry, request.video, request.prompt)
         asked: list[Question[object]] = [questions.about_clip()]
         if config.strategy != "boxes":
-            by_time = [questions.about_patches(time, asked_rounds(request, grid)) for time in range(grid.t)]
-            asked += [question for own in by_time for _, question in own]
+            for time in range(grid.t):
+                asked += [question for _, question in questions.about_patches(time, asked_rounds(request, grid))]
         for plan in plans:
             _count(plan, asked, asking, answers)
     return plans
 
 
 def _count(plan: ModelPlan, asked: list[Question[object]], asking: Asking, answers: AnswerFolder) -> None:
+    """Counts each question once per vote."""
     for question in asked:
         for vote in range(plan.model.votes):
             key = asking.question_key(question, plan.model, vote)

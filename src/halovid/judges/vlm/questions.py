@@ -21,14 +21,17 @@ from halovid.remote.tokens import count_picture_tokens, count_text_tokens
 from halovid.store.runtime import batches
 
 T_co = TypeVar("T_co", covariant=True)
-TOKENS_PER_RATING = 30  # of a reason, a kind and a score; an estimate
+TOKENS_PER_RATING = 30  # an estimate for the reason, kind and score that make a rating
 
 
 @dataclass(frozen=True)
 class Question(Generic[T_co]):
-    """A question that one call answers. `read` turns the text of an answer into its value or raises ValueError.
+    """A question that one call answers.
 
-    `feedback`: messages about an answer that could not be used.
+    rules: the system message.  text, pictures: the user message.  schema: JSON schema of the answer.
+    ratings: about how many ratings the answer holds.
+    read: turns the text of an answer into its value, or raises ValueError.
+    feedback: earlier answers that could not be used, each followed by what is wrong about it.
     """
 
     rules: str
@@ -41,9 +44,9 @@ class Question(Generic[T_co]):
 
     def sent_back(self, answer: str, problem: str) -> Question[T_co]:
         """The question once more, after an answer that could not be used, and what is wrong about it."""
-        said = ({"role": "assistant", "content": answer},) if answer.strip() else ()
-        asked = f"This answer can't be used: {problem}. Answer the question again, with JSON of the schema alone."
-        return replace(self, feedback=(*said, {"role": "user", "content": asked}))
+        answered = ({"role": "assistant", "content": answer},) if answer.strip() else ()
+        request = f"This answer can't be used: {problem}. Answer the question again, with JSON of the schema alone."
+        return replace(self, feedback=(*answered, {"role": "user", "content": request}))
 
     def messages(self) -> list[dict[str, Any]]:
         """The conversation that asks it: the rules, then text and pictures with their captions, and the feedback."""
@@ -60,8 +63,9 @@ class Question(Generic[T_co]):
 
     def text_bytes(self) -> int:
         """UTF-8 bytes of all text, the schema included."""
-        told = (*(picture.caption for picture in self.pictures), *(message["content"] for message in self.feedback))
-        texts = (self.rules, self.text, json.dumps(self.schema), *told)
+        captions = (picture.caption for picture in self.pictures)
+        feedback = (message["content"] for message in self.feedback)
+        texts = (self.rules, self.text, json.dumps(self.schema), *captions, *feedback)
         return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
 
     def text_tokens(self) -> int:
@@ -69,7 +73,7 @@ class Question(Generic[T_co]):
         return count_text_tokens(self.text_bytes())
 
     def picture_tokens(self, model: ModelConfig) -> int:
-        """Estimated tokens of all pictures, in the way of this model."""
+        """Estimated tokens of all pictures, as this model counts them."""
         return sum(count_picture_tokens(picture.width, picture.height, model.image_patch) for picture in self.pictures)
 
     def answer_tokens(self) -> int:
@@ -78,18 +82,18 @@ class Question(Generic[T_co]):
 
 
 class ClipQuestions:
-    """All questions about one clip ([3, F, H, W] in [-1, 1]) of a prompt."""
+    """All questions about one clip, [3, F, H, W] in [-1, 1], and its prompt."""
 
     def __init__(
         self, config: VlmConfig, grid: PatchGrid, geometry: LatentGeometry, video: Tensor, prompt: str
     ) -> None:
         self._config, self._grid, self._video, self._prompt = config, grid, video, prompt
         self.num_frames = video.shape[1]
-        in_time = time_membership(video.shape[1], grid.t, geometry)
-        self._frames = [torch.nonzero(row).flatten().tolist() for row in in_time]
+        frame_shares = time_membership(video.shape[1], grid.t, geometry)  # [t, F]
+        self._frames_of_time = [torch.nonzero(shares).flatten().tolist() for shares in frame_shares]
 
     def about_clip(self) -> Question[ClipAnswer]:
-        """The question about the clip as a whole, and about where to look closer, if the strategy has it."""
+        """The question about the whole clip; some strategies also ask for suspicious times, or for defects in boxes."""
         config, num_frames = self._config, self._video.shape[1]
         shown = spread_evenly(range(num_frames), config.clip_frames)
         form = ClipForm(config.aspects, num_frames, config.strategy, config.patch_aspects)
@@ -107,21 +111,24 @@ class ClipQuestions:
         return Question(render_rubric(aspects), text, pictures, strict_schema(form.model), ratings, form.read)
 
     def about_patches(self, time: int, rounds: Rounds) -> list[tuple[list[int], Question[PatchAnswer]]]:
-        """The questions about the patches of one place in time, each with the places [t, h, w], flattened, it is about.
+        """The questions about the patches at one of the grid's t times, each with the patches that it asks about.
 
-        Patches are numbered from 1, row by row, alike at each time. No question asks about patches of two rounds, so
-        that a later round leaves the questions of the earlier ones, and what is paid for, as they are.
+        A patch is its index in [t, h, w], flattened. The model sees numbers from 1, row by row, the same at each time.
+        No question asks about patches of two rounds: so a later round leaves earlier questions, and with them the
+        answers that are paid for, as they are.
         """
-        cells = self._grid.h * self._grid.w
-        asked = []
-        for own in rounds:
-            here = sorted(place for place in own if place // cells == time)
-            for group in batches(here, self._config.patches_per_call):
-                asked.append((list(group), self._about(time, [place % cells for place in group])))
-        return asked
+        patches_per_time = self._grid.h * self._grid.w
+        questions = []
+        for round_patches in rounds:
+            patches_now = sorted(patch for patch in round_patches if patch // patches_per_time == time)
+            for group in batches(patches_now, self._config.patches_per_call):
+                cells = [patch % patches_per_time for patch in group]
+                questions.append((list(group), self._about(time, cells)))
+        return questions
 
     def _about(self, time: int, cells: Sequence[int]) -> Question[PatchAnswer]:
-        config, grid, frames = self._config, self._grid, self._frames[time]
+        """The question about the patches at one time in these cells of the frame, counted row by row from 0."""
+        config, grid, frames = self._config, self._grid, self._frames_of_time[time]
         numbers = {cell + 1: divmod(cell, grid.w) for cell in cells}
         shown = spread_evenly(frames, config.patch_frames)
         side = config.frame_side

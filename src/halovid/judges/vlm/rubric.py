@@ -1,4 +1,4 @@
-"""The words of a question: readable templates, their identity, and user text that can't break out of them."""
+"""The wording of questions: templates, the identity of all they say, and prompts that stay quotations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MEANING = {
 
 
 def render_rubric(aspects: Sequence[str]) -> str:
-    """The rules that go before every question on these aspects."""
+    """The rules of rating by these aspects: the system message of a question."""
     return _template("rubric").render(aspects=aspects, meaning=_MEANING, kinds=KINDS)
 
 
@@ -43,7 +43,7 @@ def rubric_version() -> str:
 
 
 def quote(text: str) -> str:
-    """User text as a JSON string that no template, tag or line can end.
+    """User text as a JSON string that nothing in the text can end.
 
     Everything that could look like structure is escaped: quotes, backslashes, angle brackets, ampersands, back quotes,
     line and paragraph separators, control and invisible format characters.

@@ -24,15 +24,15 @@ KINDS = {
     "other": "any other defect",
 }
 MAX_REASON = 300  # characters kept of a reason
-PER_MILLE = 1000  # places in a frame are told in thousandths of its width and height
+PER_MILLE = 1000  # models give positions in a frame in thousandths of its width and height
 
 _Kind = Literal["none", "shape", "texture", "flicker", "identity", "motion", "content", "other"]
 
 
 _Reason = Annotated[str, AfterValidator(lambda text: keepable(text, MAX_REASON))]
-# enum, not minimum and maximum: endpoints that support strict schemas all know it
+# as an enum, which all endpoints with strict schemas know; not all know minimum and maximum
 _Score = Annotated[int, Field(ge=1, le=5), WithJsonSchema({"type": "integer", "enum": [1, 2, 3, 4, 5]})]
-_Place = Annotated[int, Field(ge=0, le=PER_MILLE), WithJsonSchema({"type": "integer"})]
+_PerMille = Annotated[int, Field(ge=0, le=PER_MILLE), WithJsonSchema({"type": "integer"})]
 
 
 class _Strict(BaseModel):
@@ -42,7 +42,7 @@ class _Strict(BaseModel):
 
 
 class Rating(_Strict):
-    """A model's opinion. The reason comes first, so that it is thought of before the score."""
+    """A model's opinion. The reason comes first, so that the model writes it before it decides on the score."""
 
     reason: _Reason
     kind: _Kind
@@ -66,10 +66,10 @@ class Defect(Window):
     aspect: str
     kind: _Kind
     score: _Score
-    left: _Place
-    top: _Place
-    right: _Place
-    bottom: _Place
+    left: _PerMille
+    top: _PerMille
+    right: _PerMille
+    bottom: _PerMille
 
     @property
     def box(self) -> Box:
@@ -79,20 +79,20 @@ class Defect(Window):
 
     @property
     def rating(self) -> Rating:
-        """What it says of the patches it covers."""
+        """The rating of each patch that it covers."""
         return Rating(reason=self.reason, kind=self.kind, score=self.score)
 
 
 @dataclass(frozen=True)
 class ClipAnswer:
-    """Ratings of the whole clip, and the suspicious times or the defects, when they were asked for."""
+    """Aspect -> rating of the whole clip, and the suspicious times or the defects, where they were asked for."""
 
     ratings: dict[str, Rating]
     windows: tuple[Window, ...] = ()
     defects: tuple[Defect, ...] = ()
 
 
-PatchAnswer = dict[int, dict[str, Rating]]  # number -> aspect -> rating
+PatchAnswer = dict[int, dict[str, Rating]]  # number of the patch in the question -> aspect -> rating
 
 
 class ClipForm:
@@ -103,8 +103,8 @@ class ClipForm:
         if strategy == "coarse_to_fine":
             fields["windows"] = (list[Window], ...)
         elif strategy == "boxes":
-            among = Annotated[str, WithJsonSchema({"type": "string", "enum": list(patch_aspects)})]
-            fields["defects"] = (list[create_model("Defect", __base__=Defect, aspect=(among, ...))], ...)  # type: ignore[misc]
+            aspect = Annotated[str, WithJsonSchema({"type": "string", "enum": list(patch_aspects)})]
+            fields["defects"] = (list[create_model("Defect", __base__=Defect, aspect=(aspect, ...))], ...)  # type: ignore[misc]
         self.model = create_model("Clip", __base__=_Strict, **fields)
         self._aspects, self._num_frames, self._patch_aspects = aspects, num_frames, patch_aspects
 
@@ -114,12 +114,12 @@ class ClipForm:
         Raises:
             ValueError: it is not of the form; the message tells the model what is wrong.
         """
-        found: Any = _read(self.model, text)
-        windows, defects = tuple(getattr(found, "windows", ())), tuple(getattr(found, "defects", ()))
-        for place in (*windows, *defects):
-            if not 0 <= place.first_frame <= place.last_frame < self._num_frames:
+        answer: Any = _parse(self.model, text)
+        windows, defects = tuple(getattr(answer, "windows", ())), tuple(getattr(answer, "defects", ()))
+        for window in (*windows, *defects):
+            if not 0 <= window.first_frame <= window.last_frame < self._num_frames:
                 raise ValueError(
-                    f"frames {place.first_frame} to {place.last_frame} are not a time in the clip: "
+                    f"frames {window.first_frame} to {window.last_frame} are not a time in the clip: "
                     f"its frames are 0 to {self._num_frames - 1}"
                 )
         for defect in defects:
@@ -127,11 +127,11 @@ class ClipForm:
                 raise ValueError(f"aspect {defect.aspect[:40]!r} is none of {', '.join(self._patch_aspects)}")
             if defect.left >= defect.right or defect.top >= defect.bottom:
                 raise ValueError("a defect must have left < right and top < bottom")
-        return ClipAnswer(_ratings(found.ratings, self._aspects), windows, defects)
+        return ClipAnswer(_ratings_by_aspect(answer.ratings, self._aspects), windows, defects)
 
 
 class PatchForm:
-    """The form of an answer about some patches, told by their numbers."""
+    """The form of an answer about patches, which have numbers."""
 
     def __init__(self, aspects: Sequence[str], numbers: Collection[int]) -> None:
         number = Annotated[int, WithJsonSchema({"type": "integer", "enum": sorted(numbers)})]
@@ -146,45 +146,50 @@ class PatchForm:
         Raises:
             ValueError: it is not of the form; the message tells the model what is wrong.
         """
-        found: Any = _read(self.model, text)
-        counts = Counter(patch.patch for patch in found.patches)
+        answer: Any = _parse(self.model, text)
+        counts = Counter(rated.patch for rated in answer.patches)
         problems = {
             "missing": sorted(set(self._numbers) - counts.keys()),
             "not asked for": sorted(counts.keys() - set(self._numbers)),
             "given more than once": sorted(number for number, count in counts.items() if count > 1),
         }
-        told = [f"patches {_some(numbers)} are {what}" for what, numbers in problems.items() if numbers]
-        if told:
-            raise ValueError("; ".join(told))
-        by_number = {patch.patch: _ratings(patch, self._aspects) for patch in found.patches}
+        sentences = [f"patches {_list_numbers(numbers)} are {what}" for what, numbers in problems.items() if numbers]
+        if sentences:
+            raise ValueError("; ".join(sentences))
+        by_number = {rated.patch: _ratings_by_aspect(rated, self._aspects) for rated in answer.patches}
         return {number: by_number[number] for number in self._numbers}
 
 
 def strict_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema of an answer, without titles and descriptions, which are for readers of this code."""
-    schema: dict[str, Any] = _without_notes(model.model_json_schema())
+    """The JSON schema of an answer, without titles and descriptions: these are for readers of this code."""
+    schema: dict[str, Any] = _without_descriptions(model.model_json_schema())
     return schema
 
 
-def _without_notes(node: Any) -> Any:
+def _without_descriptions(node: Any) -> Any:
+    """A part of a schema without the titles and descriptions in it."""
     if isinstance(node, dict):
-        return {name: _without_notes(value) for name, value in node.items() if name not in ("title", "description")}
-    return [_without_notes(value) for value in node] if isinstance(node, list) else node
+        kept = {name: value for name, value in node.items() if name not in ("title", "description")}
+        return {name: _without_descriptions(value) for name, value in kept.items()}
+    return [_without_descriptions(value) for value in node] if isinstance(node, list) else node
 
 
 def _ratings_model(aspects: Sequence[str]) -> type[BaseModel]:
+    """A model with a rating for each aspect."""
     fields: dict[str, Any] = {aspect: (Rating, ...) for aspect in aspects}
     return create_model("Ratings", __base__=_Strict, **fields)
 
 
-def _ratings(found: Any, aspects: Sequence[str]) -> dict[str, Rating]:
-    return {aspect: getattr(found, aspect) for aspect in aspects}
+def _ratings_by_aspect(answer: Any, aspects: Sequence[str]) -> dict[str, Rating]:
+    return {aspect: getattr(answer, aspect) for aspect in aspects}
 
 
-def _read(model: type[BaseModel], text: str) -> BaseModel:
-    """The value of a JSON text, where a key given twice and numbers that JSON does not have are errors too."""
+def _parse(model: type[BaseModel], text: str) -> BaseModel:
+    """The value of a JSON text; keys that are given twice, NaN and infinities are errors too."""
     try:
-        return model.model_validate(json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number))
+        return model.model_validate(
+            json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+        )
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
         raise ValueError("; ".join(problems[:5])[:500]) from error
@@ -194,16 +199,19 @@ def _read(model: type[BaseModel], text: str) -> BaseModel:
         raise ValueError(f"not valid JSON: {str(error)[:200]}") from error
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values; ValueError for a key that is given twice."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
         raise ValueError("a key is given twice")
-    return found
+    return values
 
 
-def _no_number(name: str) -> None:
+def _refuse_constant(name: str) -> None:
+    """Called for NaN and infinities, which Python's parser would take."""
     raise ValueError(f"{name} is no JSON number")
 
 
-def _some(numbers: list[int]) -> str:
+def _list_numbers(numbers: list[int]) -> str:
+    """The first twenty numbers as a list."""
     return ", ".join(map(str, numbers[:20])) + (", ..." if len(numbers) > 20 else "")

@@ -1,4 +1,4 @@
-"""What a model sees of a clip: whole frames, frames with numbered patches, enlarged tubes of patches, as JPEG."""
+"""What a model sees of a clip, as JPEG: whole frames, frames with numbered patches, enlarged patches over time."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from halovid.maths.grid import PatchGrid
 from halovid.store.runtime import batches
 
 _QUALITY = 92  # of JPEG: its own blocks must not look like a defect
-_MARGIN = 0.25  # of a patch, shown around it in a tube
+_MARGIN = 0.25  # shown around an enlarged patch, as a share of its side
 _TUBE_SIDE = 192  # pixels of the longer side of an enlarged patch with its margin
-_ROWS_PER_SHEET = 8  # so that a sheet is not reduced by the endpoint: at most 2048 pixels are seen
-_GAP = 4
-_LABEL_WIDTH = 48
+_ROWS_PER_SHEET = 8  # patches per picture: endpoints reduce pictures of more than 2048 pixels
+_GAP = 4  # pixels between enlarged patches
+_LABEL_WIDTH = 48  # pixels at the left for the number of a patch
 
 Cell = tuple[int, int]  # row and column of a patch
 
@@ -40,7 +40,7 @@ class Picture:
 
 
 def spread_evenly(frames: Sequence[int], count: int) -> list[int]:
-    """At most `count` of some frames, in order, first and last among them; the middle one when it is only one."""
+    """At most `count` of the frames, evenly spaced from the first to the last; the middle one when `count` is 1."""
     if count >= len(frames):
         return list(frames)
     if count == 1:
@@ -56,7 +56,7 @@ def whole_frames(video: Tensor, frames: Sequence[int], side: int) -> list[Pictur
 def numbered_frames(
     video: Tensor, frames: Sequence[int], side: int, grid: PatchGrid, numbers: dict[int, Cell]
 ) -> list[Picture]:
-    """The same with the borders of the patches and the numbers of some of them drawn."""
+    """`whole_frames` with the borders of all patches, and the numbers of those in `numbers`, drawn on them."""
     pictures = []
     for frame in frames:
         image = _frame(video, frame, side)
@@ -66,20 +66,20 @@ def numbered_frames(
 
 
 def tubes(video: Tensor, frames: Sequence[int], grid: PatchGrid, numbers: dict[int, Cell]) -> list[Picture]:
-    """Patches enlarged, with a margin: a row for each, its number on the left, time from left to right."""
+    """Enlarged patches, with a margin: a row for each, its number on the left, time from left to right."""
     images = {frame: _image(video, frame) for frame in frames}
     sheets = batches(list(numbers), _ROWS_PER_SHEET)
     return [_sheet(images, grid, {number: numbers[number] for number in sheet}) for sheet in sheets]
 
 
 def _sheet(frames: dict[int, Image.Image], grid: PatchGrid, numbers: dict[int, Cell]) -> Picture:
-    """One picture of some tubes."""
+    """One picture with a row of enlarged frames for each patch."""
     rows = [[_enlarged(image, grid, cell) for image in frames.values()] for cell in numbers.values()]
     width, height = (max(crop.size[axis] for row in rows for crop in row) for axis in (0, 1))
     sheet = Image.new("RGB", (_LABEL_WIDTH + len(frames) * (width + _GAP), len(rows) * (height + _GAP)), "grey")
     draw = ImageDraw.Draw(sheet)
-    for place, (number, row) in enumerate(zip(numbers, rows, strict=True)):
-        top = place * (height + _GAP)
+    for index, (number, row) in enumerate(zip(numbers, rows, strict=True)):
+        top = index * (height + _GAP)
         _write(draw, (_GAP, top + height // 3), number, 24)
         for column, crop in enumerate(row):
             sheet.paste(crop, (_LABEL_WIDTH + column * (width + _GAP), top))
@@ -87,7 +87,7 @@ def _sheet(frames: dict[int, Image.Image], grid: PatchGrid, numbers: dict[int, C
 
 
 def _image(video: Tensor, frame: int) -> Image.Image:
-    """A frame as it is."""
+    """A frame in its own size."""
     pixels = ((video[:, frame].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
@@ -105,7 +105,7 @@ def _frame(video: Tensor, frame: int, side: int) -> Image.Image:
 
 
 def _bounds(size: tuple[int, int], grid: PatchGrid, cell: Cell, margin: float = 0.0) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a patch in an image of this width and height."""
+    """Left, top, right, bottom of a patch in an image of this width and height; `margin` is a share of its sides."""
     row, column = cell
     width, height = size
     left, right = (width * (column + edge) / grid.w for edge in (-margin, 1 + margin))
@@ -114,7 +114,7 @@ def _bounds(size: tuple[int, int], grid: PatchGrid, cell: Cell, margin: float = 
 
 
 def _draw_grid(image: Image.Image, grid: PatchGrid, numbers: dict[int, Cell]) -> None:
-    """Thin white lines with dark edges, seen on any ground, and numbers in the top left corners."""
+    """Draws borders as white lines with dark edges, visible on any picture, and numbers in the top left corners."""
     draw = ImageDraw.Draw(image)
     for width, colour in ((3, "black"), (1, "white")):
         for column in range(1, grid.w):
@@ -139,8 +139,8 @@ def _enlarged(image: Image.Image, grid: PatchGrid, cell: Cell) -> Image.Image:
     return crop
 
 
-def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], number: int, size: int) -> None:
-    draw.text(place, str(number), "white", ImageFont.load_default(size), stroke_width=2, stroke_fill="black")
+def _write(draw: ImageDraw.ImageDraw, position: tuple[int, int], number: int, size: int) -> None:
+    draw.text(position, str(number), "white", ImageFont.load_default(size), stroke_width=2, stroke_fill="black")
 
 
 def _encode(image: Image.Image, caption: str) -> Picture:
