@@ -16,16 +16,18 @@ from halovid.store.errors import InputError
 
 MAX_CHARACTERS = 100_000  # of a file; the largest study has 3,000
 MAX_DEPTH = 20
-MAX_VALUES = 20_000  # after aliases are filled in, which can multiply
-MAX_DIGITS = 25  # more than any setting takes
+MAX_VALUES = 20_000  # counted with the contents of aliases, which can multiply
+MAX_DIGITS = 25  # of a whole number; no setting takes more
 _WORDS = {"": None, "~": None, "null": None, "Null": None, "NULL": None} | {
     word: value for name, value in (("true", True), ("false", False)) for word in (name, name.title(), name.upper())
 }
 _WHOLE = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _DECIMAL = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_LIMIT = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")  # refused by every setting, which tells more than we can
+_LIMIT = re.compile(
+    r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)  # read, since every setting refuses them with a better message
 _BASES = {"0o": 8, "0x": 16}
-_NAME = re.compile(r"'[\w!.-]{3,}'")  # an alias or a handle, which PyYAML's messages repeat
+_QUOTED_NAME = re.compile(r"'[\w!.-]{3,}'")  # the name of an alias or a tag, which PyYAML's messages repeat
 _PLAIN_KEY = re.compile(r"[a-z][a-z_]{0,30}")
 
 
@@ -48,13 +50,13 @@ def parse_yaml(text: str, subject: str) -> Any:
     except _RefusedError as error:
         raise InputError(f"{subject}{_position(error.mark)}: {error.reason}") from None
     except yaml.MarkedYAMLError as error:
-        problem = _NAME.sub("...", str(error.problem))
+        problem = _QUOTED_NAME.sub("...", str(error.problem))
         raise InputError(f"{subject} is not valid YAML{_position(error.problem_mark)}: {problem}") from None
     except yaml.reader.ReaderError as error:
-        sign = f"U+{error.character:04X}" if isinstance(error.character, int) else "a sign that is none"
-        raise InputError(f"{subject} is not valid YAML: it holds {sign}, which is no text") from None
+        character = f"U+{error.character:04X}" if isinstance(error.character, int) else "a sign that is none"
+        raise InputError(f"{subject} is not valid YAML: it holds {character}, which is no text") from None
     except (yaml.YAMLError, ValueError, OverflowError, LookupError, RecursionError) as error:
-        # PyYAML's scanner lets these escape for numbers of directives and of escaped signs
+        # raised by PyYAML's scanner for bad numbers in directives and escape sequences
         raise InputError(f"{subject} is not valid YAML ({type(error).__name__})") from None
 
 
@@ -63,7 +65,7 @@ def _position(mark: Any) -> str:
 
 
 class _RefusedError(Exception):
-    """A text that is valid YAML and no settings: the reason, and where it stands."""
+    """The text is valid YAML but no plain settings: the reason, and its position."""
 
     def __init__(self, reason: str, mark: Any) -> None:
         super().__init__(reason)
@@ -71,7 +73,7 @@ class _RefusedError(Exception):
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Composes a text's tree without tags, to a bounded depth, and turns it into plain values, of a bounded number."""
+    """Composes a text's tree without tags and to a bounded depth; turns it into a bounded number of plain values."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012  # texts stay texts until `plain_value` reads them
 
@@ -93,7 +95,7 @@ class _PlainLoader(yaml.SafeLoader):
         return node
 
     def plain_value(self, node: yaml.Node, depth: int = 1) -> Any:
-        """The value of a node. An alias is its anchor's value once more, so cycles end at a bound."""
+        """The value of a node. An alias is read as a copy of what it refers to, so cycles end at a bound."""
         self._values += 1
         if depth > MAX_DEPTH or self._values > MAX_VALUES:
             raise _RefusedError(
@@ -116,7 +118,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def _scalar(node: yaml.ScalarNode) -> Any:
-    """The value of a word: what stands in quotes is text, what does not is a number or a word if it looks so."""
+    """The value of a scalar: text if it is quoted; else the number, true, false or null that it looks like, or text."""
     text = _text(node)
     if node.style is not None:
         return text
@@ -132,8 +134,8 @@ def _scalar(node: yaml.ScalarNode) -> Any:
 
 
 def _text(node: yaml.ScalarNode) -> str:
-    """The text of a word, without signs that no setting may hold: they would reach terminals and file names."""
-    for sign in node.value:
-        if unicodedata.category(sign) in ("Cc", "Cs") and sign not in "\t\n\r":
-            raise _RefusedError(f"it holds the control character U+{ord(sign):04X}", node.start_mark)
+    """The text of a scalar. Control characters are refused: they would reach terminals and file names."""
+    for character in node.value:
+        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n\r":
+            raise _RefusedError(f"it holds the control character U+{ord(character):04X}", node.start_mark)
     return str(node.value)

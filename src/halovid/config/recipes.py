@@ -1,4 +1,4 @@
-"""Reads recipes: YAML with overrides becomes a checked configuration, or one sentence about every mistake.
+"""Reads recipes: YAML with overrides becomes a checked configuration, or an error that names every mistake.
 
 A relative path starts from where it is written: in a recipe or a study from that file's folder, on the command line,
 as in `--set`, from the current folder.
@@ -23,10 +23,10 @@ from halovid.store.errors import InputError, shorten
 from halovid.store.foreign import read_text
 
 S = TypeVar("S", bound=Section)
-_SECRETIVE = {"vlm", "server", "base_url", "key_variable"}  # where a key may stand by mistake: values are not repeated
+_MAY_HOLD_KEY = {"vlm", "server", "base_url", "key_variable"}  # where a key may stand by mistake: values are not shown
 _WITH_USER = re.compile(r"://[^/\s]*@")  # a URL with a user, and likely a password
 _SETTING_NAME = re.compile(r"[a-z][a-z_]{0,40}")
-_MOST_PROBLEMS = 10  # that one message tells of
+_MOST_PROBLEMS = 10  # that one message lists
 _FILES = (
     "generate.prompts.file",
     "evaluate.prompts.file",
@@ -36,8 +36,8 @@ _FILES = (
     "score.server.question",
 )
 _FOLDERS = ("judge.vlm.answers", "score.server.answers", "reward.start", "good.source")
-_FOLDERS_OR_IDS = ("generator.model", "reward.model", "score.released")  # a folder, or else a name on the hub
-_PACKAGED = "world"  # stands for something in the package where a file or folder could be named
+_FOLDERS_OR_IDS = ("generator.model", "reward.model", "score.released")  # a folder if there is one, else a hub id
+_PACKAGED = "world"  # no path: the package's own generator or clips
 
 
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
@@ -46,8 +46,8 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
     Relative paths in the file start from its folder, those in overrides from the current folder.
 
     Raises:
-        InputError: the file can't be read, or a key or value is not allowed; every problem is named. Or a file that
-            the recipe names is a folder.
+        InputError: the file can't be read, or a key or value is not allowed; or a folder is
+            named where a file is needed. The message names every problem.
     """
     raw = read_yaml(path)
     anchor_paths(raw, path.parent)
@@ -76,7 +76,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def anchor_paths(raw: dict[str, Any], folder: Path) -> None:
-    """Lets the relative paths in a recipe's nested settings start from `folder`; the settings are changed in place."""
+    """Makes the relative paths in a recipe's nested settings start from `folder`, in place."""
     for setting in (*_FILES, *_FOLDERS, *_FOLDERS_OR_IDS):
         *_, name = setting.split(".")
         section = _get(raw, setting.removesuffix(f".{name}"))
@@ -85,9 +85,9 @@ def anchor_paths(raw: dict[str, Any], folder: Path) -> None:
 
 
 def anchored(setting: str, value: Any, folder: Path) -> Any:
-    """The value of a setting, starting from `folder` where it is a relative path; others come back as they are.
+    """The value of a setting: a relative path starts from `folder`, any other value stays as it is.
 
-    What may be a folder or a name on the hub is a path where there is such a folder.
+    What may be a folder or a hub id is taken for a path if there is such a folder.
     """
     if not isinstance(value, str) or value == _PACKAGED or setting not in (*_FILES, *_FOLDERS, *_FOLDERS_OR_IDS):
         return value
@@ -117,9 +117,9 @@ def validated(section: type[S], raw: dict[str, Any]) -> S:
         return section.model_validate(raw)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False)
-        told = [_explain(section, problem) for problem in problems[:_MOST_PROBLEMS]]
-        more = [f"and {len(problems) - len(told)} more"] if len(problems) > len(told) else []
-        raise InputError("; ".join(told + more)) from error
+        sentences = [_explain(section, problem) for problem in problems[:_MOST_PROBLEMS]]
+        more = [f"and {len(problems) - len(sentences)} more"] if len(problems) > len(sentences) else []
+        raise InputError("; ".join(sentences + more)) from error
 
 
 def changed(config: RunConfig, *changes: dict[str, Any]) -> RunConfig:
@@ -135,22 +135,18 @@ def changed(config: RunConfig, *changes: dict[str, Any]) -> RunConfig:
 
 
 def _merge(raw: dict[str, Any], change: dict[str, Any]) -> None:
-    """Puts the values of `change` into `raw`, mappings into mappings; one of another `name` begins anew."""
+    """Puts the values of `change` into `raw`: mappings are merged, unless they choose different things by `name`."""
     for key, value in change.items():
         old = raw.get(key)
-        if (
-            isinstance(value, dict)
-            and isinstance(old, dict)
-            and value.get("name") in (None, old.get("name", value.get("name")))
-        ):
+        if isinstance(value, dict) and isinstance(old, dict) and not _is_other_choice(old, value):
             _merge(old, value)
         else:
             raw[key] = copy.deepcopy(value)
 
 
-def _is_renamed(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether two mappings choose different things by `name`, so that the settings of one mean nothing to the other."""
-    return "name" in old and "name" in new and old["name"] != new["name"]
+def _is_other_choice(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether two mappings choose different things by `name`, so that settings of one have no meaning in the other."""
+    return "name" in old and new.get("name") not in (None, old["name"])
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:
@@ -161,7 +157,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         shown = f" {dotted!r}" if all(_SETTING_NAME.fullmatch(part) for part in parts[:MAX_DEPTH]) else ""
         raise InputError(f"override{shown}: --set takes section.key=value, as align.steps=800")
     *parents, last = parts
-    shown = repr(shorten(dotted if not _SECRETIVE.isdisjoint(parts) or _WITH_USER.search(text) else override))
+    shown = repr(shorten(dotted if not _MAY_HOLD_KEY.isdisjoint(parts) or _WITH_USER.search(text) else override))
     section = raw
     for parent in parents:
         if section.get(parent) is None:
@@ -192,7 +188,9 @@ def _explain_unknown(setting: str, problem: Any, known: list[str]) -> str:
     if setting in REPLACED_SETTINGS:
         return f"{setting!r} is no setting any more: {REPLACED_SETTINGS[setting]}"
     loc, name = problem["loc"], str(problem["loc"][-1])
-    if not _SECRETIVE.isdisjoint(loc) and not _SETTING_NAME.fullmatch(name):  # a key that stands where its name belongs
+    if not _MAY_HOLD_KEY.isdisjoint(loc) and not _SETTING_NAME.fullmatch(
+        name
+    ):  # a key that stands where its name belongs
         setting = setting.removesuffix(name) + "(not shown)"
     near = difflib.get_close_matches(shorten(name), known, n=1, cutoff=0.0)
     hint = f"did you mean {near[0]!r}? " if near else ""
@@ -200,7 +198,7 @@ def _explain_unknown(setting: str, problem: Any, known: list[str]) -> str:
 
 
 def _shown(loc: tuple[str | int, ...], value: Any) -> str:
-    """A value as an error repeats it: shortened, and not where a key may stand by mistake."""
+    """A value as an error shows it: shortened, and not at all where a key may stand by mistake."""
     shown = repr(value)
-    may_be_key = not _SECRETIVE.isdisjoint(loc) and not isinstance(value, int | float)
+    may_be_key = not _MAY_HOLD_KEY.isdisjoint(loc) and not isinstance(value, int | float)
     return "a value that is not shown" if may_be_key or _WITH_USER.search(shown) else shorten(shown)

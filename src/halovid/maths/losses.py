@@ -24,7 +24,7 @@ class PairErrors:
     logged.
 
     chosen, rejected: of the policy.  ref_*: of the reference.
-    drift_*: squared distance of the policy's prediction from the reference's.
+    drift_*: squared distance of the policy's prediction from that of the reference.
     """
 
     chosen: Tensor
@@ -36,12 +36,12 @@ class PairErrors:
 
     @property
     def gap_chosen(self) -> Tensor:
-        """How much more the policy errs than the reference in the chosen clip."""
+        """The policy's error minus the reference's in the chosen clip."""
         return self.chosen - self.ref_chosen
 
     @property
     def gap_rejected(self) -> Tensor:
-        """The same in the rejected clip."""
+        """The policy's error minus the reference's in the rejected clip."""
         return self.rejected - self.ref_rejected
 
 
@@ -77,7 +77,9 @@ def patch_weights(margins: Tensor, power: float, tie: float) -> Tensor:
         tie: margins up to this size express no preference.
     """
     size = margins.abs()
-    relative = size / size.amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)  # powers can't vanish
+    relative = size / size.amax((1, 2, 3), keepdim=True).clamp(
+        min=torch.finfo(size.dtype).tiny
+    )  # relative, so that a power of small margins does not underflow to 0
     raw = torch.where(size > tie, relative**power, torch.zeros_like(size))
     return raw / raw.sum((1, 2, 3), keepdim=True).clamp(min=torch.finfo(raw.dtype).tiny)
 
@@ -93,8 +95,8 @@ def patch_term(logits: Tensor, margins: Tensor, weights: Tensor) -> Tensor:
 def anchor_term(errors: PairErrors, margins: Tensor, weights: Tensor) -> Tensor:
     """The plain denoising loss on the winning patches of both clips, [B].
 
-    Against likelihood displacement: a preference can also be met by making both errors grow, the loser's faster.
-    Not in the paper.
+    It works against likelihood displacement: without it a preference can also be met by letting both errors grow, that
+    of the loser faster. Not in the paper.
     """
     return (weights * _of_winner(errors.chosen, errors.rejected, margins)).sum((1, 2, 3))
 
@@ -127,7 +129,7 @@ def nft_term(errors: PairErrors, margins: Tensor, beta: float, certain_margin: f
 
 
 def patch_accuracy(logits: Tensor, margins: Tensor, weights: Tensor) -> Tensor:
-    """The share of the patches' weight on whose winner policy and rewards agree, [B] in 0..1.
+    """The share of the patches, by weight, on whose winner policy and rewards agree, [B] in 0..1.
 
     NaN for a pair whose patches all tie.
     """
@@ -150,11 +152,11 @@ def displacement(errors: PairErrors, margins: Tensor, weights: Tensor) -> dict[s
 
 
 def _unless_tied(values: Tensor, weights: Tensor) -> Tensor:
-    """The values [B] of pairs of which some patch has a weight; NaN for the others."""
+    """The values [B] of pairs in which any patch has a weight; NaN for the others, whose patches all tie."""
     return torch.where((weights > 0).any(-1).any(-1).any(-1), values, torch.nan)
 
 
 def _of_winner(chosen: Tensor, rejected: Tensor, margins: Tensor) -> Tensor:
-    """The mean of each patch in the clip that won it, of two maps [B, T, h, w]: [B, t, h, w]."""
+    """Means of each patch, [B, t, h, w], over one of two maps [B, T, h, w]: that of the clip that won the patch."""
     grid = PatchGrid(*margins.shape[1:])
     return torch.where(margins > 0, pool_cells(chosen, grid), pool_cells(rejected, grid))

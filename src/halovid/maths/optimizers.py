@@ -1,4 +1,4 @@
-"""Muon for weight matrices and kernels and AdamW for the rest, for small networks trained from nothing; plain AdamW."""
+"""Optimizers: Muon with AdamW, for small networks trained from nothing, and plain AdamW for pretrained weights."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 class MuonAdamW:
     """One optimizer of a module: `torch.optim.Muon` for the weights of its linear and convolution layers.
 
-    Biases, norms, embeddings and free parameters are left to AdamW. Muon (Jordan et al. 2024) sets the size of an
-    update by its shape alone; it is scaled to AdamW's (`match_rms_adamw`), so both take the same learning rate.
-    torch's Muon takes matrices only: kernels [out, in, ...] are shown to it as [out, rest] views of the same memory.
+    AdamW takes biases, norms, embeddings and all other parameters. The size of Muon's updates (Jordan et al. 2024)
+    depends on their shape alone; it is scaled to that of AdamW's (`match_rms_adamw`), so both have one learning rate.
+    torch's Muon takes matrices only: it gets kernels [out, in, ...] as [out, in * ...] views of the same memory.
 
     Args:
         rate: learning rate; `set_rate` changes it.
@@ -28,10 +28,10 @@ class MuonAdamW:
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._weights = [parameter for parameter in trained if id(parameter) in weights]
         self._matrices = [nn.Parameter(_as_matrix(weight.data)) for weight in self._weights]
-        others = [parameter for parameter in trained if id(parameter) not in weights]
+        remaining = [parameter for parameter in trained if id(parameter) not in weights]
         self._optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer] = (
             torch.optim.Muon(self._matrices, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=rate, betas=betas, weight_decay=weight_decay),
+            torch.optim.AdamW(remaining, lr=rate, betas=betas, weight_decay=weight_decay),
         )
 
     def set_rate(self, rate: float) -> None:
@@ -66,7 +66,7 @@ class MuonAdamW:
 
 
 class AdamW(torch.optim.AdamW):
-    """AdamW of a module's trained parameters, used like `MuonAdamW`: for weights that are trained already."""
+    """AdamW of a module's trained parameters, with the methods of `MuonAdamW`; for pretrained weights."""
 
     def __init__(self, module: nn.Module, rate: float, weight_decay: float = 0.0) -> None:
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -79,6 +79,6 @@ class AdamW(torch.optim.AdamW):
 
 
 def _as_matrix(weight: Tensor) -> Tensor:
-    """[out, rest], in the order in which a dense tensor lies in memory: a view whatever its memory format."""
+    """A kernel [out, in, ...] as a matrix [out, in * ...], in memory order: a view, whatever the memory format."""
     row = weight[0].numel()
     return weight.as_strided((weight.shape[0], row), (row, 1))

@@ -1,7 +1,7 @@
 """How far raters agree: people, judges and reward models; numbers in, numbers out.
 
-`metrics` has the measures of one rater against the truth. Here are those that need several raters, places or ties,
-and intervals for any of them.
+`maths.statistics` has the measures of one rater against the truth. Here are those with several raters, positions or
+ties, and intervals for any of them.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class TiedAccuracy:
 
 
 def krippendorff_alpha(ratings: ArrayLike, level: Level = "interval") -> float:
-    """Krippendorff's alpha: 1 is perfect agreement, 0 that of chance, below 0 is disagreement by system.
+    """Krippendorff's alpha: 1 is perfect agreement, 0 that of chance, below 0 is systematic disagreement.
 
     Both levels take n log n time: the ordinal distance of two values is the interval distance of their mean ranks.
 
     Args:
         ratings: [raters, units]; NaN where a rater left a unit out. Units with fewer than two ratings don't count.
-        level: interval counts squared differences; ordinal counts how many ratings lie between two of them.
+        level: the distance of two ratings: interval takes their difference, ordinal the number of ratings between them.
 
     Returns:
         NaN when no unit has two ratings, or all ratings are equal.
@@ -84,20 +84,22 @@ def pointing_game(scores: ArrayLike, defective: ArrayLike) -> float:
     Raises:
         ValueError: the shapes differ or are not [clips, patches], or a score is NaN.
     """
-    values, bad = np.asarray(scores, dtype=np.float64), np.asarray(defective, dtype=bool)
-    if values.shape != bad.shape or values.ndim != 2:
-        raise ValueError(f"scores have shape {values.shape} and defective {bad.shape}; both must be [clips, patches]")
+    values, is_defective = np.asarray(scores, dtype=np.float64), np.asarray(defective, dtype=bool)
+    if values.shape != is_defective.shape or values.ndim != 2:
+        raise ValueError(
+            f"scores have shape {values.shape} and defective {is_defective.shape}; both must be [clips, patches]"
+        )
     if np.isnan(values).any():
         raise ValueError("a score is NaN; leave its clip out")
-    values, bad = values[bad.any(1)], bad[bad.any(1)]
+    values, is_defective = values[is_defective.any(1)], is_defective[is_defective.any(1)]
     if not len(values):
         return math.nan
     worst = values == values.min(1, keepdims=True)
-    return float(((worst & bad).sum(1) / worst.sum(1)).mean())
+    return float(((worst & is_defective).sum(1) / worst.sum(1)).mean())
 
 
 def preference_accuracy(margins: ArrayLike, truth: ArrayLike) -> float:
-    """Share of the pairs that the truth decides which the margins decide alike, in 0..1: accuracy without ties.
+    """Accuracy without ties, in 0..1: of the pairs that the truth decides, the share that the margins order alike.
 
     A margin of zero counts half.
 
@@ -119,13 +121,13 @@ def preference_accuracy(margins: ArrayLike, truth: ArrayLike) -> float:
 
 
 def tied_accuracy(margins: ArrayLike, truth: ArrayLike, tie: float | None = None) -> TiedAccuracy:
-    """Share of all pairs that the margins call first, second or tie as the truth does.
+    """Accuracy with ties: the share of all pairs that the margins call first, second or tie as the truth does.
 
     Args:
         margins: [pairs], positive where the first of a pair scores higher.
         truth: [pairs], positive where the first is better, zero where neither is.
-        tie: margins of at most this size are a tie; left out, the one with the highest accuracy is taken, which
-            puts scores of every scale on a par.
+        tie: margins of at most this size are a tie; left out, the size with the highest accuracy is taken, so that
+            scores on different scales can be compared.
 
     Returns:
         NaN when there is no pair.
@@ -133,7 +135,7 @@ def tied_accuracy(margins: ArrayLike, truth: ArrayLike, tie: float | None = None
     Raises:
         ValueError: the shapes differ, a value is NaN, or `tie` is negative.
 
-    Source: Deutsch, Foster, Freitag, Ties Matter (2023); so do the published scripts of VideoReward.
+    Source: Deutsch, Foster, Freitag, Ties Matter (2023); the published scripts of VideoReward do the same.
     """
     values, reference = _matched_margins(margins, truth)
     if tie is not None and not tie >= 0:
@@ -166,12 +168,12 @@ def resampled_interval(
 ) -> Interval:
     """A measure of units with its percentile bootstrap interval, resampling whole groups of units.
 
-    Clips of one prompt are alike, and so are the patches of a clip: what belongs together is drawn together.
+    Clips of one prompt are alike, and so are the patches of a clip, so they are drawn together.
 
     Args:
-        measure: gives the value for some units, an array of their indices in which units may come repeatedly.
+        measure: the value for an array of indices of units, in which a unit may occur repeatedly.
         groups: [units], equal for units of the same group.
-        num_resamples: 1000 fix the bounds to about 3% of the interval's width.
+        num_resamples: with 1000 the bounds vary by about 3% of the interval's width.
         level: share of such intervals that should hold the true value, in (0, 1).
         seed: seed of the resampling.
 
@@ -183,19 +185,20 @@ def resampled_interval(
     """
     if not 0 < level < 1 or num_resamples < 1:
         raise ValueError(f"level is {level} and num_resamples {num_resamples}; allowed are (0, 1) and 1 or more")
-    _, member = np.unique(np.asarray(groups), return_inverse=True)
-    units = [np.flatnonzero(member == group) for group in range(int(member.max(initial=-1)) + 1)]
-    value = measure(np.arange(len(member)))
-    if len(units) < 2 or math.isnan(value):
+    _, group_of_unit = np.unique(np.asarray(groups), return_inverse=True)
+    num_groups = int(group_of_unit.max(initial=-1)) + 1
+    units_of_group = [np.flatnonzero(group_of_unit == group) for group in range(num_groups)]
+    value = measure(np.arange(len(group_of_unit)))
+    if num_groups < 2 or math.isnan(value):
         return Interval(value, math.nan, math.nan)
     rng = np.random.default_rng(seed)
-    drawn = np.empty(num_resamples)
+    resampled = np.empty(num_resamples)
     for index in range(num_resamples):
-        chosen = rng.integers(len(units), size=len(units))
-        drawn[index] = measure(np.concatenate([units[group] for group in chosen]))
-    if np.isfinite(drawn).mean() <= _DEFINED:
+        drawn_groups = rng.integers(num_groups, size=num_groups)
+        resampled[index] = measure(np.concatenate([units_of_group[group] for group in drawn_groups]))
+    if np.isfinite(resampled).mean() <= _DEFINED:
         return Interval(value, math.nan, math.nan)
-    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))
 
 

@@ -46,14 +46,14 @@ def preference_log_probability(score_margins: Tensor, label_margins: Tensor, tie
     """Log-probability of each pair's outcome (first better, second better, tie), shape of the margins."""
     first = F.logsigmoid(score_margins - math.log(theta))
     second = F.logsigmoid(-score_margins - math.log(theta))
-    strict = torch.where(label_margins > 0, first, second)
-    return torch.where(label_margins.abs() <= tie, first + second + math.log(theta**2 - 1), strict)
+    decided = torch.where(label_margins > 0, first, second)
+    return torch.where(label_margins.abs() <= tie, first + second + math.log(theta**2 - 1), decided)
 
 
 def draw_pairs(count: int, partners: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Indices of random pairs of `count` items, [n] each: every item meets `partners` others, itself never.
+    """Indices of random pairs of `count` items, [n] each: every item is paired with `partners` others.
 
-    With fewer other items than `partners`, it meets them all; a single item meets none.
+    With fewer others than `partners` it is paired with all of them; a single item gives no pair.
     """
     order = torch.randperm(count, generator=generator)
     steps = range(1, min(partners, count - 1) + 1)

@@ -22,9 +22,9 @@ def clip_seed(seed: int, prompt_id: str, index: int) -> int:
 
 
 def step_seed(seed: int, stride: int, step: int) -> int:
-    """The seed of a training's step, 0 to 2**63 - 1: seed * stride + step, taken round where that is more.
+    """The seed of a training's step: (seed * stride + step) modulo 2**63.
 
-    `derive_seed` would mix better; these numbers are kept because published trainings drew from them. Nothing is taken
-    round below a seed of 10**12.
+    `derive_seed` would mix better; these numbers are kept because published trainings drew from them. Below a seed of
+    10**12 the modulo changes nothing.
     """
     return (seed * stride + step) % (HIGHEST_SEED + 1)

@@ -23,8 +23,8 @@ _SSIM_FLOORS = (0.01**2, 0.03**2)  # stabilising constants of Wang et al. 2004 f
 # The settings of the flow were chosen on clean and corrupted clips of the embedded world (motion error,
 # separation of the two by the warp error) and on moving patterns; intensities are in 0..1 there.
 _SMOOTHNESS = 0.02  # weight of the flow's smoothness against squared intensity gradients
-_STILLNESS = 3e-5  # weight of a small flow: where nothing is to be seen, nothing moves
-_OUTLIER = 0.03  # intensity error from which a pixel counts less: uncovered background, not motion
+_STILLNESS = 3e-5  # weight that pulls the flow to zero where the picture is plain
+_OUTLIER = 0.03  # intensity error above which a pixel counts less, as it may be uncovered background
 _WARPS = 2  # linearisations at each pyramid level
 _SWEEPS = 10  # Jacobi sweeps for each linearisation at full size
 _COARSE_SWEEPS = 30  # the same below full size, where they are cheap and reach further
@@ -38,8 +38,8 @@ _DIVERSITY_POOL = 4  # pixels
 def temporal_flickering(video: Tensor) -> Tensor:
     """VBench's temporal flickering: (255 - MAE of adjacent frames on the scale 0..255) / 255.
 
-    VBench first leaves out every clip that moves (it keeps static clips by their RAFT flow) and rounds frames
-    to 8 bits; this does neither, so true motion lowers it too. Compare only clips that move alike.
+    VBench measures only clips that its RAFT flow calls static, and rounds frames to 8 bits; this does neither, so true
+    motion lowers it too. Compare only clips that move alike.
 
     Args:
         video: [..., 3, F, H, W] in [-1, 1], F >= 2.
@@ -109,13 +109,13 @@ def estimate_flow(video: Tensor) -> Tensor:
 def flow_warp_error(video: Tensor, flow: Tensor | None = None) -> Tensor:
     """Mean squared difference of each frame from the previous one, moved along the estimated flow.
 
-    Unlike `temporal_flickering` it forgives motion, so that what is left is flicker, sudden change, and newly
-    uncovered background. Pixels that come from outside the frame are left out; pixels that were hidden are
+    Unlike `temporal_flickering` it does not count motion: what is left is flicker, sudden change, and newly uncovered
+    background. Pixels that come from outside the frame are left out; pixels that were hidden are
     not: a mask from the flow's own consistency would also hide the defects.
 
     Args:
         video: [..., 3, F, H, W] in [-1, 1], F >= 2, H and W >= 2.
-        flow: what `estimate_flow` gives for it, when that is there already.
+        flow: `estimate_flow` of the video, to save computing it again.
 
     Returns:
         [...] squared intensity on the scale 0..1, 0 for a still clip; lower is better.
@@ -142,7 +142,7 @@ def dynamic_degree(video: Tensor, flow: Tensor | None = None) -> Tensor:
 
     Args:
         video: [..., 3, F, H, W] in [-1, 1], F >= 2, H and W >= 2.
-        flow: what `estimate_flow` gives for it, when that is there already.
+        flow: `estimate_flow` of the video, to save computing it again.
 
     Returns:
         [...] pixels per frame, 0 for a still clip.
@@ -187,13 +187,13 @@ def diversity_of_groups(videos: Tensor, groups: Sequence[str]) -> Tensor:
 
     Args:
         videos: [B, 3, F, H, W] in [-1, 1].
-        groups: of each video, what the samples of a prompt have in common, such as the prompt's id.
+        groups: the group of each video, such as the id of its prompt.
     """
     values = torch.full((len(groups),), math.nan)
     for group in dict.fromkeys(groups):
-        members = torch.tensor([other == group for other in groups])
-        if members.sum() > 1:
-            values[members] = diversity(videos[members])
+        is_member = torch.tensor([name == group for name in groups])
+        if is_member.sum() > 1:
+            values[is_member] = diversity(videos[is_member])
     return values
 
 
@@ -276,7 +276,7 @@ def _halve(images: Tensor) -> Tensor:
 
 
 def _refine(flow: Tensor, previous: Tensor, current: Tensor, sweeps: int) -> Tensor:
-    """The flow after one linearisation: minimises data + smoothness + stillness, per pixel 2 x 2 systems."""
+    """The flow after one linearisation: minimises data, smoothness and stillness terms by a 2 x 2 system per pixel."""
     warped = _warp(previous, flow)
     error = current - warped
     down, right = torch.gradient((current + warped) / 2, dim=(-2, -1))

@@ -31,7 +31,7 @@ Row = dict[str, Any]
 Array = NDArray[np.float64]
 Units = NDArray[np.int64]
 Pair = tuple[str, str]
-RowKey = tuple[str, str, str, str]  # what a row is about: scope, aspect, rater, reference
+RowKey = tuple[str, str, str, str]  # scope, aspect, rater, reference: all rows of one comparison have the same
 
 EACH_OTHER = "each other"
 _PLURAL = {"clip": "clips", "patch": "patches", "pair": "pairs", "patch pair": "patches of pairs"}
@@ -47,17 +47,17 @@ _WHY_UNDEFINED = {  # measure -> why it may have no value
     "alpha interval": "all ratings are equal",
     "alpha ordinal": "all ratings are equal",
 }
-_MOST_PAIRED = 200  # clips whose pairs are formed anew for every resample, when it is not known which share a prompt
+_MOST_PAIRED = 200  # clips up to which pairs are resampled when it is not known which clips share a prompt
 
 
 def agreement_table(files: Sequence[Path], prompts: dict[str, str], num_resamples: int, seed: int) -> pa.Table:
-    """The table tables.RELIABILITY of the raters in some files.
+    """The table tables.RELIABILITY of the raters in these files.
 
-    The first file is the reference, as the mean of its raters, for all the others; where it has several raters,
-    they are held against each other too.
+    All raters of the other files are compared with the mean of the raters in the first; where that file has several,
+    they are compared with each other as well.
 
     Args:
-        prompts: clip -> prompt, as far as it is known; the files may tell more.
+        prompts: clip id -> prompt id, as far as they are known; those that the files name are added.
 
     Raises:
         InputError: a file can't be read, there is nobody to compare, or two have nothing in common.
@@ -66,14 +66,14 @@ def agreement_table(files: Sequence[Path], prompts: dict[str, str], num_resample
     _tell_apart(groups, files)
     if len(groups) == 1 and len(groups[0]) == 1:
         raise InputError(f"{files[0]} has only one rater, {groups[0][0].name!r}; name a second file to compare with")
-    first_raters, *other_groups = groups
-    reference = first_raters[0] if len(first_raters) == 1 else mean_rater(first_raters, files[0].stem)
+    reference_raters, *other_groups = groups
+    several = len(reference_raters) > 1
+    reference = mean_rater(reference_raters, files[0].stem) if several else reference_raters[0]
     comparison = Comparison(prompts, num_resamples, seed)
-    num_among = len(first_raters) if len(first_raters) > 1 else 0
-    with progress("compare", num_among + sum(map(len, other_groups))) as advance:
-        if num_among:
-            comparison.among(first_raters)
-            advance(num_among)
+    with progress("compare", len(reference_raters) * several + sum(map(len, other_groups))) as advance:
+        if several:
+            comparison.among(reference_raters)
+            advance(len(reference_raters))
         for rater in itertools.chain(*other_groups):
             if not comparison.against(rater, reference):
                 raise InputError(f"{rater.name!r} and {reference.name!r} have fewer than two clips or pairs in common")
@@ -85,15 +85,15 @@ def agreement_table(files: Sequence[Path], prompts: dict[str, str], num_resample
 
 
 def show_agreement(table: pa.Table) -> None:
-    """Prints a table for every rater and what is rated: a line for every aspect and measure."""
+    """Prints a table for every rater and scope (clips, patches, pairs), with a line for every aspect and measure."""
     output, rows = Console(), table.to_pylist()
-    for (scope, rater, reference), part in itertools.groupby(rows, _part):
+    for (scope, rater, reference), group in itertools.groupby(rows, _table_key):
         shown = Table("aspect", Column("measure", no_wrap=True), title_justify="left")
         shown.title = Text(f"{_PLURAL[scope]}: {rater} against {reference}", style="bold")
         for name in ("value", "95% interval", "count"):
             shown.add_column(name, justify="right")
         aspect, undefined = None, {}
-        for row in part:
+        for row in group:
             name = row["aspect"].replace("_", " ") if row["aspect"] != aspect else ""
             aspect = row["aspect"]
             interval = show_interval(row["low"], row["high"], signed=False)
@@ -105,12 +105,12 @@ def show_agreement(table: pa.Table) -> None:
             output.print(f"{measure} has no value: {reason}", highlight=False)
 
 
-def _part(row: Row) -> tuple[str, str, str]:
+def _table_key(row: Row) -> tuple[str, str, str]:
     return row["scope"], row["rater"], row["reference"]
 
 
 def _tell_apart(groups: Sequence[Sequence[Rater]], files: Sequence[Path]) -> None:
-    """Puts the file's name before the names that several raters have."""
+    """Puts the file's name before every name that several raters have."""
     names = Counter(rater.name for group in groups for rater in group)
     for group, path in zip(groups, files, strict=True):
         for rater in group:
@@ -119,11 +119,11 @@ def _tell_apart(groups: Sequence[Sequence[Rater]], files: Sequence[Path]) -> Non
 
 
 class Comparison:
-    """Compares raters; `rows` collects what is found, rows of tables.RELIABILITY.
+    """Compares raters; `rows` collects the results, rows of tables.RELIABILITY.
 
     Args:
-        prompts: clip -> prompt. Clips of a prompt are resampled together, and pairs are formed within prompts;
-            without it, clips are resampled one by one and all pairs count.
+        prompts: clip id -> prompt id. Clips of a prompt are resampled together, and pairs are formed within prompts;
+            if it is empty, clips are resampled one by one and all pairs count.
     """
 
     def __init__(self, prompts: Mapping[str, str], num_resamples: int, seed: int) -> None:
@@ -131,10 +131,10 @@ class Comparison:
         self._prompts, self._num_resamples, self._seed = prompts, num_resamples, seed
 
     def against(self, rater: Rater, reference: Rater) -> bool:
-        """Holds a rater against a reference, in every aspect that both have.
+        """Compares a rater with a reference in every aspect that both have.
 
         Returns:
-            Whether they have anything to compare: two clips or pairs in common.
+            Whether they could be compared: they have at least two clips or pairs in common.
 
         Raises:
             InputError: they rate patches of different grids.
@@ -149,60 +149,60 @@ class Comparison:
         return len(self.rows) > before
 
     def among(self, raters: Sequence[Rater]) -> None:
-        """How reliable several raters are: each against the mean of the others, and all together.
+        """Compares each rater with the mean of the others, and adds Krippendorff's alpha of all of them.
 
-        A rater who shares fewer than two clips or pairs with the others is left out of the former, and named.
+        A rater who shares fewer than two clips or pairs with the others is not compared, and named on the terminal.
         """
         for rater in raters:
-            others = mean_rater([other for other in raters if other is not rater], "the others")
-            if not self.against(rater, others):
+            mean_of_others = mean_rater([other for other in raters if other is not rater], "the others")
+            if not self.against(rater, mean_of_others):
                 console.print(f"{rater.name!r} shares fewer than two clips or pairs with the others: left out")
         for aspect in dict.fromkeys(aspect for rater in raters for aspect in rater.scores):
-            of_aspect = [rater.scores[aspect] for rater in raters if aspect in rater.scores]
-            self._alpha("clip", aspect, [scores.clips for scores in of_aspect])
-            self._alpha("patch", aspect, [scores.patches for scores in of_aspect])
-        self._alpha("pair", OVERALL, [rater.preferences for rater in raters])
-        self._alpha("patch pair", OVERALL, [rater.patch_preferences for rater in raters])
+            scores_of_raters = [rater.scores[aspect] for rater in raters if aspect in rater.scores]
+            self._alpha_of_all("clip", aspect, [scores.clips for scores in scores_of_raters])
+            self._alpha_of_all("patch", aspect, [scores.patches for scores in scores_of_raters])
+        self._alpha_of_all("pair", OVERALL, [rater.preferences for rater in raters])
+        self._alpha_of_all("patch pair", OVERALL, [rater.patch_preferences for rater in raters])
 
     def _clips(self, aspect: str, rater: Rater, reference: Rater) -> None:
-        """Scores of whole clips."""
-        ours, theirs = rater.scores[aspect].clips, reference.scores[aspect].clips
-        clips = sorted(ours.keys() & theirs.keys())
+        """Compares scores of whole clips."""
+        rated, true = rater.scores[aspect].clips, reference.scores[aspect].clips
+        clips = sorted(rated.keys() & true.keys())
         if len(clips) < 2:
             return
-        scores, truth = np.array([ours[clip] for clip in clips]), np.array([theirs[clip] for clip in clips])
+        scores, truth = np.array([rated[clip] for clip in clips]), np.array([true[clip] for clip in clips])
         row_key = ("clip", aspect, rater.name, reference.name)
         groups = self._groups(clips)
         self._measure(row_key, "spearman", groups, lambda units: statistics.spearman(scores[units], truth[units]))
         self._measure(row_key, "kendall", groups, lambda units: statistics.kendall(scores[units], truth[units]))
         self._two_alphas(row_key, groups, scores, truth)
-        self._pairs_of(row_key, clips, scores, truth)
+        self._pairs_of_clips(row_key, clips, scores, truth)
 
     def _patches(self, aspect: str, rater: Rater, reference: Rater) -> None:
-        """Scores of patches; a patch is defective when the reference rates it so."""
-        ours, theirs = rater.scores[aspect].patches, reference.scores[aspect].patches
-        clips = sorted(ours.keys() & theirs.keys())
+        """Compares scores of patches; the reference's ratings decide which patches are defective."""
+        rated, true = rater.scores[aspect].patches, reference.scores[aspect].patches
+        clips = sorted(rated.keys() & true.keys())
         if len(clips) < 2:
             return
-        sizes = {len(values[clip]) for values in (ours, theirs) for clip in clips}
+        sizes = {len(values[clip]) for values in (rated, true) for clip in clips}
         if len(sizes) > 1:
             raise InputError(
                 f"{rater.name!r} and {reference.name!r} rate {sorted(sizes)} patches per clip; use one patch grid"
             )
-        scores, truth = np.stack([ours[clip] for clip in clips]), np.stack([theirs[clip] for clip in clips])
+        scores, truth = np.stack([rated[clip] for clip in clips]), np.stack([true[clip] for clip in clips])
         row_key = ("patch", aspect, rater.name, reference.name)
         groups = self._groups(clips)
         for name, measure in _PATCH_MEASURES.items():
             self._measure(row_key, name, groups, partial(_of_known_patches, measure, scores, truth))
-        whole = np.flatnonzero(~np.isnan(scores + truth).any(1))  # pointing needs all patches of a clip
-        for name, shown in (("pointing", scores), ("pointing by chance", np.zeros_like(scores))):
-            pointing = partial(_pointing, shown[whole], truth[whole])
-            self._measure(row_key, name, [groups[clip] for clip in whole], pointing)
+        complete = np.flatnonzero(~np.isnan(scores + truth).any(1))  # clips of which both have rated all patches
+        for name, pointing_scores in (("pointing", scores), ("pointing by chance", np.zeros_like(scores))):
+            pointing = partial(_pointing, pointing_scores[complete], truth[complete])
+            self._measure(row_key, name, [groups[index] for index in complete], pointing)
         self._two_alphas(row_key, groups, scores, truth)
 
-    def _pairs_of(self, row_key: RowKey, clips: Sequence[str], scores: Array, truth: Array) -> None:
-        """Which of two clips is better, as the reference's ratings order them."""
-        if any(clip in self._prompts for clip in clips):  # one whose prompt nobody tells is in no pair
+    def _pairs_of_clips(self, row_key: RowKey, clips: Sequence[str], scores: Array, truth: Array) -> None:
+        """Compares which of two clips is better; the truth is the order of the reference's ratings."""
+        if any(clip in self._prompts for clip in clips):  # a clip whose prompt is not known is in no pair
             with_prompt = [index for index, clip in enumerate(clips) if clip in self._prompts]
             pairs = [
                 pair for pair in itertools.combinations(with_prompt, 2)
@@ -210,8 +210,8 @@ class Comparison:
             ]  # fmt: skip
             if pairs:
                 first, second = np.array(pairs).T
-                margins, wanted = scores[first] - scores[second], truth[first] - truth[second]
-                self._accuracies(row_key, [self._prompts[clips[index]] for index in first], margins, wanted)
+                margins, true_margins = scores[first] - scores[second], truth[first] - truth[second]
+                self._accuracies(row_key, [self._prompts[clips[index]] for index in first], margins, true_margins)
             return
 
         resamples = self._num_resamples if len(clips) <= _MOST_PAIRED else 0
@@ -219,63 +219,65 @@ class Comparison:
             self._measure(row_key, name, clips, partial(_accuracy_of_all, measure, scores, truth), resamples)
 
     def _preferences(self, rater: Rater, reference: Rater) -> None:
-        """Pairs that the reference has compared: by the rater's own comparisons, or by the scores of both clips."""
+        """Compares pairs that the reference has compared, by the rater's comparisons, else by its scores of both."""
         row_key = ("pair", OVERALL, rater.name, reference.name)
-        whole = {pair: _margin(rater, pair) for pair in reference.preferences}
-        self._compared(row_key, whole, reference.preferences)
-        local = {pair: _patch_margins(rater, pair) for pair in reference.patch_preferences}
-        self._compared(("patch pair", *row_key[1:]), local, reference.patch_preferences)
+        margins = {pair: _margin(rater, pair) for pair in reference.preferences}
+        self._compared_pairs(row_key, margins, reference.preferences)
+        patch_margins = {pair: _patch_margins(rater, pair) for pair in reference.patch_preferences}
+        self._compared_pairs(("patch pair", *row_key[1:]), patch_margins, reference.patch_preferences)
 
-    def _compared(self, row_key: RowKey, margins: Mapping[Pair, Any], wanted: Mapping[Pair, Any]) -> None:
-        """Accuracies on the pairs of which both sides know something: one value, or one for each patch."""
+    def _compared_pairs(self, row_key: RowKey, margins: Mapping[Pair, Any], preferences: Mapping[Pair, Any]) -> None:
+        """Accuracies on the pairs with a margin (None: the rater has none), which is one value or one per patch."""
+        _, _, rater, reference = row_key
         known = [pair for pair, margin in margins.items() if margin is not None]
         for pair in known:
-            if len(sizes := {np.size(margins[pair]), np.size(wanted[pair])}) > 1:
+            if len(sizes := {np.size(margins[pair]), np.size(preferences[pair])}) > 1:
                 raise InputError(
-                    f"{row_key[2]!r} and {row_key[3]!r} compare {sorted(sizes)} patches of {pair}; use one patch grid"
+                    f"{rater!r} and {reference!r} compare {sorted(sizes)} patches of {pair}; use one patch grid"
                 )
         if len(known) >= 2:
             groups = [
-                self._prompts.get(pair[0], "/".join(pair)) for pair in known for _ in range(np.size(wanted[pair]))
+                self._prompts.get(pair[0], "/".join(pair)) for pair in known for _ in range(np.size(preferences[pair]))
             ]
-            values, truth = (np.concatenate([np.ravel(side[pair]) for pair in known]) for side in (margins, wanted))
+            values = np.concatenate([np.ravel(margins[pair]) for pair in known])
+            truth = np.concatenate([np.ravel(preferences[pair]) for pair in known])
             rated = ~np.isnan(values + truth)
             self._accuracies(row_key, list(np.array(groups)[rated]), values[rated], truth[rated])
 
-    def _accuracies(self, row_key: RowKey, groups: Sequence[str], margins: Array, wanted: Array) -> None:
+    def _accuracies(self, row_key: RowKey, groups: Sequence[str], margins: Array, true_margins: Array) -> None:
+        """Accuracies of margins, with and without ties, against the true ones."""
         for name, measure in _ACCURACIES.items():
-            self._measure(row_key, name, groups, partial(_accuracy_of, measure, margins, wanted))
+            self._measure(row_key, name, groups, partial(_accuracy_of, measure, margins, true_margins))
 
     def _two_alphas(self, row_key: RowKey, groups: Sequence[str], scores: Array, truth: Array) -> None:
         """Krippendorff's alpha of two raters: whether they mean the same by a rating."""
         self._alphas(row_key, groups, np.stack([scores, truth]).reshape(2, len(groups), -1))
 
-    def _alpha(self, scope: str, aspect: str, ratings: Sequence[Mapping[Any, Any]]) -> None:
-        """Krippendorff's alpha of all raters on all that at least two of them have rated."""
+    def _alpha_of_all(self, scope: str, aspect: str, ratings_of_raters: Sequence[Mapping[Any, Any]]) -> None:
+        """Krippendorff's alpha of all raters on the clips or pairs (units) that at least two of them have rated."""
         counts: dict[Any, int] = {}
-        for of_rater in ratings:
-            for unit in of_rater:
+        for ratings in ratings_of_raters:
+            for unit in ratings:
                 counts[unit] = counts.get(unit, 0) + 1
         units = sorted(unit for unit, count in counts.items() if count > 1)
         if not units:
             return
-        size = max(np.size(of_rater[unit]) for of_rater in ratings for unit in units if unit in of_rater)
-        values = np.full((len(ratings), len(units), size), math.nan)
-        for rater, of_rater in enumerate(ratings):
+        size = max(np.size(ratings[unit]) for ratings in ratings_of_raters for unit in units if unit in ratings)
+        values = np.full((len(ratings_of_raters), len(units), size), math.nan)
+        for rater, ratings in enumerate(ratings_of_raters):
             for index, unit in enumerate(units):
-                if unit in of_rater:
-                    values[rater, index] = of_rater[unit]
+                if unit in ratings:
+                    values[rater, index] = ratings[unit]
         groups = self._groups([unit if isinstance(unit, str) else unit[0] for unit in units])
-        row_key = (scope, aspect, "all", EACH_OTHER)
-        self._alphas(row_key, groups, values)
+        self._alphas((scope, aspect, "all", EACH_OTHER), groups, values)
 
     def _alphas(self, row_key: RowKey, groups: Sequence[str], values: Array) -> None:
-        """Alpha of ratings [raters, units, values of a unit], at both levels."""
+        """Krippendorff's alpha of ratings [raters, units, values of a unit], at both levels of measurement."""
         for level in get_args(reliability.Level):
             self._measure(row_key, f"alpha {level}", groups, partial(_alpha_of, values, level))
 
     def _groups(self, clips: Sequence[str]) -> list[str]:
-        """What is resampled together: the clips of a prompt."""
+        """The group that each clip is resampled with: its prompt, or itself where that is not known."""
         return [self._prompts.get(clip, clip) for clip in clips]
 
     def _measure(
@@ -286,7 +288,7 @@ class Comparison:
         measure: Callable[[Units], float],
         num_resamples: int | None = None,
     ) -> None:
-        """Adds one row."""
+        """Adds one row: a measure of units in these groups, with its interval unless `num_resamples` is 0."""
         resamples = self._num_resamples if num_resamples is None else num_resamples
         units = np.arange(len(groups))
         if resamples:
@@ -305,7 +307,7 @@ def _alpha_of(values: Array, level: reliability.Level, units: Units) -> float:
 
 
 def _of_known_patches(measure: Callable[[Array, Array], float], scores: Array, truth: Array, units: Units) -> float:
-    """A measure over the patches of some clips, without those that a side has not rated."""
+    """A measure over the patches of these clips, without those that rater or reference have not rated."""
     known = ~np.isnan(scores[units] + truth[units])
     return measure(scores[units][known], truth[units][known])
 
@@ -314,12 +316,12 @@ def _pointing(scores: Array, truth: Array, units: Units) -> float:
     return reliability.pointing_game(scores[units], truth[units] < DEFECT_RATING)
 
 
-def _accuracy_of(measure: Accuracy, margins: Array, wanted: Array, units: Units) -> float:
-    return measure(margins[units], wanted[units])
+def _accuracy_of(measure: Accuracy, margins: Array, true_margins: Array, units: Units) -> float:
+    return measure(margins[units], true_margins[units])
 
 
 def _accuracy_of_all(measure: Accuracy, scores: Array, truth: Array, units: Units) -> float:
-    """Accuracy on all pairs of some clips; a clip that was drawn twice is no pair."""
+    """Accuracy on all pairs of these clips; a clip that was drawn twice is not paired with itself."""
     first, second = np.triu_indices(len(units), 1)
     different = units[first] != units[second]
     first, second = units[first[different]], units[second[different]]
@@ -339,7 +341,7 @@ _ACCURACIES: dict[str, Accuracy] = {
 
 
 def _margin(rater: Rater, pair: Pair) -> float | None:
-    """How much better a rater finds the first of two clips; None where it has not rated both."""
+    """How much better a rater finds the first of two clips; None where it has neither compared nor scored both."""
     if pair in rater.preferences:
         return rater.preferences[pair]
     clips = rater.scores[OVERALL].clips if OVERALL in rater.scores else {}
@@ -347,7 +349,7 @@ def _margin(rater: Rater, pair: Pair) -> float | None:
 
 
 def _patch_margins(rater: Rater, pair: Pair) -> Array | None:
-    """The same for each patch."""
+    """How much better a rater finds each patch of the first clip; None as in `_margin`."""
     if pair in rater.patch_preferences:
         return rater.patch_preferences[pair]
     patches = rater.scores[OVERALL].patches if OVERALL in rater.scores else {}

@@ -1,4 +1,4 @@
-"""Whoever rates clips, read from a table: people, judges, reward models."""
+"""Raters of clips, read from tables: people, judges, reward models."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from halovid.store.foreign import describe, read_table_of_others
 from halovid.store.tables import LABELS, PREFERENCES, RELEASED, REWARDS, patch_matrix
 
 Array = NDArray[np.float64]
-OVERALL = "overall"  # the mean over a rater's aspects; what a reward is of itself
-_DIGITS = 6  # a tie, or a defect's threshold, must not hang on how a mean or a column was rounded
+OVERALL = "overall"  # the aspect of a reward, and of the mean over a rater's aspects
+_DIGITS = 6  # decimals that scores are rounded to, so that float errors decide no tie and no defect
 
 
 @dataclass
 class Scores:
-    """A rater's scores in one aspect: of clips, and of patches where there are any."""
+    """A rater's scores in one aspect.
+
+    clips: clip id -> score.  patches: clip id -> scores of its patches, flat, where there are any.
+    """
 
     clips: dict[str, float] = field(default_factory=dict)
     patches: dict[str, Array] = field(default_factory=dict)
@@ -47,7 +50,7 @@ def read_raters(path: Path, prompts: dict[str, str]) -> list[Rater]:
     """The raters of a file with labels, rewards or preferences: one for each name in its column `judge`.
 
     Args:
-        prompts: clip -> prompt; filled with what the file tells of it.
+        prompts: clip id -> prompt id; the prompts that the file names are added.
 
     Raises:
         InputError: the file can't be read, is no such table, holds no row, or rates something twice.
@@ -74,38 +77,38 @@ def mean_rater(raters: list[Rater], name: str) -> Rater:
     """The mean of several raters, for each clip, aspect and pair over those who rated it."""
     merged = Rater(name)
     for aspect in dict.fromkeys(aspect for rater in raters for aspect in rater.scores):
-        of_aspect = [rater.scores[aspect] for rater in raters if aspect in rater.scores]
-        clips = _mean([scores.clips for scores in of_aspect])
-        merged.scores[aspect] = Scores(clips, _mean([scores.patches for scores in of_aspect]))
+        scores_of_raters = [rater.scores[aspect] for rater in raters if aspect in rater.scores]
+        clips = _mean([scores.clips for scores in scores_of_raters])
+        merged.scores[aspect] = Scores(clips, _mean([scores.patches for scores in scores_of_raters]))
     merged.preferences = _mean([rater.preferences for rater in raters])
     merged.patch_preferences = _mean([rater.patch_preferences for rater in raters])
     return merged
 
 
-def _mean(parts: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
-    """Key -> mean over the parts that have it, patch by patch over those who rated it (NaN where nobody did)."""
+def _mean(tables: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
+    """Key -> mean over the tables that have it; of patches over those that rate them (NaN where none does)."""
     means = {}
-    for key, values in _gathered(parts).items():
+    for key, values in _gathered(tables).items():
         count = (~np.isnan(values)).sum(0)
         means[key] = (np.nansum(values, 0) / np.where(count, count, np.nan)).round(_DIGITS)
     return means
 
 
-def _mean_of_all(parts: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
-    """Key -> mean over the parts, of keys that every part has; NaN where one has no rating."""
-    gathered = _gathered(parts)
-    return {key: gathered[key].mean(0).round(_DIGITS) for key in sorted(gathered) if len(gathered[key]) == len(parts)}
+def _mean_of_all(tables: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
+    """Key -> mean over all tables, of keys that every table has; NaN for a patch that one of them does not rate."""
+    gathered = _gathered(tables)
+    return {key: gathered[key].mean(0).round(_DIGITS) for key in sorted(gathered) if len(gathered[key]) == len(tables)}
 
 
-def _gathered(parts: Sequence[Mapping[Any, Any]]) -> dict[Any, Array]:
-    """Key -> the values of the parts that have it: [parts], or [parts, patches].
+def _gathered(tables: Sequence[Mapping[Any, Any]]) -> dict[Any, Array]:
+    """Key -> its values in the tables that have it: [tables], or [tables, patches].
 
     Raises:
         InputError: the values of a key are of different grids.
     """
     values_of: dict[Any, list[Any]] = {}
-    for part in parts:
-        for key, value in part.items():
+    for table in tables:
+        for key, value in table.items():
             values_of.setdefault(key, []).append(value)
     for key, values in values_of.items():
         if len(sizes := {np.size(value) for value in values}) > 1:
@@ -114,6 +117,7 @@ def _gathered(parts: Sequence[Mapping[Any, Any]]) -> dict[Any, Array]:
 
 
 def _note_prompts(table: pa.Table, prompts: dict[str, str]) -> None:
+    """Adds the prompts of a table's clips, where it names them."""
     if "prompt_id" in table.column_names:
         for name in {"clip_id", "first", "second"} & set(table.column_names):
             pairs = zip(table.column(name).to_pylist(), table.column("prompt_id").to_pylist(), strict=True)
@@ -123,9 +127,9 @@ def _note_prompts(table: pa.Table, prompts: dict[str, str]) -> None:
 def _from_labels(table: pa.Table, path: Path) -> list[Rater]:
     """A rater for each judge in a label table."""
     raters = []
-    for judge, rows_of_judge in _by_value(table, "judge", path.stem):
+    for judge, labels in _by_value(table, "judge", path.stem):
         rater = Rater(judge)
-        for aspect, rows in _by_value(rows_of_judge, "aspect", "?"):
+        for aspect, rows in _by_value(labels, "aspect", "?"):
             rater.scores[aspect] = _scores(rows, "score", "patch_scores", path)
         rater.scores[OVERALL] = _overall(rater)
         raters.append(rater)
@@ -133,7 +137,7 @@ def _from_labels(table: pa.Table, path: Path) -> list[Rater]:
 
 
 def _from_rewards(table: pa.Table, path: Path) -> list[Rater]:
-    """The one rater of a reward table; a released model's has scores of its own in further aspects."""
+    """The one rater of a reward table; that of a released model also has the scores that the model names."""
     scores = {OVERALL: _scores(table, "reward", "patch_rewards", path)}
     if {"names", "scores"} <= set(table.column_names):
         for row in table.select(["clip_id", "names", "scores"]).to_pylist():
@@ -146,11 +150,11 @@ def _from_rewards(table: pa.Table, path: Path) -> list[Rater]:
 
 
 def _from_preferences(table: pa.Table, path: Path) -> list[Rater]:
-    """A rater for each judge in a table of compared pairs; of two orders of a pair the sorted one is kept."""
+    """A rater for each judge in a table of compared pairs, which are kept with their clips in sorted order."""
     raters = []
-    for judge, rows_of_judge in _by_value(table, "judge", path.stem):
+    for judge, comparisons in _by_value(table, "judge", path.stem):
         rater = Rater(judge)
-        for row in rows_of_judge.to_pylist():
+        for row in comparisons.to_pylist():
             if row["first"] is None or row["second"] is None:
                 raise InputError(f"{path} holds a preference without its first or second clip; give both")
             if row["first"] == row["second"]:
@@ -167,7 +171,7 @@ def _from_preferences(table: pa.Table, path: Path) -> list[Rater]:
 
 
 def _sorted_pair(first: str, second: str) -> tuple[tuple[str, str], int]:
-    """A pair in sorted order, and the sign of preferences in it."""
+    """A pair in sorted order, and the sign that turns a preference of the given order into one of the sorted order."""
     return ((first, second), 1) if first <= second else ((second, first), -1)
 
 
@@ -178,27 +182,27 @@ def _by_value(table: pa.Table, column: str, default: str) -> list[tuple[str, pa.
 
 
 def _scores(rows: pa.Table, score: str, patches: str, path: Path) -> Scores:
-    """The scores in one aspect."""
+    """One rater's scores in one aspect, from the columns with these names."""
     clips = rows.column("clip_id").to_pylist()
     if None in clips:
         raise InputError(f"{path} holds a row without a clip_id")
     if len(set(clips)) < len(clips):
         raise InputError(f"{path} rates a clip twice in one aspect by one judge; merge these first")
     values = _require_finite(rows.column(score).to_pylist(), path)
-    local = rows.filter(pc.is_valid(rows.column(patches)))
-    by_clip: dict[str, Array] = {}
-    if len(local):
-        matrix = patch_matrix(local, patches).astype(np.float64).round(_DIGITS)
+    with_patches = rows.filter(pc.is_valid(rows.column(patches)))
+    patch_scores: dict[str, Array] = {}
+    if len(with_patches):
+        matrix = patch_matrix(with_patches, patches).astype(np.float64).round(_DIGITS)
         _require_finite(matrix[~np.isnan(matrix)], path)  # NaN: a patch that nobody was asked about
-        by_clip = dict(zip(local.column("clip_id").to_pylist(), matrix, strict=True))
-    return Scores(dict(zip(clips, values.round(_DIGITS).tolist(), strict=True)), by_clip)
+        patch_scores = dict(zip(with_patches.column("clip_id").to_pylist(), matrix, strict=True))
+    return Scores(dict(zip(clips, values.round(_DIGITS).tolist(), strict=True)), patch_scores)
 
 
 def _overall(rater: Rater) -> Scores:
-    """The mean over the aspects, of clips and patches that are rated in all of those that rate any."""
-    every = list(rater.scores.values())
-    local = [scores.patches for scores in every if scores.patches]
-    return Scores(_mean_of_all([scores.clips for scores in every]), _mean_of_all(local))
+    """The mean over the aspects: of clips rated in all of them, of patches rated in all that have patch scores."""
+    aspects = list(rater.scores.values())
+    by_patch = [scores.patches for scores in aspects if scores.patches]
+    return Scores(_mean_of_all([scores.clips for scores in aspects]), _mean_of_all(by_patch))
 
 
 def _require_finite(values: object, path: Path) -> Array:

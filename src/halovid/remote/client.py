@@ -84,7 +84,7 @@ class Asking:
 
 
 class Asker:
-    """Asks models. All its calls run on one event loop, that of `run`, since rate limits and connections outlast a call."""
+    """Asks models. All calls run on one event loop, that of `run`: rate limits and connections outlast a call."""
 
     def __init__(self, asking: Asking) -> None:
         self.budget = Budget(asking.budget, asking.section)
@@ -108,7 +108,7 @@ class Asker:
 
         Raises:
             Unanswered: there is none in this run.
-            InputError: the folder of answers can't be written, or the key or the proxy in the environment can't be used.
+            InputError: the folder of answers can't be written, or the environment's key or proxy can't be used.
         """
         key = self._asking.question_key(question, model, vote)
         async with self._answers.asking[key]:
@@ -231,7 +231,7 @@ class Asker:
         return question.read(reply.text)
 
     def _keep(self, key: str, record: dict[str, Any]) -> None:
-        """Saves what came back. If that fails nothing more is asked; the answer, which is paid for, is used all the same."""
+        """Saves what came back. If that fails nothing more is asked, but this answer, which is paid for, is used."""
         try:
             self._answers.save(key, record)
         except NotKept as error:
@@ -243,7 +243,7 @@ class Asker:
             raise Stopped(str(self.stopped), self.stopped.fatal)
 
     def _wait(self, state: RetryCallState) -> float:
-        """Seconds before the next attempt: what the server asks for, else random ones up to a bound that doubles each time."""
+        """Seconds before the next attempt: what the server asks for, else at random up to a bound that doubles."""
         error = state.outcome.exception() if state.outcome else None
         if self.stopped or isinstance(error, WrongAnswer):  # after a stop the next attempt fails at once
             return 0.0

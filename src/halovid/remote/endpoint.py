@@ -72,11 +72,11 @@ class Endpoint:
         self._tokens = AsyncLimiter(config.tokens_per_minute) if config.tokens_per_minute else None
 
     async def ready(self, tokens: int) -> None:
-        """Waits until a call of so many tokens may be made, by the rate limits and the pauses that the server asked for."""
+        """Waits until a call of so many tokens may be made, by rate limits and by pauses that the server wants."""
         now = asyncio.get_running_loop().time
         if self._tokens:
             await self._tokens.acquire(min(tokens, self._tokens.max_rate))
-        while True:  # a pause may begin while the call waits for the rate limit; calls after it are spaced as well
+        while True:  # a pause may begin while the call waits for the rate limit
             while (left := self._resume_at - now()) > 0:
                 await asyncio.sleep(left)
             if self._calls:
@@ -235,7 +235,7 @@ def _error_message(error: openai.APIStatusError) -> str:
 
 
 def _connect(model: ModelConfig, key: str, timeout: float) -> openai.AsyncOpenAI:
-    """A client with the environment's proxies, certificates and OPENAI_* settings; raises whatever is wrong with these."""
+    """A client with the environment's proxies, certificates and OPENAI_* settings; raises what is wrong with them."""
     transport = openai.DefaultAsyncHttpxClient(
         follow_redirects=False,
         event_hooks={"response": [_bound_body]},

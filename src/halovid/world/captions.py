@@ -1,4 +1,4 @@
-"""Captions: a grammar with several phrasings, and its inverse.
+"""Captions of the embedded world: a grammar with several phrasings, and its inverse.
 
 Every content word belongs to exactly one attribute value, so a caption can be read back by looking its
 words up: `parse_caption(write_caption(spec, rng)) == spec` for every spec and phrasing.
@@ -74,26 +74,26 @@ def parse_caption(caption: str) -> SceneSpec:
         ValueError: the text is not a caption of the embedded world.
     """
     backgrounds: list[str] = []
-    attributes: dict[str, list[str]] = {name: [] for name in ("size", "texture", "colour", "shape", "motion")}
+    values_of: dict[str, list[str]] = {name: [] for name in ("size", "texture", "colour", "shape", "motion")}
     for word in re.findall(r"[a-z]+", caption.lower()):
         if word in VOCABULARY:
             attribute, value = VOCABULARY[word]
-            (backgrounds if attribute == "background" else attributes[attribute]).append(value)
-    counts = {len(values) for values in attributes.values()}
-    if len(backgrounds) != 1 or counts != {NUM_SPRITES} or len(set(attributes["colour"])) != NUM_SPRITES:
+            (backgrounds if attribute == "background" else values_of[attribute]).append(value)
+    counts = {len(values) for values in values_of.values()}
+    if len(backgrounds) != 1 or counts != {NUM_SPRITES} or len(set(values_of["colour"])) != NUM_SPRITES:
         raise ValueError(
             f"not a caption of the embedded world: {caption[:120]!r}. It must name {NUM_SPRITES} sprites of "
             f"different colours (each with size, texture, colour, shape and motion) and one background "
             f"({', '.join(BACKGROUNDS)})"
         )
     sprites = tuple(
-        SpriteSpec(**dict(zip(attributes, values, strict=True))) for values in zip(*attributes.values(), strict=True)
+        SpriteSpec(**dict(zip(values_of, values, strict=True))) for values in zip(*values_of.values(), strict=True)
     )
     return SceneSpec(sprites, backgrounds[0])
 
 
 def all_words() -> list[str]:
-    """Every word and sign that a caption can hold, sorted: the vocabulary of the packaged tokenizer."""
+    """Every word and punctuation mark that a caption can hold, sorted: the vocabulary of the packaged tokenizer."""
     phrases = [phrase for options in _PHRASES.values() for phrase in options]
     names = [*SHAPES, *COLOURS, *TEXTURES, *BACKGROUNDS]
     texts = [*_FRAMES, *_NOUN_PHRASES, *phrases, *names]

@@ -1,7 +1,7 @@
-"""Corruptions: local defects of known kind, place and time.
+"""Corruptions: local defects of known kind, sprite and frames.
 
-A corruption takes one sprite's layer over a window of frames and gives the defective layer. What it changed
-is known exactly: the corrupted clip against the clean one.
+A corruption turns one sprite's layer, over a window of frames, into a defective layer. What it changes is known
+exactly: the difference of the corrupted clip from the clean one.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from halovid.world.render import composite, render_background, sprite_layers, to
 from halovid.world.scenes import FRAME_SIZE, NUM_FRAMES, Scene
 
 _BLOCK = 8  # pixels, side of a block of `noise`
-_HOLD = 4  # frames for which it stays
+_HOLD = 4  # frames for which it stays the same
 
 
 @dataclass(frozen=True)
 class Event:
-    """One corruption: `kind` befalls `sprite` during frames first..last-1."""
+    """One corruption: of this kind, of the sprite with this index, in frames first..last-1."""
 
     kind: str
     sprite: int

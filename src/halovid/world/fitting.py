@@ -1,7 +1,7 @@
 """Finds the clean clip nearest to a given one, among all that its caption allows.
 
-An exhaustive search for the path of each sprite on reduced frames, then robust Gauss-Newton steps on the pixels: first
-within the motion that the caption tells, at last with a small smooth bend of the path, which is no defect.
+The path of each sprite is found by an exhaustive search on reduced frames, then by robust Gauss-Newton steps on the
+pixels: first with the motion that the caption names, then with a small smooth bend of the path, which is no defect.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from halovid.world.scenes import (
 _CROP = 2 * math.ceil(RADIUS["big"][1] * render.PICTURE_REACH) + 1  # pixels, odd: room for the largest picture
 _COARSE = 2  # the search works on frames reduced by this factor
 _KERNEL = _CROP // _COARSE | 1  # reduced pixels, odd
-_MATCH_SCALE = 0.09  # mean squared colour error (in [0, 1] units) at which a match counts for nothing
-_DOUBTFUL = 0.85  # and below which it is looked for again behind the sprites in front of it
-_LOST = 0.1  # quality of the match below which a sprite counts as not seen
-_STRANGE = 0.02  # mean squared difference from the background that is surely not background
-_HINT = 0.3  # worth of standing on something that is not background, against a perfect match
-_REACH = 2  # reduced pixels that a frame's own best match may lie from the path found for the whole clip
+_MATCH_SCALE = 0.09  # mean squared colour error, of colours in [0, 1], at which the quality of a match is 0
+_DOUBTFUL = 0.85  # quality below which a sprite is searched for again, behind those in front of it
+_LOST = 0.1  # quality below which a sprite counts as not seen
+_FOREGROUND = 0.02  # mean squared difference from the background at which a pixel surely shows something else
+_HINT = 0.3  # score of a place where all pixels are foreground; a perfect match has 1
+_REACH = 2  # reduced pixels by which the best match in a single frame may lie off the path of the whole clip
 _BEND = 1.5  # pixels by which a sprite may stray, smoothly, from an exact drift, swing or orbit
 _BEND_DEGREE = 3  # of the polynomial in time by which it strays
 
@@ -49,8 +49,8 @@ class Fit:
 
     frames: [B, F, 3, H, W] in [0, 1], the nearest clean rendering.
     coverage: [B, N, F, H, W] in [0, 1], how much of each pixel each sprite covers, occlusion ignored.
-    path: [B, N, F, 2] sprite centres in pixels.  visibility: [B, N, F] in [0, 1], quality of the match there.
-    radius: [B, N] pixels.
+    path: [B, N, F, 2] sprite centres in pixels.  radius: [B, N] pixels.
+    visibility: [B, N, F] in [0, 1], how well each sprite matches the clip at its path.
     """
 
     frames: Tensor
@@ -73,8 +73,8 @@ def fit_clean(video: Tensor, specs: Sequence[SceneSpec]) -> Fit:
     pictures = render.pictures_of(sprites)
     middle = torch.tensor([sum(RADIUS[sprite.size]) / 2 for sprite in sprites])
     kernels = _search_kernels(pictures, middle)
-    strange = ((frames - background[:, None]).square().mean(2) / _STRANGE).clamp(max=1)
-    score = _match_score(frames, kernels) + _HINT * _overlap(strange, kernels)
+    foreground = ((frames - background[:, None]).square().mean(2) / _FOREGROUND).clamp(max=1)  # [B, F, H, W]
+    score = _match_score(frames, kernels) + _HINT * _overlap(foreground, kernels)
     paths = _locate(score, sprites, middle)
     motions = _motion_moves(sprites)
     bounds = torch.tensor([RADIUS[sprite.size] for sprite in sprites])
@@ -82,15 +82,15 @@ def fit_clean(video: Tensor, specs: Sequence[SceneSpec]) -> Fit:
     fit = _describe(frames, background, pictures, paths, radius)
 
     lost = fit.visibility.mean(-1).flatten() < _LOST
-    if lost.any():  # look for a sprite that matches nowhere in the parts of the clip that nothing explains
-        known = fit.coverage.flatten(0, 1) * ~lost[:, None, None, None]
-        free = 1 - known.unflatten(0, fit.coverage.shape[:2]).amax(1)
-        score = score + _overlap(free * strange, kernels)
-        picked = [sprite for sprite, is_lost in zip(sprites, lost, strict=True) if is_lost]
-        paths[lost] = _locate(score[lost], picked, middle[lost])
+    if lost.any():  # search for sprites that match nowhere in the foreground that no other sprite covers
+        covered = fit.coverage.flatten(0, 1) * ~lost[:, None, None, None]
+        free = 1 - covered.unflatten(0, fit.coverage.shape[:2]).amax(1)
+        score = score + _overlap(free * foreground, kernels)
+        lost_sprites = [sprite for sprite, is_lost in zip(sprites, lost, strict=True) if is_lost]
+        paths[lost] = _locate(score[lost], lost_sprites, middle[lost])
         fit = _describe(frames, background, pictures, paths, radius)
 
-    hidden = _look_behind(frames, strange, kernels, sprites, middle, fit)
+    hidden = _look_behind(frames, foreground, kernels, sprites, middle, fit)
     paths, radius = _polish(frames, background, pictures, motions, bounds, hidden, fit.radius.flatten())
     fit = _nearer(frames, fit, _describe(frames, background, pictures, paths, radius))
 
@@ -101,17 +101,17 @@ def fit_clean(video: Tensor, specs: Sequence[SceneSpec]) -> Fit:
 
 
 def _look_behind(
-    frames: Tensor, strange: Tensor, kernels: Tensor, sprites: Sequence[SpriteSpec], radius: Tensor, fit: Fit
+    frames: Tensor, foreground: Tensor, kernels: Tensor, sprites: Sequence[SpriteSpec], radius: Tensor, fit: Fit
 ) -> Tensor:
-    """The paths, [B * N, F, 2], when what stands in front of a sprite that matches badly is not held against it."""
+    """The paths, [B * N, F, 2]; sprites that match badly are located again where none in front covers them."""
     paths = fit.path.flatten(0, 1).clone()
-    clips, doubtful = torch.nonzero(fit.visibility.mean(-1) < _DOUBTFUL).T
+    clips, doubtful = torch.nonzero(fit.visibility.mean(-1) < _DOUBTFUL).T  # a clip and a sprite of it, [n] each
     if len(clips):
         in_front = torch.arange(fit.path.shape[1]) > doubtful[:, None]
         seen = 1 - (fit.coverage[clips] * in_front[:, :, None, None, None]).amax(1)  # [n, F, H, W]
         rows = clips * fit.path.shape[1] + doubtful
         score = _visible_score(frames[clips], seen, kernels[rows]) + _HINT * _overlap(
-            seen * strange[clips], kernels[rows]
+            seen * foreground[clips], kernels[rows]
         )
         paths[rows] = _locate(score, [sprites[row] for row in rows.tolist()], radius[rows])
     return paths
@@ -120,9 +120,9 @@ def _look_behind(
 def _nearer(frames: Tensor, first: Fit, second: Fit) -> Fit:
     """For each clip the fit whose rendering is nearer."""
     errors = [(fit.frames - frames).square().mean((1, 2, 3, 4)) for fit in (first, second)]
-    take = errors[1] < errors[0]
+    second_is_nearer = errors[1] < errors[0]
     pairs = [(getattr(first, field.name), getattr(second, field.name)) for field in dataclasses.fields(Fit)]
-    return Fit(*(torch.where(take.view(-1, *[1] * (old.ndim - 1)), new, old) for old, new in pairs))
+    return Fit(*(torch.where(second_is_nearer.view(-1, *[1] * (old.ndim - 1)), new, old) for old, new in pairs))
 
 
 def _describe(frames: Tensor, background: Tensor, pictures: Tensor, paths: Tensor, radius: Tensor) -> Fit:
@@ -146,8 +146,8 @@ def _locate(score: Tensor, sprites: Sequence[SpriteSpec], radius: Tensor) -> Ten
     for motion in MOTIONS:
         chosen = [i for i, sprite in enumerate(sprites) if sprite.motion == motion]
         if chosen:
-            rough_paths = _search_paths(score[chosen], motion, radius[chosen])
-            paths[chosen] = _refine_paths(score[chosen], motion, rough_paths)
+            rough = _search_paths(score[chosen], motion, radius[chosen])
+            paths[chosen] = _refine_paths(score[chosen], motion, rough)
     return paths
 
 
@@ -156,7 +156,7 @@ def fit_background(frames: Tensor, specs: Sequence[SceneSpec]) -> Tensor:
     still = frames.median(dim=1).values
     basis = render.background_basis().flatten(1)
     colour = torch.stack([render.background_colour(spec.background) for spec in specs])
-    # brightness of each pixel in units of the backdrop's colour: 1 + slope . position wherever nothing stands
+    # brightness of each pixel in units of the backdrop's colour: 1 + slope . position where no sprite is
     shade = torch.einsum("bchw,bc->bhw", still, colour) / colour.square().sum(1)[:, None, None]
     shade = shade.flatten(1)
     weight = torch.ones_like(shade)
@@ -178,9 +178,9 @@ def _search_kernels(pictures: Tensor, radius: Tensor) -> Tensor:
 
 
 def _match_score(frames: Tensor, kernels: Tensor) -> Tensor:
-    """How well each sprite, put at each reduced pixel, matches: [B * N, F, H, W] in [0, 1].
+    """How well each sprite matches at each reduced pixel: [B * N, F, H, W] in [0, 1].
 
-    From the mean squared colour error, as correlations: sum a (I - c)^2 = sum a I^2 - 2 sum (a c) I + sum a c^2.
+    The mean squared colour error is computed by correlations: sum a (I - c)^2 = sum a I^2 - 2 sum (a c) I + sum a c^2.
     """
     colour, alpha = kernels[:, :3], kernels[:, 3:]
     constant = (colour.square() / alpha.clamp(min=1e-3)).sum((1, 2, 3))
@@ -192,7 +192,7 @@ def _match_score(frames: Tensor, kernels: Tensor) -> Tensor:
 
 
 def _visible_score(frames: Tensor, seen: Tensor, kernels: Tensor) -> Tensor:
-    """`_match_score` of one sprite per clip from the pixels `seen` [n, F, H, W], times the share these are of it."""
+    """`_match_score` of a sprite per clip from the pixels `seen` [n, F, H, W] alone, times their share of it."""
     colour, alpha = kernels[:, :3], kernels[:, 3:]
     constant = (colour.square() / alpha.clamp(min=1e-3)).sum(1, keepdim=True)
     small = F.avg_pool2d(frames.flatten(0, 1), _COARSE).unflatten(0, frames.shape[:2])
@@ -205,7 +205,7 @@ def _visible_score(frames: Tensor, seen: Tensor, kernels: Tensor) -> Tensor:
 
 
 def _overlap(mask: Tensor, kernels: Tensor) -> Tensor:
-    """Share of each sprite, put at each reduced pixel, that lies in a mask [B, F, H, W]: [B * N, F, H, W]."""
+    """Share of each sprite, centred at each reduced pixel, that lies in a mask [B, F, H, W]: [B * N, F, H, W]."""
     alpha = kernels[:, 3:]
     return _correlate(F.avg_pool2d(mask, _COARSE)[:, :, None], alpha / alpha.sum((1, 2, 3), keepdim=True))
 
@@ -213,14 +213,14 @@ def _overlap(mask: Tensor, kernels: Tensor) -> Tensor:
 def _correlate(signal: Tensor, kernels: Tensor) -> Tensor:
     """Correlation of each clip's frames [B, F, C, H, W] with its own kernels [B * N, C, c, c]: [B * N, F, H, W]."""
     per_clip = zip(signal, kernels.unflatten(0, (len(signal), -1)), strict=True)
-    return torch.cat([F.conv2d(frames, kernels, padding=_KERNEL // 2).transpose(0, 1) for frames, kernels in per_clip])
+    return torch.cat([F.conv2d(frames, weight, padding=_KERNEL // 2).transpose(0, 1) for frames, weight in per_clip])
 
 
 @functools.cache
 def _hypotheses(motion: str) -> tuple[Tensor, Tensor]:
-    """Offsets from the start for all speeds and phases tried: [H, F, 2] pixels; and the basis of that motion.
+    """Offsets from the start for all speeds and phases tried, [H, F, 2] in pixels; and the basis of the motion.
 
-    The basis [K, F, 2] spans the displacements of the motion, so that a path is start + weights @ basis.
+    The basis, [K, F, 2], spans the displacements of the motion: a path is start + weights @ basis.
     """
     frames = torch.arange(NUM_FRAMES)
     angle = 2 * math.pi * frames / PERIOD
@@ -259,7 +259,7 @@ def _search_paths(score: Tensor, motion: str, radius: Tensor) -> Tensor:
     axis = torch.arange(size)
     low = radius[:, None, None] / _COARSE - 1 - offsets.min(1).values  # sprites stay inside the frame
     high = size - radius[:, None, None] / _COARSE - offsets.max(1).values
-    inside = (axis >= low[..., None]) & (axis <= high[..., None])  # [n, H, 2, 64]
+    inside = (axis >= low[..., None]) & (axis <= high[..., None])  # [n, H, 2, size]
     allowed = inside[:, :, 1, :, None] & inside[:, :, 0, None, :]
     best = total.masked_fill(~allowed, -torch.inf).flatten(1).argmax(1)
     hypothesis, row, column = torch.unravel_index(best, total.shape[1:])
@@ -299,7 +299,7 @@ def _local_peaks(score: Tensor, paths: Tensor, reach: int) -> tuple[Tensor, Tens
     second = torch.arange(NUM_FRAMES)[None, :, None, None]
     window = score[first, second, rows[..., :, None], columns[..., None, :]]  # [n, F, side, side]
     top = window.flatten(2).max(-1).values
-    weight = (window - 0.9 * top[..., None, None]).clamp(min=0) + 1e-9  # centroid of the peak's cap
+    weight = (window - 0.9 * top[..., None, None]).clamp(min=0) + 1e-9  # position: the centroid of the peak's top
     total = weight.sum((-1, -2))
     x = (weight.sum(-2) * columns).sum(-1) / total + 0.5
     y = (weight.sum(-1) * rows).sum(-1) / total + 0.5
@@ -307,16 +307,16 @@ def _local_peaks(score: Tensor, paths: Tensor, reach: int) -> tuple[Tensor, Tens
 
 
 def _motion_moves(sprites: Sequence[SpriteSpec]) -> Tensor:
-    """How each path can change its start, speed, amplitude and phase: [n, 4, F, 2]."""
+    """Displacements by which each path can change its start and its speed, or amplitude and phase: [n, 4, F, 2]."""
     bases = [_hypotheses(sprite.motion)[1] for sprite in sprites]
     shifts = torch.eye(2)[:, None].expand(2, NUM_FRAMES, 2)
-    return torch.stack(  # two directions, then the motion's own one or two
+    return torch.stack(  # shifts in two directions, then the one or two of the motion
         [torch.cat([shifts, basis, torch.zeros(2 - len(basis), NUM_FRAMES, 2)]) for basis in bases]
     )
 
 
 def _bend_moves() -> Tensor:
-    """How any path can change smoothly: polynomials in time in both directions, [K, F, 2]."""
+    """Displacements by which any path can bend smoothly: polynomials in time in both directions, [K, F, 2]."""
     powers = torch.linspace(-1, 1, NUM_FRAMES) ** torch.arange(_BEND_DEGREE + 1)[:, None]  # [degrees, F]
     return torch.einsum("kf,ed->kefd", powers, torch.eye(2)).flatten(0, 1)
 
@@ -326,33 +326,33 @@ def _polish(
 ) -> tuple[Tensor, Tensor]:
     """Paths and radii moved to the nearest clean rendering by robust Gauss-Newton steps on the pixels.
 
-    A pixel that no clean sprite explains (a defect, a neighbour) loses its weight.
+    A pixel that the clean sprite does not explain (a defect, another sprite) loses its weight.
 
     Args:
-        moves: [n, K, F, 2], the displacements of which each path may change by a combination.
+        moves: [n, K, F, 2] displacements; each path changes by a combination of its own.
         bounds: [n, 2], the smallest and the largest radius of each sprite.
     """
     low, high = bounds.T
     clips = torch.arange(len(paths)) // (len(paths) // len(frames))
-    times = torch.arange(0, NUM_FRAMES, 2)  # every other frame tells a path of a few numbers well enough
+    times = torch.arange(0, NUM_FRAMES, 2)  # every other frame is enough for a path of a few parameters
     every, still = times.expand(len(paths), -1), torch.zeros(len(paths), len(times), dtype=torch.long)
-    # what each number changes in each frame: the place for the moves, the radius for the last number
-    numbers = F.pad(F.pad(moves[:, :, times], (0, 1)), (0, 0, 0, 0, 0, 1))  # [n, K + 1, F, 3]
-    numbers[:, -1, :, 2] = 1
+    # what each parameter changes in each frame: the first K the position (x, y), the last the radius
+    effects = F.pad(F.pad(moves[:, :, times], (0, 1)), (0, 0, 0, 0, 0, 1))  # [n, K + 1, F, 3]
+    effects[:, -1, :, 2] = 1
     for _ in range(4):
         crops, local = crop_windows(frames, paths[:, times], clips, every)
         backdrop, _ = crop_windows(background[:, None], paths[:, times], clips, still)
 
         view = functools.partial(view_windows, pictures, backdrop)
-        now, step = view(local, radius), 0.25
-        error = crops - now
-        sides = [view(local + shift, radius) for shift in step * torch.eye(2)] + [view(local, radius + step)]
-        slopes = ((torch.stack(sides, 2) - now[:, :, None]) / step).flatten(3)  # [n, F, 3, pixels]
+        rendered, step = view(local, radius), 0.25
+        error = crops - rendered
+        varied = [view(local + shift, radius) for shift in step * torch.eye(2)] + [view(local, radius + step)]
+        slopes = ((torch.stack(varied, 2) - rendered[:, :, None]) / step).flatten(3)  # [n, F, 3, pixels]
         weight = 1 / (1 + error.square().sum(2, keepdim=True) / 0.06).square()
         weighted = slopes * weight.expand_as(error).flatten(2)[:, :, None]
-        normal = torch.einsum("nkfi,nfij,nlfj->nkl", numbers, weighted @ slopes.mT, numbers)
+        normal = torch.einsum("nkfi,nfij,nlfj->nkl", effects, weighted @ slopes.mT, effects)
         normal = normal + torch.diag_embed(normal.diagonal(dim1=1, dim2=2) * 0.01 + 1e-3)
-        moment = torch.einsum("nkfi,nfi->nk", numbers, (weighted @ error.flatten(2)[..., None])[..., 0])
+        moment = torch.einsum("nkfi,nfi->nk", effects, (weighted @ error.flatten(2)[..., None])[..., 0])
         change = torch.linalg.solve(normal, moment)
         paths = paths + torch.einsum("nk,nkfd->nfd", change[:, :-1], moves).clamp(-1, 1)
         radius = (radius + change[:, -1].clamp(-1, 1)).clamp(low, high)
@@ -360,7 +360,7 @@ def _polish(
 
 
 def view_windows(pictures: Tensor, backdrop: Tensor, local: Tensor, radius: Tensor) -> Tensor:
-    """Windows as they look with each sprite at its places: [n, K, 3, crop, crop]."""
+    """Windows with each sprite drawn over the backdrop at its positions: [n, K, 3, crop, crop]."""
     layer = render.place_pictures(pictures, local, radius, size=_CROP)
     return layer[:, :, :3] + (1 - layer[:, :, 3:]) * backdrop
 
@@ -368,7 +368,7 @@ def view_windows(pictures: Tensor, backdrop: Tensor, local: Tensor, radius: Tens
 def crop_windows(
     frames: Tensor, paths: Tensor, clips: Tensor | None = None, times: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Windows around points, [n, K, 3, crop, crop], and each point's place in its window, [n, K, 2].
+    """Windows around points, [n, K, 3, crop, crop], and each point's position in its window, [n, K, 2].
 
     Args:
         frames: [B, F, 3, H, W].
@@ -388,7 +388,7 @@ def crop_windows(
 
 
 def _crop_error(crops: Tensor, layer: Tensor) -> Tensor:
-    """Mean squared colour error of each sprite at its place in each frame: [n, F]."""
+    """Mean squared colour error of each sprite at its position in each frame: [n, F]."""
     alpha = layer[:, :, 3:]
     error = (alpha * crops - layer[:, :, :3]).square() / alpha.clamp(min=1e-2)
     return error.sum((2, 3, 4)) / (3 * alpha.sum((2, 3, 4)))

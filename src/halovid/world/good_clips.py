@@ -19,7 +19,7 @@ from halovid.world.scenes import SceneSpec, place_scene
 def clean_renderings(prompts: Sequence[Prompt], per_prompt: int, seed: int) -> list[list[Callable[[], Tensor]]]:
     """For each prompt `per_prompt` functions that render a clean clip of it, [3, 13, 64, 64] in [-1, 1].
 
-    The renderings of a prompt differ in places and phases; each is a function of seed, prompt id and its number.
+    The renderings of a prompt differ in positions, speeds and sizes; each depends on seed, prompt id and its number.
 
     Raises:
         InputError: a prompt is no caption of the embedded world.

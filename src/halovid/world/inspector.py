@@ -1,7 +1,7 @@
-"""The ruler of the embedded world: the true defects of a clip, from its caption and its pixels alone.
+"""The inspector of the embedded world: the true defects of a clip, from its caption and its pixels alone.
 
-The caption gives the attributes of every sprite, not where it is. `fitting` finds the nearest clean clip; the inspector
-measures how far the given clip is from it, patch by patch. `docs/world.md` says how well this is validated and what
+The caption gives the attributes of every sprite, not its position. `fitting` finds the nearest clean clip; the
+inspector measures how far the clip is from it, patch by patch. `docs/world.md` says how well this is validated and what
 it cannot see.
 """
 
@@ -21,8 +21,8 @@ from halovid.world.scenes import COLOURS, FRAME_SIZE, NUM_FRAMES, SHAPES, TEXTUR
 
 GEOMETRY = LatentGeometry(temporal_stride=4, spatial_stride=8, causal_first_frame=True)
 DEFECT_THRESHOLD = 0.07  # above the softness of the packaged generator, below most corruptions; docs/world.md
-_PRESENT = 0.35  # quality of the match in a sprite's best frames from which it counts as there
-_BEST_FRAMES = 5  # frames in which a sprite is seen best: what judges its colour and shape
+_PRESENT = 0.35  # match quality in a sprite's best frames above which it counts as present
+_BEST_FRAMES = 5  # frames in which a sprite matches best: its colour and shape are judged in these
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Inspection:
     """What the inspector finds in B clips with N sprites.
 
     patch_defects: [B, t, h, w], distance from the nearest clean clip; above DEFECT_THRESHOLD a patch is defective.
-    patch_flicker: [B, t, h, w], how much of that changes from frame to frame.
+    patch_flicker: [B, t, h, w], how much the difference from that clip changes from frame to frame.
     sprite_patches: [B, t, h, w] bool, the patches in which a sprite should be seen.
-    visibility: [B, N, F] in [0, 1], how well each sprite is seen where it should be.
-    colour_right, shape_right: [B, N] bool, whether each sprite is there with the colour and shape of the caption.
+    visibility: [B, N, F] in [0, 1], how well the clip shows each sprite where the nearest clean clip has it.
+    colour_right, shape_right: [B, N] bool, whether each sprite is present with the colour and shape of the caption.
     motion: [B], mean speed of the sprites in pixels per frame.
-    nearest: [B, 3, F, H, W] in [-1, 1], the clean clips that all this was measured against.
+    nearest: [B, 3, F, H, W] in [-1, 1], the nearest clean clips, which all this is measured against.
     """
 
     patch_defects: Tensor
@@ -49,7 +49,7 @@ class Inspection:
 
     @property
     def defective(self) -> Tensor:
-        """[B, t, h, w] bool."""
+        """Whether each patch is defective, [B, t, h, w] bool."""
         return self.patch_defects > DEFECT_THRESHOLD
 
 
@@ -100,7 +100,7 @@ def patch_distance(frames: Tensor, clean: Tensor, grid: PatchGrid) -> Tensor:
 
 
 def _root_mean_square(error: Tensor, grid: PatchGrid) -> Tensor:
-    """[B, F, 3, H, W] -> [B, t, h, w]."""
+    """Root mean square of each patch over pixels and colours: [B, F, 3, H, W] -> [B, t, h, w]."""
     return pool_pixels(error.square().mean(2), grid, GEOMETRY).sqrt()
 
 
@@ -113,7 +113,7 @@ def _blur(frames: Tensor) -> Tensor:
 
 
 def _recognise(frames: Tensor, fit: Fit, specs: Sequence[SceneSpec]) -> tuple[Tensor, Tensor]:
-    """Whether each sprite is there, and of all colours (shapes) the named one fits best: two [B, N] bool."""
+    """Whether each sprite is present and its colour (its shape) fits better than all others: two [B, N] bool."""
     sprites = [sprite for spec in specs for sprite in spec.sprites]
     best = fit.visibility.flatten(0, 1).topk(_BEST_FRAMES, dim=1)
     clips = torch.arange(len(sprites)) // len(specs[0].sprites)
@@ -134,14 +134,14 @@ def _recognise(frames: Tensor, fit: Fit, specs: Sequence[SceneSpec]) -> tuple[Te
     by_shape = [
         error(render.sprite_pictures(torch.full_like(shape, k), texture, palette[colour])) for k in range(len(SHAPES))
     ]
-    there = best.values.mean(1) > _PRESENT
-    colour_right = there & (torch.stack(by_colour).argmin(0) == colour)
-    shape_right = there & (torch.stack(by_shape).argmin(0) == shape)
+    present = best.values.mean(1) > _PRESENT
+    colour_right = present & (torch.stack(by_colour).argmin(0) == colour)
+    shape_right = present & (torch.stack(by_shape).argmin(0) == shape)
     return colour_right.unflatten(0, fit.radius.shape), shape_right.unflatten(0, fit.radius.shape)
 
 
 def _motion(fit: Fit) -> Tensor:
-    """Mean speed of the sprites in the nearest clean clip, in the frames in which they are found: [B]."""
+    """Mean speed of the sprites in the nearest clean clip, weighted by how well they match: [B] pixels per frame."""
     speed = (fit.path[:, :, 1:] - fit.path[:, :, :-1]).norm(dim=-1)
     weight = torch.minimum(fit.visibility[:, :, 1:], fit.visibility[:, :, :-1])
     return (speed * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-6)

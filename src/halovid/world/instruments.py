@@ -1,4 +1,4 @@
-"""Instruments that only the embedded world has: the inspector, who knows the truth, and the independent critic."""
+"""Instruments that only the embedded world has: the inspector, which knows the truth, and the independent critic."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _defect_id(kind: str) -> str:
 
 
 class InspectorInstrument:
-    """The true defects of clips, and of which kind they are."""
+    """Measures the true defects of clips, and of which kind they are."""
 
     measures: ClassVar[dict[str, Measure]] = {
         "defective_sprite_patches": Measure("defective sprite patches", _TRUTH, "%", "lower"),
@@ -67,7 +67,7 @@ class InspectorInstrument:
 
 
 class CriticInstrument:
-    """What the packaged critic thinks of clips: a reward model that no training has anything to do with."""
+    """Measures clips by the packaged critic: a reward model that no alignment has learned from."""
 
     measures: ClassVar[dict[str, Measure]] = {
         "critic_defect_probability": Measure("critic: defect probability", _CRITIC, "%", "lower")

@@ -14,7 +14,7 @@ from halovid.world.captions import parse_caption
 from halovid.world.inspector import DEFECT_THRESHOLD, Inspection, inspect
 from halovid.world.scenes import FRAME_SIZE, NUM_FRAMES, SceneSpec
 
-_FULL_MOTION = 1.05  # pixels per frame: the mean speed of the world's clean clips gives full marks
+_FULL_MOTION = 1.05  # pixels per frame, the mean speed in the world's clean clips; from here on the rating is the best
 
 
 class InspectorJudge:
@@ -38,7 +38,7 @@ class InspectorJudge:
 
 
 def open_inspector(config: JudgeConfig, grid: PatchGrid, seed: int) -> InspectorJudge:
-    """The inspector, which has no settings and makes no errors."""
+    """The inspector, which has no settings."""
     return InspectorJudge(grid)
 
 
@@ -69,17 +69,17 @@ def _rate(inspection: Inspection, row: int) -> Judgement:
 
 
 def _patch_rating(distance: Tensor) -> Tensor:
-    """5 up to half the defect threshold, DEFECT_RATING at the threshold, falling on to 1 in a straight line."""
+    """Ratings of distances: 5 up to half the defect threshold, DEFECT_RATING at the threshold, down to 1, linearly."""
     low = 0.5 * DEFECT_THRESHOLD
     slope = (HIGHEST - DEFECT_RATING) / (DEFECT_THRESHOLD - low)
     return (HIGHEST - slope * (distance - low)).clamp(LOWEST, HIGHEST)
 
 
 def _scale(share: float) -> float:
-    """0..1 on the rating scale."""
+    """A share in 0..1 as a rating."""
     return LOWEST + (HIGHEST - LOWEST) * share
 
 
 def _mean(values: Tensor) -> float:
-    """The mean, and the best rating for a clip without any sprite patch."""
+    """The mean; the best rating when there are no values, as in a clip without sprites."""
     return float(values.mean()) if values.numel() else HIGHEST

@@ -1,7 +1,7 @@
-"""Renderer of the embedded world: sprites are small RGBA pictures, placed by bilinear sampling.
+"""Renderer of the embedded world: sprites are small RGBA pictures, drawn by bilinear sampling.
 
-Everything is a pure function of tensors, so the inspector can call the same pieces with the positions that
-it guesses. Colours are in [0, 1] here; clips leave this package as `video` [3, F, H, W] in [-1, 1].
+All functions are pure functions of tensors, so the inspector can call them with the positions that it estimates.
+Colours are in [0, 1] here; clips leave this package as `video` [3, F, H, W] in [-1, 1].
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _texture_tone(texture: str, x: Tensor, y: Tensor) -> Tensor:
 
 @functools.cache
 def _tones() -> tuple[Tensor, Tensor]:
-    """Coverage of each shape [shapes, S, S] and tone of each texture [textures, S, S]."""
+    """Coverage of each shape [shapes, S, S] and brightness of each texture [textures, S, S]."""
     axis = (torch.arange(PICTURE_SIZE) + 0.5) / PICTURE_SIZE * 2 - 1
     y, x = torch.meshgrid(axis * PICTURE_REACH, axis * PICTURE_REACH, indexing="ij")
     coverage = torch.stack([_soft_step(_shape_distance(shape, x, y)) for shape in SHAPES])

@@ -1,7 +1,7 @@
 """Scenes of the embedded world: what a caption says, and everything it leaves open.
 
-A `SceneSpec` holds only what the caption tells (attributes, background). A `Scene` adds what it does not
-tell: places, phases, speeds, exact sizes, the slope of the background. Both are pure functions of a seed.
+A `SceneSpec` holds only what the caption says (attributes, background). A `Scene` adds what it does not say:
+positions, phases, speeds, exact sizes, the slope of the background. Both are pure functions of a seed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RADIUS = {"small": (7.5, 8.5), "big": (10.0, 11.5)}  # pixels
 SPEED = (0.7, 1.3)  # pixels per frame of a drifting sprite
 SWING = (4.5, 7.0)  # pixels, amplitude of a swinging or orbiting one
 HOMES = ((16.0, 16.0), (48.0, 16.0), (16.0, 48.0), (48.0, 48.0))  # x, y: a quarter of the frame for each sprite
-STRAY = 6.0  # pixels by which the middle of a sprite's path is off its home, at most
+STRAY = 6.0  # most pixels, along x and along y, between the middle of a sprite's path and its home
 DRIFT = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "rises": (0.0, -1.0), "sinks": (0.0, 1.0)}
 
 Split = Literal["train", "heldout"]
@@ -60,7 +60,7 @@ class SceneSpec:
 
 @dataclass(frozen=True)
 class Scene:
-    """A spec with the places, speeds and sizes that its caption leaves open.
+    """A spec with the positions, speeds and sizes that its caption leaves open.
 
     start: [N, 2] x, y in pixels: the position at frame 0 of a drift, the centre of a swing or an orbit.
     rate: [N] pixels per frame of a drift, amplitude in pixels of a swing or an orbit.
@@ -119,11 +119,11 @@ def sample_spec(rng: np.random.Generator, split: Split) -> SceneSpec:
 
 
 def place_scene(spec: SceneSpec, rng: np.random.Generator, num_tries: int = 64) -> Scene:
-    """A scene of `spec` with random places: of `num_tries` drafts the first whose sprites keep apart, else the best.
+    """A scene of `spec` with random positions: the first of `num_tries` drafts without overlaps, else the best.
 
-    The path of each sprite is about a quarter of the frame, in the order of mention: that leaves a generator as small
-    as the packaged one little to decide but much to draw. Sprites stay inside the frame; two may touch or overlap by up
-    to a dozen pixels in passing.
+    Each sprite moves in a quarter of the frame of its own, in the order in which the caption names them: so a generator
+    as small as the packaged one has little to decide but much to draw. Sprites stay inside the frame; two may touch, or
+    overlap by up to a dozen pixels, in passing.
     """
     count = len(spec.sprites)
     motions = [sprite.motion for sprite in spec.sprites]

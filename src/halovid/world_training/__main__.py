@@ -3,7 +3,7 @@
     python -m halovid.world_training clips WORK       render the training clips
     python -m halovid.world_training vae WORK         train the autoencoder
     python -m halovid.world_training latents WORK     encode the clips
-    python -m halovid.world_training decoder WORK     train the autoencoder's decoder on, on noisy latents
+    python -m halovid.world_training decoder WORK     train the autoencoder's decoder further, on noisy latents
     python -m halovid.world_training text WORK        train the text encoder
     python -m halovid.world_training generator WORK   train the transformer
     python -m halovid.world_training pipeline WORK    assemble the packaged pipeline folder
@@ -64,7 +64,7 @@ def encode(work: Work, part: int = 0, parts: int = 1) -> None:
 
 @app.command("decoder")
 def train_decoder(work: Work, threads: Threads = 1) -> None:
-    """Train the decoder on, so that it forgives small errors of the latents."""
+    """Train the decoder further, so that small errors of the latents do not show."""
     torch.set_num_threads(threads)
     decoder.train_decoder(package.load_vae(work / "vae.safetensors"), work / "clips", work)
 
@@ -107,11 +107,11 @@ def measure(
     record: Annotated[Path, typer.Option(help="where the figures go")] = RECORD / "figures.json",
     threads: Threads = 1,
 ) -> None:
-    """Measure a generator on held-out prompts, its autoencoder on held-out scenes, and the ruler."""
+    """Measure a generator on held-out prompts, its autoencoder on held-out scenes, and the inspector."""
     torch.set_num_threads(threads)
-    found = figures.measure(GeneratorConfig(model=model), prompts)
-    write_json(record, found)
-    console.print(found)
+    measured = figures.measure(GeneratorConfig(model=model), prompts)
+    write_json(record, measured)
+    console.print(measured)
 
 
 @app.command("all")

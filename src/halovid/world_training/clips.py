@@ -28,7 +28,7 @@ def render_training_clip(seed: int) -> tuple[Tensor, str]:
 
 
 def render_shards(folder: Path, shards: range) -> None:
-    """Renders the missing ones of `shards`; shard k holds the seeds from k * SHARD_SIZE."""
+    """Renders those of `shards` that do not exist yet; shard k holds the clips of the seeds from k * SHARD_SIZE on."""
     for shard in track([k for k in shards if not shard_path(folder, k).exists()], "rendering shards"):
         clips, captions = zip(*(render_training_clip(shard * SHARD_SIZE + i) for i in range(SHARD_SIZE)), strict=True)
         write_text(caption_path(folder, shard), "\n".join(captions) + "\n")
@@ -59,5 +59,5 @@ class Clips:
 
     def batch(self, indices: Tensor, num_frames: int, first: int) -> Tensor:
         """Frames first..first+num_frames of clips: video [B, 3, num_frames, H, W] in [-1, 1]."""
-        picked = [self.shards[i // SHARD_SIZE][i % SHARD_SIZE, :, first : first + num_frames] for i in indices.tolist()]
-        return torch.from_numpy(np.stack(picked)).float() / 127.5 - 1
+        frames = [self.shards[i // SHARD_SIZE][i % SHARD_SIZE, :, first : first + num_frames] for i in indices.tolist()]
+        return torch.from_numpy(np.stack(frames)).float() / 127.5 - 1

@@ -48,7 +48,7 @@ def render_example(seed: int) -> tuple[Tensor, Tensor]:
     events = sample_events(scene, rng, CORRUPTION_RATE)
     clean = render_scene(scene)
     distances = torch.stack(
-        [_distance(_alone(scene, event, seed), clean) for event in events] or [_distance(clean, clean)]
+        [_distance(_with_one_event(scene, event, seed), clean) for event in events] or [_distance(clean, clean)]
     )
     strongest = distances.max(0)
     kinds = torch.tensor([1 + KINDS.index(event.kind) for event in events] or [0])[strongest.indices]
@@ -57,7 +57,7 @@ def render_example(seed: int) -> tuple[Tensor, Tensor]:
     return render_corrupted(scene, events, np.random.default_rng([seed, 4])), label
 
 
-def _alone(scene: Scene, event: Event, seed: int) -> Tensor:
+def _with_one_event(scene: Scene, event: Event, seed: int) -> Tensor:
     """The clip with one of its events only."""
     return render_corrupted(scene, [event], np.random.default_rng([seed, 4]))
 
@@ -104,13 +104,13 @@ def _render(count: int, generator: DiffusionModel) -> tuple[Tensor, Tensor]:
 def _accuracy(critic: Critic, video: Tensor, labels: Tensor) -> dict[str, float]:
     """Share of clean and of defective patches told apart, and of defects whose kind is named right."""
     logits = torch.cat([critic(part.float()) for part in video.split(32)])
-    labels, found = labels.long(), logits.argmax(1)
-    named = logits[:, 1:].argmax(1) + 1
-    bad, clean = labels > 0, labels == 0
+    labels, predicted = labels.long(), logits.argmax(1)
+    predicted_kind = logits[:, 1:].argmax(1) + 1
+    defective, clean = labels > 0, labels == 0
     figures = {
-        "clean called clean": (found[clean] == 0).float().mean().item(),
-        "defects called defective": (found[bad] > 0).float().mean().item(),
-        "kind right": (named[bad] == labels[bad]).float().mean().item(),
+        "clean called clean": (predicted[clean] == 0).float().mean().item(),
+        "defects called defective": (predicted[defective] > 0).float().mean().item(),
+        "kind right": (predicted_kind[defective] == labels[defective]).float().mean().item(),
     }
-    by_kind = {kind: (named[labels == i + 1] == i + 1).float().mean().item() for i, kind in enumerate(KINDS)}
+    by_kind = {kind: (predicted_kind[labels == i + 1] == i + 1).float().mean().item() for i, kind in enumerate(KINDS)}
     return figures | {f"kind right: {kind}": value for kind, value in by_kind.items()}

@@ -1,7 +1,8 @@
-"""Trains the packaged VAE's decoder on, with the encoder frozen, on latents with noise: it learns to forgive.
+"""Trains the packaged VAE's decoder further, with the encoder frozen, on latents with noise.
 
-A generator's latents are never quite those of a clip. A decoder that has only seen exact ones draws every small error;
-one that has seen noisy ones draws what was meant. The encoder, and with it the latents of the clips, stays as it is.
+A generator's latents are never exactly those of a clip. A decoder that was trained on exact latents alone shows every
+small error in the pixels; one that was trained on noisy latents as well does not. The encoder, and with it the latents
+of the clips, stays as it is.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ NUM_STEPS = 400
 BATCH_SIZE = 4
 RATE = 1e-3
 WARMUP = 30
-MOST_NOISE = 0.4  # in standard deviations of each channel; each clip has its own level, evenly from 0
+MOST_NOISE = 0.4  # in standard deviations of each channel; the level of each clip is drawn evenly from 0 to this
 CHECKPOINT_EVERY = 100
 
 

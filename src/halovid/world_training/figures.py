@@ -1,4 +1,4 @@
-"""The figures that the packaged generator is judged by, and the validation of the ruler."""
+"""The figures that the packaged generator is judged by, and the validation of the inspector."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BATCH = 32
 
 
 def measure(config: GeneratorConfig, num_prompts: int) -> dict[str, dict[str, float]]:
-    """All figures: of the ruler on rendered clips, of the autoencoder, of generated clips."""
+    """All figures: of the inspector on rendered clips, of the autoencoder, of generated clips."""
     generator = load_model(config, PARTS, torch.device("cpu"), torch.float32)
     return {
         "inspector": measure_inspector(num_prompts),
@@ -37,7 +37,7 @@ def measure(config: GeneratorConfig, num_prompts: int) -> dict[str, dict[str, fl
 
 def measure_inspector(num_scenes: int) -> dict[str, float]:
     """Patch AUROC against the distance from the true clean clip, and false alarms on clean clips."""
-    found, truth, alarms = [], [], []
+    defects, true_distances, alarms = [], [], []
     with progress("inspector", num_scenes) as advance:
         for seeds in batches(range(FIRST_SEED, FIRST_SEED + num_scenes), _BATCH):
             scenes = [sample_scene(seed, "heldout") for seed in seeds]
@@ -50,13 +50,13 @@ def measure_inspector(num_scenes: int) -> dict[str, float]:
                     for scene, rng in zip(scenes, rngs, strict=True)
                 ]
             )
-            found.append(inspect(corrupted, specs, GRID).patch_defects)
-            truth.append(patch_distance(_frames(corrupted), _frames(clean), GRID))
+            defects.append(inspect(corrupted, specs, GRID).patch_defects)
+            true_distances.append(patch_distance(_frames(corrupted), _frames(clean), GRID))
             alarms.append(inspect(clean, specs, GRID).defective)
             advance(len(scenes))
-    defective = torch.cat(truth) > DEFECT_THRESHOLD
+    defective = torch.cat(true_distances) > DEFECT_THRESHOLD
     return {
-        "patch AUROC": statistics.auroc(torch.cat(found).numpy(), defective.numpy()),
+        "patch AUROC": statistics.auroc(torch.cat(defects).numpy(), defective.numpy()),
         "false alarms on clean clips": torch.cat(alarms).float().mean().item(),
         "share of defective patches": defective.float().mean().item(),
     }
@@ -82,23 +82,23 @@ def measure_autoencoder(generator: DiffusionModel, num_scenes: int) -> dict[str,
 def measure_generator(generator: DiffusionModel, num_prompts: int) -> dict[str, float]:
     """What the generator makes of held-out prompts: defects, their kinds, text alignment, motion."""
     prompts, _ = load_prompts(PromptsConfig(split="heldout", count=num_prompts, seed=2))
-    found, kinds = [], []
+    inspections, kinds = [], []
     with progress("generator", num_prompts) as advance:
         for batch in batches(prompts, _BATCH):
             texts = [prompt.text for prompt in batch]
             latents = generator.sample(generator.encode_prompts(texts), list(range(len(texts))))
             video = generator.decode_video(latents)
-            found.append(inspect(video, [parse_caption(text) for text in texts], GRID))
+            inspections.append(inspect(video, [parse_caption(text) for text in texts], GRID))
             kinds.append(load_critic().kinds(video, GRID))
             advance(len(batch))
-    sprites = torch.cat([part.sprite_patches for part in found])
-    defective = torch.cat([part.defective for part in found]) & sprites
+    sprites = torch.cat([inspection.sprite_patches for inspection in inspections])
+    defective = torch.cat([inspection.defective for inspection in inspections]) & sprites
     kind = torch.cat(kinds)[defective]
     return {
         "sprite patches defective": (defective.sum() / sprites.sum()).item(),
-        "colour right": torch.cat([part.colour_right for part in found]).float().mean().item(),
-        "shape right": torch.cat([part.shape_right for part in found]).float().mean().item(),
-        "motion, pixels per frame": torch.cat([part.motion for part in found]).mean().item(),
+        "colour right": torch.cat([inspection.colour_right for inspection in inspections]).float().mean().item(),
+        "shape right": torch.cat([inspection.shape_right for inspection in inspections]).float().mean().item(),
+        "motion, pixels per frame": torch.cat([inspection.motion for inspection in inspections]).mean().item(),
     } | {f"share of {name}": (kind == index).float().mean().item() for index, name in enumerate(KINDS)}
 
 

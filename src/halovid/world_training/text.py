@@ -102,7 +102,7 @@ def train_text_encoder(folder: Path, num_steps: int = NUM_STEPS, seed: int = 0) 
 def random_captions(
     tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Token ids and mask [B, L] of training captions, and the indices that the reader must find."""
+    """Token ids and mask [B, L] of training captions, and the indices of attribute values that the reader must tell."""
     specs = [sample_spec(rng, "train") for _ in range(BATCH_SIZE)]
     tokens = tokenizer([write_caption(spec, rng) for spec in specs], padding=True, return_tensors="pt")
     truth = {name: torch.tensor([_indices(spec, name) for spec in specs]) for name in ATTRIBUTES}
@@ -111,5 +111,5 @@ def random_captions(
 
 
 def _indices(spec: SceneSpec, attribute: str) -> list[int]:
-    """The value of an attribute of each sprite."""
+    """The index of an attribute's value for each sprite."""
     return [ATTRIBUTES[attribute].index(getattr(sprite, attribute)) for sprite in spec.sprites]

@@ -79,7 +79,7 @@ def test_a_configuration_does_not_change() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "place", "near", "also"),
+    ("raw", "setting", "near", "also"),
     [
         ({"alihn": {}}, "alihn", "align", "evaluate"),
         ({"align": {"stesp": 3}}, "align.stesp", "steps", "learning_rate"),
@@ -91,17 +91,17 @@ def test_a_configuration_does_not_change() -> None:
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_known_one(
-    raw: dict[str, Any], place: str, near: str, also: str
+    raw: dict[str, Any], setting: str, near: str, also: str
 ) -> None:
     with pytest.raises(InputError) as caught:
         make_config(raw)
     message = str(caught.value)
-    assert f"unknown key '{place}': did you mean '{near}'?" in message
+    assert f"unknown key '{setting}': did you mean '{near}'?" in message
     assert also in message.partition("allowed here: ")[2].split(", ")
 
 
 @pytest.mark.parametrize(
-    ("raw", "place", "value"),
+    ("raw", "setting", "value"),
     [
         ({"align": {"steps": "many"}}, "align.steps", "'many'"),
         ({"align": {"steps": 2.5}}, "align.steps", "2.5"),
@@ -121,10 +121,10 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(
         ({"align": {"objective": {"beta_patch": float("inf")}}}, "align.objective.beta_patch", "inf"),
     ],
 )
-def test_a_wrong_value_is_named_with_its_place(raw: dict[str, Any], place: str, value: str) -> None:
+def test_a_wrong_value_is_named_with_its_place(raw: dict[str, Any], setting: str, value: str) -> None:
     with pytest.raises(InputError) as caught:
         make_config(raw)
-    assert str(caught.value).startswith(f"{place}: got ")
+    assert str(caught.value).startswith(f"{setting}: got ")
     assert value in str(caught.value)
 
 
@@ -132,7 +132,7 @@ def test_every_problem_is_told_at_once() -> None:
     with pytest.raises(InputError) as caught:
         make_config({"seed": -1, "align": {"stesp": 3, "ema": 1}})
     message = str(caught.value)
-    assert all(place in message for place in ("seed: got -1", "'align.stesp'", "align.ema: got 1"))
+    assert all(problem in message for problem in ("seed: got -1", "'align.stesp'", "align.ema: got 1"))
 
 
 def test_overrides_reach_every_depth_and_win(tmp_path: Path) -> None:
@@ -236,12 +236,12 @@ def test_a_part_holds_the_named_sections_alone() -> None:
     assert make_config(part) == first
 
 
-@pytest.mark.parametrize("place", ["judge.questions", "judge.labels", "pair.preferences"])
-def test_a_folder_in_place_of_a_file_is_refused(place: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", ["judge.questions", "judge.labels", "pair.preferences"])
+def test_a_folder_in_place_of_a_file_is_refused(setting: str, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("seed: 1\n")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match=rf"^{place}: {tmp_path}/folder is a folder; name a file$"):
-        load_config(tmp_path / "r.yaml", (f"{place}={tmp_path}/folder",))
+    with pytest.raises(InputError, match=rf"^{setting}: {tmp_path}/folder is a folder; name a file$"):
+        load_config(tmp_path / "r.yaml", (f"{setting}={tmp_path}/folder",))
 
 
 def test_an_objective_is_chosen_by_its_name() -> None:
@@ -286,8 +286,8 @@ def test_an_old_name_is_answered_with_the_new_one(align: dict[str, Any], names: 
 def test_another_objective_takes_none_of_the_options_of_the_one_before() -> None:
     config = make_config({"align": {"objective": {"beta_clip": 3}}})
     assert changed(config, {"align": {"objective": {"tie": 1}}}).align.objective == GranDPOOptions(beta_clip=3, tie=1)
-    others = ({"align": {"objective": {"name": "nft"}}}, {"align": {"objective": {"beta": 1}}})
-    assert changed(config, *others).align.objective == NftOptions(beta=1)
+    changes = ({"align": {"objective": {"name": "nft"}}}, {"align": {"objective": {"beta": 1}}})
+    assert changed(config, *changes).align.objective == NftOptions(beta=1)
 
 
 EXECUTION = (

@@ -92,9 +92,9 @@ def test_a_foreign_prompt_is_refused_and_the_others_are_judged(answers: list[Jud
 
 def test_nothing_but_foreign_prompts_gives_nothing_but_refusals(clips: list[Request]) -> None:
     foreign = [dataclasses.replace(clip, prompt=prompt) for clip, prompt in zip(clips, ("", "dog", "cat"), strict=True)]
-    found = InspectorJudge(GRID).judge(foreign, GEOMETRY)
-    assert all(isinstance(answer, Refusal) and answer.reason for answer in found)
-    assert len(found) == 3
+    answers = InspectorJudge(GRID).judge(foreign, GEOMETRY)
+    assert all(isinstance(answer, Refusal) and answer.reason for answer in answers)
+    assert len(answers) == 3
 
 
 def test_ratings_lie_on_the_scale(answers: list[Judgement | Refusal]) -> None:
@@ -138,8 +138,8 @@ def inspection(defects: list[float]) -> Inspection:
     )
 
 
-def rate(found: Inspection, monkeypatch: pytest.MonkeyPatch, caption: str) -> Judgement:
-    monkeypatch.setattr(halovid.world.judge, "inspect", lambda *_: found)
+def rate(inspection: Inspection, monkeypatch: pytest.MonkeyPatch, caption: str) -> Judgement:
+    monkeypatch.setattr(halovid.world.judge, "inspect", lambda *_: inspection)
     return judged(InspectorJudge(GRID).judge([Request(torch.zeros(3, 13, 64, 64), caption, "c")], GEOMETRY)[0])
 
 
@@ -147,23 +147,23 @@ def test_the_defect_rating_is_the_rating_at_the_defect_threshold(
     monkeypatch: pytest.MonkeyPatch, clips: list[Request]
 ) -> None:
     defects = [0.0, 0.5, 0.999, 1.0, 1.001, 2.0, 1e3]  # in units of the threshold
-    found = rate(inspection([share * DEFECT_THRESHOLD for share in defects]), monkeypatch, clips[0].prompt)
-    ratings = found.patches["visual_quality"].flatten()
+    judgement = rate(inspection([share * DEFECT_THRESHOLD for share in defects]), monkeypatch, clips[0].prompt)
+    ratings = judgement.patches["visual_quality"].flatten()
     assert ratings[3].item() == pytest.approx(DEFECT_RATING, abs=1e-9)
     assert ratings[2] > DEFECT_RATING > ratings[4]
     assert ratings[:2].tolist() == pytest.approx([HIGHEST, HIGHEST])
     assert ratings[-1] == LOWEST
     assert (ratings.diff()[1:] < 0).all()
-    assert torch.equal(found.patches["temporal_consistency"].flatten().flip(0), ratings)
+    assert torch.equal(judgement.patches["temporal_consistency"].flatten().flip(0), ratings)
 
 
 def test_the_rating_of_a_clip_is_that_of_the_patches_that_matter(
     monkeypatch: pytest.MonkeyPatch, clips: list[Request]
 ) -> None:
-    found = inspection([0.0, DEFECT_THRESHOLD, 1e3])  # only the last is beyond the threshold
+    inspected = inspection([0.0, DEFECT_THRESHOLD, 1e3])  # only the last is beyond the threshold
     for sprite_patch, expected in ((1, (DEFECT_RATING + LOWEST) / 2), (0, (HIGHEST + LOWEST) / 2), (2, LOWEST)):
         sprites = torch.arange(3).reshape(1, 1, 1, 3) == sprite_patch
-        rated = rate(dataclasses.replace(found, sprite_patches=sprites), monkeypatch, clips[0].prompt)
+        rated = rate(dataclasses.replace(inspected, sprite_patches=sprites), monkeypatch, clips[0].prompt)
         assert rated.clip["visual_quality"] == pytest.approx(expected)
     assert rate(inspection([0.0, 0.0, 0.0]), monkeypatch, clips[0].prompt).clip["visual_quality"] == HIGHEST
 
@@ -179,9 +179,9 @@ def test_the_other_ratings_of_a_clip(monkeypatch: pytest.MonkeyPatch, clips: lis
 
 def test_a_simulated_judge_without_errors_tells_the_rounded_truth() -> None:
     for truth, rounded in ((1.0, 1), (2.4, 2), (2.6, 3), (4.9, 5)):
-        found = ask(truth, error_rate=0, noise=0)
-        assert set(found.clip.values()) == {rounded}
-        assert (found.patches["a"] == rounded).all()
+        judgement = ask(truth, error_rate=0, noise=0)
+        assert set(judgement.clip.values()) == {rounded}
+        assert (judgement.patches["a"] == rounded).all()
 
 
 def test_a_simulated_judge_answers_a_clip_always_alike() -> None:
@@ -192,17 +192,17 @@ def test_a_simulated_judge_answers_a_clip_always_alike() -> None:
 
     judge = SimulatedJudge(Oracle(3.2, (8, 12, 20)), 0.3, 0.7, seed=0)
     asked = zip(torch.zeros(3, 3, 1, 1, 1), ("yes", "no", "yes"), "xyc", strict=True)
-    found = judge.judge([Request(*clip) for clip in asked], GEOMETRY)
-    assert same(judged(found[2]), first)  # in whatever company
-    assert found[1] == Refusal("because")
+    answers = judge.judge([Request(*clip) for clip in asked], GEOMETRY)
+    assert same(judged(answers[2]), first)  # in whatever company
+    assert answers[1] == Refusal("because")
 
 
 def test_simulated_ratings_are_whole_numbers_on_the_scale() -> None:
-    found = ask(4.4, 0.2, 3.0, size=4)
-    for ratings in (*found.patches.values(), torch.tensor(list(found.clip.values()))):
+    judgement = ask(4.4, 0.2, 3.0, size=4)
+    for ratings in (*judgement.patches.values(), torch.tensor(list(judgement.clip.values()))):
         assert torch.equal(ratings, ratings.round())
         assert (ratings >= LOWEST).all() and (ratings <= HIGHEST).all()
-    assert set(found.patches["a"].flatten().tolist()) == {1, 2, 3, 4, 5}
+    assert set(judgement.patches["a"].flatten().tolist()) == {1, 2, 3, 4, 5}
 
 
 def test_a_judge_that_always_errs_knows_nothing_of_the_truth() -> None:
@@ -221,9 +221,9 @@ def test_error_rate_and_noise_are_what_they_say() -> None:
 
 
 def test_patches_err_apart_from_each_other_and_from_the_clip() -> None:
-    found = ask(3.0, error_rate=0.5, noise=1.0, size=5).patches["a"]
+    ratings = ask(3.0, error_rate=0.5, noise=1.0, size=5).patches["a"]
     for axis in range(3):
-        first, second = found.unbind(axis)[:2]
+        first, second = ratings.unbind(axis)[:2]
         assert abs(np.corrcoef(first.flatten(), second.flatten())[0, 1]) < 0.4
         assert not torch.equal(first, second)
 

@@ -45,9 +45,9 @@ def test_the_error_map_is_the_mean_over_channels_in_float32() -> None:
     expected = torch.zeros(B, T, H, W, dtype=torch.float64)
     for channel in range(C):
         expected += (prediction[:, channel] - target[:, channel]) ** 2 / C
-    found = squared_error_map(prediction, target)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+    error_map = squared_error_map(prediction, target)
+    assert error_map.dtype == torch.float32
+    torch.testing.assert_close(error_map.double(), expected, rtol=1e-5, atol=1e-6)
     coarse = squared_error_map(prediction.bfloat16(), target.bfloat16())
     assert coarse.dtype == torch.float32
     torch.testing.assert_close(coarse, squared_error_map(prediction.bfloat16().double(), target.bfloat16().double()))
@@ -75,13 +75,13 @@ def test_patch_weights_sum_to_one_and_ties_weigh_nothing(margins: Tensor, power:
     weights = patch_weights(margins, power, tie)
     assert weights.shape == margins.shape
     assert (weights >= 0).all()
-    for own, margin in zip(weights, margins, strict=True):
+    for weight, margin in zip(weights, margins, strict=True):
         decided = margin.abs() > tie
-        assert (own[~decided] == 0).all()
-        assert own.sum().item() == pytest.approx(float(decided.any()), abs=1e-9)
+        assert (weight[~decided] == 0).all()
+        assert weight.sum().item() == pytest.approx(float(decided.any()), abs=1e-9)
         if decided.any():
             size = margin[decided].abs() ** power
-            torch.testing.assert_close(own[decided] * size.sum(), size, rtol=1e-9, atol=1e-30)
+            torch.testing.assert_close(weight[decided] * size.sum(), size, rtol=1e-9, atol=1e-30)
 
 
 @quick
@@ -118,8 +118,8 @@ def test_the_nft_term_is_the_weighted_error_of_a_model_ahead_and_one_behind(beta
     expected = weighted(predictions[0], predictions[2], targets[0], share) + weighted(
         predictions[1], predictions[3], targets[1], 1 - share
     )
-    found = nft_term(errors, margins, beta, certain_margin=1.5)
-    np.testing.assert_allclose(found.numpy(), expected.mean((1, 2, 3)), rtol=1e-9)
+    terms = nft_term(errors, margins, beta, certain_margin=1.5)
+    np.testing.assert_allclose(terms.numpy(), expected.mean((1, 2, 3)), rtol=1e-9)
 
 
 def test_the_nft_term_vanishes_at_the_reference_and_ignores_the_order_of_the_pair() -> None:

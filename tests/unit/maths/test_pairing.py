@@ -33,25 +33,25 @@ def pairs_of(result: tuple[np.ndarray, np.ndarray]) -> list[tuple[int, int]]:
 @given(clips)
 def test_all_pairs_are_every_two_clips_of_a_prompt_the_better_one_first(values: list[tuple[int, int]]) -> None:
     prompts, rewards = columns(values)
-    found = pairs_of(all_pairs(prompts, rewards))
+    pairs = pairs_of(all_pairs(prompts, rewards))
     expected = [frozenset(two) for rows in by_prompt(prompts) for two in itertools.combinations(rows, 2)]
-    assert Counter(map(frozenset, found)) == Counter(expected)
-    assert all(rewards[chosen] >= rewards[rejected] for chosen, rejected in found)
+    assert Counter(map(frozenset, pairs)) == Counter(expected)
+    assert all(rewards[chosen] >= rewards[rejected] for chosen, rejected in pairs)
 
 
 @quick
 @given(clips, st.integers(1, 5))
 def test_best_worst_takes_the_kth_best_against_the_kth_worst(values: list[tuple[int, int]], count: int) -> None:
     prompts, rewards = columns(values)
-    found = pairs_of(best_worst(prompts, rewards, count))
+    pairs = pairs_of(best_worst(prompts, rewards, count))
     expected: Counter[tuple[int, float, float]] = Counter()
     for rows in by_prompt(prompts):
         ranked = sorted(rewards[rows].tolist(), reverse=True)
         for k in range(min(count, len(rows) // 2)):
             expected[(int(prompts[rows[0]]), ranked[k], ranked[-1 - k])] += 1
-    assert Counter((int(prompts[c]), float(rewards[c]), float(rewards[r])) for c, r in found) == expected
-    assert all(prompts[c] == prompts[r] for c, r in found)
-    used = [clip for pair in found for clip in pair]
+    assert Counter((int(prompts[c]), float(rewards[c]), float(rewards[r])) for c, r in pairs) == expected
+    assert all(prompts[c] == prompts[r] for c, r in pairs)
+    used = [clip for pair in pairs for clip in pair]
     assert len(used) == len(set(used))  # no clip twice, also among ties
 
 
@@ -59,21 +59,21 @@ def test_best_worst_takes_the_kth_best_against_the_kth_worst(values: list[tuple[
 @given(clips, st.integers(1, 7), st.integers(0, 99))
 def test_random_pairs_are_pairs_of_different_clips(values: list[tuple[int, int]], count: int, seed: int) -> None:
     prompts, rewards = columns(values)
-    found = pairs_of(random_pairs(prompts, rewards, count, np.random.default_rng(seed)))
+    pairs = pairs_of(random_pairs(prompts, rewards, count, np.random.default_rng(seed)))
     several = [int(prompts[rows[0]]) for rows in by_prompt(prompts) if len(rows) > 1]
-    assert Counter(int(prompts[chosen]) for chosen, _ in found) == dict.fromkeys(several, count)
-    for chosen, rejected in found:
+    assert Counter(int(prompts[chosen]) for chosen, _ in pairs) == dict.fromkeys(several, count)
+    for chosen, rejected in pairs:
         assert chosen != rejected
         assert prompts[chosen] == prompts[rejected]
         assert rewards[chosen] >= rewards[rejected]
-    assert found == pairs_of(random_pairs(prompts, rewards, count, np.random.default_rng(seed)))
+    assert pairs == pairs_of(random_pairs(prompts, rewards, count, np.random.default_rng(seed)))
 
 
 def test_random_pairs_are_all_alike_likely() -> None:
     prompts, rewards = np.array([7, 3, 7, 7, 7]), np.array([0.0, 9.0, 3.0, 1.0, 2.0])
-    found = Counter(pairs_of(random_pairs(prompts, rewards, 6000, np.random.default_rng(0))))
-    assert set(found) == {(2, 4), (2, 3), (2, 0), (4, 3), (4, 0), (3, 0)}
-    assert max(abs(number - 1000) for number in found.values()) < 120  # four standard deviations
+    counts = Counter(pairs_of(random_pairs(prompts, rewards, 6000, np.random.default_rng(0))))
+    assert set(counts) == {(2, 4), (2, 3), (2, 0), (4, 3), (4, 0), (3, 0)}
+    assert max(abs(number - 1000) for number in counts.values()) < 120  # four standard deviations
 
 
 def test_prompts_need_not_be_sorted_or_dense() -> None:

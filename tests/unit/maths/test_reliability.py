@@ -112,8 +112,8 @@ def test_pointing_game_of_constant_scores_is_the_share_of_defects() -> None:
 def test_accuracy_with_ties_counts_three_answers(pairs: list[tuple[int, int]], tie: int) -> None:
     called = [0 if abs(margin) <= tie else int(np.sign(margin)) for margin, _ in pairs]
     expected = np.mean([call == truth for call, (_, truth) in zip(called, pairs, strict=True)])
-    found = reliability.tied_accuracy(*zip(*pairs, strict=True), tie=tie)
-    assert found.accuracy == pytest.approx(expected)
+    best = reliability.tied_accuracy(*zip(*pairs, strict=True), tie=tie)
+    assert best.accuracy == pytest.approx(expected)
 
 
 @quick

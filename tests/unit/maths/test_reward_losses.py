@@ -86,9 +86,9 @@ def test_one_item_alone_has_nothing_to_be_compared_with() -> None:
 def test_unknown_labels_do_not_count() -> None:
     scores, labels = torch.tensor([[1.0, 2.0], [3.0, 5.0]]), torch.tensor([[2.0, torch.nan], [3.0, 1.0]])
     assert regression_loss(scores, labels).item() == pytest.approx((1 + 0 + 16) / 3)
-    some = torch.tensor([1.0, torch.nan, -1.0])
-    both = bradley_terry_loss(torch.tensor([0.5, 9.0, 2.0]), some, 0.0)
-    assert both.item() == pytest.approx(bradley_terry_loss(torch.tensor([0.5, 2.0]), some[[0, 2]], 0.0).item())
+    margins = torch.tensor([1.0, torch.nan, -1.0])
+    loss = bradley_terry_loss(torch.tensor([0.5, 9.0, 2.0]), margins, 0.0)
+    assert loss.item() == pytest.approx(bradley_terry_loss(torch.tensor([0.5, 2.0]), margins[[0, 2]], 0.0).item())
 
 
 def test_without_any_known_label_nothing_is_pulled() -> None:

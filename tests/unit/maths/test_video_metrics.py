@@ -202,9 +202,9 @@ def test_warp_error_leaves_out_what_enters_the_frame(monkeypatch: pytest.MonkeyP
 def test_diversity_is_the_mean_distance_to_the_others() -> None:
     videos = random_video(5, 3, 2, 8, 12).double()
     pooled = videos.numpy().reshape(5, 3, 2, 2, 4, 3, 4).mean((4, 6))
-    for own, found in enumerate(diversity(videos)):
-        distances = [math.sqrt(np.mean((pooled[own] - other) ** 2)) for other in np.delete(pooled, own, axis=0)]
-        assert found.item() == pytest.approx(np.mean(distances), abs=1e-12)
+    for index, value in enumerate(diversity(videos)):
+        distances = [math.sqrt(np.mean((pooled[index] - other) ** 2)) for other in np.delete(pooled, index, axis=0)]
+        assert value.item() == pytest.approx(np.mean(distances), abs=1e-12)
     pairs = [math.sqrt(np.mean((a - b) ** 2)) for a, b in itertools.combinations(pooled, 2)]
     assert diversity(videos).mean().item() == pytest.approx(np.mean(pairs), abs=1e-12)
 

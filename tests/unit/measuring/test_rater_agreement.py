@@ -73,9 +73,9 @@ def table(path: Path, rows: list[dict[str, Any]], schema: Any = LABELS) -> Path:
     return path
 
 
-def found(rows: list[dict[str, Any]], **place: str) -> dict[str, dict[str, Any]]:
+def by_measure(rows: list[dict[str, Any]], **columns: str) -> dict[str, dict[str, Any]]:
     """Measure -> row, of the rows at a place."""
-    return {row["measure"]: row for row in rows if place.items() <= row.items()}
+    return {row["measure"]: row for row in rows if columns.items() <= row.items()}
 
 
 def test_a_judge_against_people(tmp_path: Path) -> None:
@@ -85,12 +85,12 @@ def test_a_judge_against_people(tmp_path: Path) -> None:
     prompts = {clip: clip[:2] for clip in panel.clips}
     rows = agreement_table([people, judge], prompts, 200, 0).to_pylist()
     sides = ([json.loads(line) for line in judge.read_text().splitlines()], pq.read_table(people).to_pylist())
-    ours, truth = ({row["clip_id"]: row for row in side if row["aspect"] == LOCAL} for side in sides)
+    judged, truth = ({row["clip_id"]: row for row in side if row["aspect"] == LOCAL} for side in sides)
     clips = sorted(truth)
-    whole = [[side[clip]["score"] for clip in clips] for side in (ours, truth)]
-    local = np.array([[side[clip]["patch_scores"] for clip in clips] for side in (ours, truth)])
-    at_clips = found(rows, scope="clip", aspect=LOCAL, rater="judge-1", reference="Ann")
-    at_patches = found(rows, scope="patch", aspect=LOCAL, rater="judge-1")
+    whole = [[side[clip]["score"] for clip in clips] for side in (judged, truth)]
+    local = np.array([[side[clip]["patch_scores"] for clip in clips] for side in (judged, truth)])
+    at_clips = by_measure(rows, scope="clip", aspect=LOCAL, rater="judge-1", reference="Ann")
+    at_patches = by_measure(rows, scope="patch", aspect=LOCAL, rater="judge-1")
     assert at_clips["spearman"]["value"] == pytest.approx(stats.spearmanr(*whole).statistic, abs=1e-6)
     assert at_clips["kendall"]["value"] == pytest.approx(stats.kendalltau(*whole).statistic, abs=1e-6)
     assert at_clips["alpha interval"]["value"] == pytest.approx(reliability.krippendorff_alpha(whole), abs=1e-6)
@@ -105,8 +105,8 @@ def test_a_judge_against_people(tmp_path: Path) -> None:
     assert at_clips["accuracy with ties"]["count"] == len(pairs)
     for row in rows:
         assert row["low"] <= row["value"] <= row["high"], row
-    assert not found(rows, scope="patch", aspect=WHOLE)
-    assert found(rows, scope="patch", aspect=OVERALL)["spearman"]["value"] == at_patches["spearman"]["value"]
+    assert not by_measure(rows, scope="patch", aspect=WHOLE)
+    assert by_measure(rows, scope="patch", aspect=OVERALL)["spearman"]["value"] == at_patches["spearman"]["value"]
 
 
 def test_patches_that_a_side_has_not_rated_do_not_count(tmp_path: Path) -> None:
@@ -117,13 +117,15 @@ def test_patches_that_a_side_has_not_rated_do_not_count(tmp_path: Path) -> None:
         if row["patch_scores"] is not None:
             row["patch_scores"][1] = None
     judge = table(tmp_path / "judge.parquet", partial)
-    rows = found(agreement_table([people, judge], {}, 50, 0).to_pylist(), scope="patch", aspect=LOCAL, rater="judge-1")
-    ours = np.array([row["patch_scores"] for row in partial if row["aspect"] == LOCAL], dtype=float)
-    known = ~np.isnan(ours)
-    assert rows["auroc"]["value"] == pytest.approx(statistics.auroc(-ours[known], panel.local[known] < 4.2), abs=1e-6)
+    rows = by_measure(
+        agreement_table([people, judge], {}, 50, 0).to_pylist(), scope="patch", aspect=LOCAL, rater="judge-1"
+    )
+    judged = np.array([row["patch_scores"] for row in partial if row["aspect"] == LOCAL], dtype=float)
+    known = ~np.isnan(judged)
+    assert rows["auroc"]["value"] == pytest.approx(statistics.auroc(-judged[known], panel.local[known] < 4.2), abs=1e-6)
     whole = known.all(1)
     assert 0 < whole.sum() < len(whole)
-    pointing = reliability.pointing_game(ours[whole], panel.local[whole] < 4.2)
+    pointing = reliability.pointing_game(judged[whole], panel.local[whole] < 4.2)
     assert rows["pointing"]["value"] == pytest.approx(pointing, abs=1e-6)
     assert rows["pointing"]["count"] == whole.sum()
 
@@ -135,10 +137,10 @@ def test_rewards_are_held_against_the_overall_rating(tmp_path: Path) -> None:
     rows = agreement_table([people, model], {}, 50, 0).to_pylist()
     assert {row["aspect"] for row in rows} == {OVERALL}
     assert {row["rater"] for row in rows} == {"model"}
-    at_patches = found(rows, scope="patch")
+    at_patches = by_measure(rows, scope="patch")
     assert at_patches["auroc"]["value"] == at_patches["pointing"]["value"] == 1
     assert at_patches["spearman"]["value"] == pytest.approx(1)
-    at_clips = found(rows, scope="clip")
+    at_clips = by_measure(rows, scope="clip")
     assert at_clips["spearman"]["value"] > 0.9  # rounded ratings tie
     assert at_clips["accuracy without ties"]["count"] == 3 * 8  # rewards tell the prompts: pairs within each
 
@@ -149,11 +151,14 @@ def test_people_are_held_against_each_other_and_all_together(tmp_path: Path) -> 
     people = table(tmp_path / "people.parquet", rows)
     judge = table(tmp_path / "judge.parquet", panel.labels(0.2, "judge-1"))
     result = agreement_table([people, judge], {}, 0, 0).to_pylist()
-    own = {name: found(result, scope="clip", aspect=LOCAL, rater=name) for name in ("Ann", "Bob", "Cy", "judge-1")}
-    assert own["Ann"]["spearman"]["reference"] == "the others" and own["judge-1"]["spearman"]["reference"] == "people"
-    assert own["Ann"]["spearman"]["value"] > own["Cy"]["spearman"]["value"]
-    assert own["Cy"]["spearman"]["count"] == 12
-    together = found(result, scope="clip", aspect=LOCAL, rater="all", reference="each other")
+    of_rater = {
+        name: by_measure(result, scope="clip", aspect=LOCAL, rater=name) for name in ("Ann", "Bob", "Cy", "judge-1")
+    }
+    assert of_rater["Ann"]["spearman"]["reference"] == "the others"
+    assert of_rater["judge-1"]["spearman"]["reference"] == "people"
+    assert of_rater["Ann"]["spearman"]["value"] > of_rater["Cy"]["spearman"]["value"]
+    assert of_rater["Cy"]["spearman"]["count"] == 12
+    together = by_measure(result, scope="clip", aspect=LOCAL, rater="all", reference="each other")
     values = np.full((3, 24), math.nan)
     clips = sorted(panel.clips)
     for row in rows:
@@ -170,7 +175,7 @@ def test_preferences_judge_scores_of_any_scale(tmp_path: Path) -> None:
     people = table(tmp_path / "pairs.parquet", panel.preferences("Ann"), PREFERENCES)
     model = table(tmp_path / "model.parquet", panel.rewards(), REWARDS)
     rows = agreement_table([people, model], {}, 50, 0).to_pylist()
-    at_pairs, at_patches = found(rows, scope="pair"), found(rows, scope="patch pair")
+    at_pairs, at_patches = by_measure(rows, scope="pair"), by_measure(rows, scope="patch pair")
     assert at_pairs["accuracy without ties"]["value"] == 1 and at_pairs["accuracy without ties"]["count"] == 8
     assert at_patches["accuracy with ties"]["value"] == 1 and at_patches["accuracy with ties"]["count"] == 8 * PATCHES
 
@@ -183,8 +188,8 @@ def test_the_order_of_a_pair_does_not_matter(tmp_path: Path) -> None:
         | {"patch_preferences": [-value for value in row["patch_preferences"]], "judge": "Bob"}
         for row in rows
     ]  # fmt: skip
-    both = table(tmp_path / "both.parquet", [*rows, *turned], PREFERENCES)
-    result = agreement_table([both], {}, 0, 0).to_pylist()
+    with_both = table(tmp_path / "both.parquet", [*rows, *turned], PREFERENCES)
+    result = agreement_table([with_both], {}, 0, 0).to_pylist()
     assert all(row["value"] == pytest.approx(1) for row in result)
     assert {row["rater"] for row in result} == {"Ann", "Bob", "all"}
 
@@ -244,8 +249,8 @@ def labels_of(judge: str, scores: dict[str, dict[str, float]], patches: list[flo
     """Label rows of clip -> aspect -> score; all with the same patches."""
     return [
         {"clip_id": clip, "aspect": aspect, "score": score, "patch_scores": patches, "judge": judge}
-        for clip, own in scores.items()
-        for aspect, score in own.items()
+        for clip, by_aspect in scores.items()
+        for aspect, score in by_aspect.items()
     ]
 
 
@@ -301,7 +306,7 @@ def test_a_clip_whose_prompt_nobody_tells_is_in_no_pair(tmp_path: Path) -> None:
     panel = Panel()
     files = [table(tmp_path / f"{name}.parquet", panel.labels(noise, name)) for name, noise in (("A", 0.0), ("B", 0.5))]
     prompts = {clip: clip[:2] for clip in panel.clips[1:]}
-    pairs = found(agreement_table(files, prompts, 0, 0).to_pylist(), scope="clip", aspect=LOCAL)
+    pairs = by_measure(agreement_table(files, prompts, 0, 0).to_pylist(), scope="clip", aspect=LOCAL)
     assert pairs["accuracy with ties"]["count"] == 1 + 7 * 3
 
 
@@ -321,7 +326,7 @@ def test_the_command_prints_and_writes_the_table(tmp_path: Path) -> None:
     assert "clips: judge: [bold]Ann against people: [bold]Ann" in outcome.stdout
     assert "pointing by chance" in outcome.stdout and "accuracy with ties" in outcome.stdout
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
-    assert found(rows, scope="clip", aspect=LOCAL)["accuracy with ties"]["count"] == 24
+    assert by_measure(rows, scope="clip", aspect=LOCAL)["accuracy with ties"]["count"] == 24
     missing = run_here("agreement", tmp_path / "none.parquet", judge)
     assert missing.code == 2 and "No such file" in missing.stderr
 

@@ -36,11 +36,11 @@ from vlm_server import (
 
 @pytest.mark.parametrize("reason", ["\\ud83d", "x" * 20_000], ids=["half a character", "long"])
 def test_the_reason_of_a_defect_can_be_kept(reason: str) -> None:
-    place = {"first_frame": 0, "last_frame": 1, "left": 0, "top": 0, "right": 9, "bottom": 9}
+    box = {"first_frame": 0, "last_frame": 1, "left": 0, "top": 0, "right": 9, "bottom": 9}
     rating = {"reason": "because", "kind": "shape", "score": 1}
-    found = {"ratings": {"visual_quality": rating}, "defects": [place | rating | {"aspect": "visual_quality"}]}
+    clip_answer = {"ratings": {"visual_quality": rating}, "defects": [box | rating | {"aspect": "visual_quality"}]}
     form = ClipForm(("visual_quality",), 2, "boxes", ("visual_quality",))
-    (defect,) = form.read(json.dumps(found).replace("because", reason)).defects
+    (defect,) = form.read(json.dumps(clip_answer).replace("because", reason)).defects
     defect.rating.reason.encode("utf-8")
     assert 0 < len(defect.rating.reason) <= MAX_REASON
 
@@ -166,11 +166,11 @@ def test_an_answer_that_cannot_be_kept_is_used_and_the_last(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(answers, "write_json", full)
-    first, *others = Asked(server, tmp_path, tuple("abcdef"), concurrency=1).results
+    first, *later = Asked(server, tmp_path, tuple("abcdef"), concurrency=1).results
     assert isinstance(first, dict)
-    for other in others:
-        assert isinstance(other, Stopped)
-        assert re.fullmatch(r"answers can't be kept at \S+\.json: No space left on device", str(other))
+    for failure in later:
+        assert isinstance(failure, Stopped)
+        assert re.fullmatch(r"answers can't be kept at \S+\.json: No space left on device", str(failure))
     assert len(server.requests) == 1
 
 

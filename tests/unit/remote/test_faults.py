@@ -251,8 +251,9 @@ def test_patches_may_be_answered_in_any_order(server: Server, tmp_path: Path) ->
         return {"patches": good["patches"][::-1]}
 
     server.plan = [answer(mix)]
-    found = Asked(server, tmp_path).answer
-    assert [(number, ratings["visual_quality"].score) for number, ratings in found.items()] == [(1, 1), (2, 2), (3, 3)]
+    ratings_by_number = Asked(server, tmp_path).answer
+    scores = [(number, ratings["visual_quality"].score) for number, ratings in ratings_by_number.items()]
+    assert scores == [(1, 1), (2, 2), (3, 3)]
 
 
 def test_the_key_is_nowhere_but_in_the_header(server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

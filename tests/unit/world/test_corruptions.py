@@ -83,10 +83,10 @@ def test_a_clip_without_events_is_clean() -> None:
 def test_events_of_different_sprites_do_not_disturb_each_other() -> None:
     scene = sample_scene(5, "train")
     events = [Event("ghost", 0, 1, 6), Event("ghost", 2, 7, 12)]
-    both, one = (render_corrupted(scene, some, np.random.default_rng(0)) for some in (events, events[:1]))
-    assert torch.equal(both[:, :7], one[:, :7])
-    assert torch.equal(both[:, 12:], one[:, 12:])
-    assert not torch.equal(both[:, 7:12], one[:, 7:12])
+    with_both, with_first = (render_corrupted(scene, shown, np.random.default_rng(0)) for shown in (events, events[:1]))
+    assert torch.equal(with_both[:, :7], with_first[:, :7])
+    assert torch.equal(with_both[:, 12:], with_first[:, 12:])
+    assert not torch.equal(with_both[:, 7:12], with_first[:, 7:12])
 
 
 def test_a_jerking_sprite_is_whole_but_leaves_its_path_and_comes_back(layer: Tensor) -> None:
@@ -142,9 +142,9 @@ def test_events_befall_each_sprite_at_most_once_and_inside_the_clip() -> None:
     rng = np.random.default_rng(0)
     scenes, events = [sample_scene(seed, "train") for seed in range(10)], []
     for number in range(300):
-        own = sample_events(scenes[number % 10], rng, rate=0.3)
-        assert [event.sprite for event in own] == sorted({event.sprite for event in own})
-        events += own
+        drawn = sample_events(scenes[number % 10], rng, rate=0.3)
+        assert [event.sprite for event in drawn] == sorted({event.sprite for event in drawn})
+        events += drawn
     assert len(events) == pytest.approx(0.3 * 300 * NUM_SPRITES, abs=60)  # four standard deviations
     assert all(0 <= event.first < event.last <= NUM_FRAMES for event in events)
     assert min(event.last - event.first for event in events) >= 9

@@ -64,10 +64,10 @@ def test_it_finds_the_defective_patches(exam: Exam) -> None:
     truth = patch_distance(frames_of(exam.corrupted), frames_of(exam.clean), GRID) > DEFECT_THRESHOLD
     assert 0.1 < truth.float().mean() < 0.4
     assert auroc(exam.of_corrupted.patch_defects.numpy(), truth.numpy()) >= 0.97
-    found = exam.of_corrupted.defective
-    assert (found & truth).sum() / truth.sum() > 0.9
-    assert (found & ~truth).sum() / (~truth).sum() < 0.05
-    assert torch.equal(found, exam.of_corrupted.patch_defects > DEFECT_THRESHOLD)
+    detected = exam.of_corrupted.defective
+    assert (detected & truth).sum() / truth.sum() > 0.9
+    assert (detected & ~truth).sum() / (~truth).sum() < 0.05
+    assert torch.equal(detected, exam.of_corrupted.patch_defects > DEFECT_THRESHOLD)
 
 
 def test_it_raises_no_false_alarm_on_clean_clips(exam: Exam) -> None:
@@ -127,8 +127,8 @@ def test_one_wrong_word_is_mostly_noticed(attribute: str, values: tuple[str, ...
             changed = dataclasses.replace(sprite, **{attribute: value})
             wrong.append(SceneSpec((first, second, changed, last), spec.background))
             clips.append(clip)
-    found = inspect(exam.clean[clips], wrong, GRID)
-    right = (found.colour_right if attribute == "colour" else found.shape_right).float().mean(0)
+    inspection = inspect(exam.clean[clips], wrong, GRID)
+    right = (inspection.colour_right if attribute == "colour" else inspection.shape_right).float().mean(0)
     assert right[2] < 0.15  # a ring is taken for a triangle now and then
     assert right[[0, 1, 3]].min() > 0.85
 
@@ -138,10 +138,10 @@ def test_a_missing_sprite_is_neither_right_in_colour_nor_in_shape(exam: Exam) ->
     for scene in exam.scenes[:8]:
         background = render_background(scene.spec.background, scene.slope)
         clips.append(to_video(composite(background, sprite_layers(scene)[1:])))
-    found = inspect(torch.stack(clips), exam.specs[:8], GRID)
-    assert not (found.colour_right | found.shape_right)[:, 0].any()
-    assert (found.colour_right & found.shape_right)[:, 1:].float().mean() > 0.9
-    assert found.visibility[:, 0].mean() < 0.2 < 0.8 < found.visibility[:, 1:].mean()
+    inspection = inspect(torch.stack(clips), exam.specs[:8], GRID)
+    assert not (inspection.colour_right | inspection.shape_right)[:, 0].any()
+    assert (inspection.colour_right & inspection.shape_right)[:, 1:].float().mean() > 0.9
+    assert inspection.visibility[:, 0].mean() < 0.2 < 0.8 < inspection.visibility[:, 1:].mean()
 
 
 def test_flicker_is_told_from_a_steady_defect() -> None:
@@ -162,17 +162,17 @@ def test_each_clip_is_inspected_by_itself(exam: Exam) -> None:
     order = torch.tensor([5, 2, 11])
     alone = inspect(exam.corrupted[order], [exam.specs[i] for i in order.tolist()], GRID)
     for field in dataclasses.fields(Inspection):
-        own, expected = getattr(alone, field.name), getattr(together, field.name)[order]
-        torch.testing.assert_close(own, expected, rtol=1e-3, atol=2e-3)
+        value, expected = getattr(alone, field.name), getattr(together, field.name)[order]
+        torch.testing.assert_close(value, expected, rtol=1e-3, atol=2e-3)
 
 
 def test_another_grid_reads_the_same_clip(exam: Exam) -> None:
     for shape in ((2, 3, 5), (1, 1, 1)):
-        found = inspect(exam.corrupted[:2], exam.specs[:2], PatchGrid(*shape))
-        for value in (found.patch_defects, found.patch_flicker, found.sprite_patches):
+        inspection = inspect(exam.corrupted[:2], exam.specs[:2], PatchGrid(*shape))
+        for value in (inspection.patch_defects, inspection.patch_flicker, inspection.sprite_patches):
             assert value.shape == (2, *shape)
     whole = exam.of_corrupted.patch_defects[:2].square().mean((1, 2, 3)).sqrt()
-    torch.testing.assert_close(found.patch_defects.flatten(), whole, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(inspection.patch_defects.flatten(), whole, rtol=1e-3, atol=1e-4)
 
 
 def test_the_distance_is_blind_to_half_a_pixel_and_sees_a_patch() -> None:
@@ -180,10 +180,10 @@ def test_the_distance_is_blind_to_half_a_pixel_and_sees_a_patch() -> None:
     clean = frames.clone()
     assert (patch_distance(frames, clean, GRID) == 0).all()
     frames[:, 5:9, :, 16:32, 48:64] += 0.2
-    found = patch_distance(frames, clean, GRID)[0]
-    assert found.flatten().argmax() == 2 * 16 + 1 * 4 + 3  # second row, fourth column, frames 5..8
-    assert found[2, 1, 3] == pytest.approx(0.2, rel=0.1)
-    assert (found > DEFECT_THRESHOLD).sum() == 1
+    distance = patch_distance(frames, clean, GRID)[0]
+    assert distance.flatten().argmax() == 2 * 16 + 1 * 4 + 3  # second row, fourth column, frames 5..8
+    assert distance[2, 1, 3] == pytest.approx(0.2, rel=0.1)
+    assert (distance > DEFECT_THRESHOLD).sum() == 1
 
 
 @pytest.mark.parametrize("shape", [(13, 64, 65), (12, 64, 64), (17, 64, 64), (13, 32, 64)])

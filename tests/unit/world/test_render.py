@@ -110,8 +110,8 @@ def test_a_sprite_has_the_place_and_area_of_its_picture(shape: str, radius: floa
     for x, y in itertools.product(np.linspace(30, 31, 5), np.linspace(33.3, 34.3, 5)):
         alpha = place(sprite(shape), x, y, radius)[3]
         assert float(alpha.sum()) == pytest.approx(area, rel=0.03)
-        found = torch.tensor(centroid(alpha)) - offset
-        assert found.tolist() == pytest.approx([x, y], abs=0.15)  # most of it where an edge lies along a row of pixels
+        centre = torch.tensor(centroid(alpha)) - offset
+        assert centre.tolist() == pytest.approx([x, y], abs=0.15)  # most of it where an edge lies along a row of pixels
 
 
 @quick

@@ -116,8 +116,8 @@ def test_the_grammar_tells_many_scenes_apart(split: Split) -> None:
     free = [sum(not SpriteSpec("big", "plain", c, s, "left").held_out for s in SHAPES) for c in COLOURS]
     orders = list(itertools.permutations(range(len(COLOURS)), NUM_SPRITES))
     train = sum(math.prod(free[colour] for colour in order) for order in orders)
-    both = len(orders) * len(SHAPES) ** NUM_SPRITES
-    count = (train if split == "train" else both - train) * looks**NUM_SPRITES * len(BACKGROUNDS)
+    total = len(orders) * len(SHAPES) ** NUM_SPRITES
+    count = (train if split == "train" else total - train) * looks**NUM_SPRITES * len(BACKGROUNDS)
     assert count > 100_000
 
     rng = np.random.default_rng(0)

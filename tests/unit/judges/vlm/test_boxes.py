@@ -84,7 +84,7 @@ def test_time_is_divided_as_the_latents_are() -> None:
     grid = PatchGrid(4, 1, 1)
     for frame, time in ((0, 0), (1, 1), (4, 1), (5, 2), (12, 3)):
         share = overlap(Box(frame, frame, 0, 0, 1, 1), grid, FRAMES, WAN).flatten()
-        assert share.tolist() == [float(place == time) for place in range(4)]
+        assert share.tolist() == [float(index == time) for index in range(4)]
 
 
 def test_a_small_defect_counts_fully_in_its_patch_and_a_large_box_in_all_it_fills() -> None:

@@ -105,15 +105,15 @@ def test_the_rubric_tells_aspects_and_kinds_and_has_a_version() -> None:
 @pytest.mark.parametrize("per_call", [1, 4, 15, 99])
 def test_every_patch_is_asked_for_once_with_its_own_number(per_call: int) -> None:
     asked = questions(patches_per_call=per_call)
-    places: list[int] = []
+    asked_patches: list[int] = []
     for time in range(GRID.t):
-        for own, question in asked.about_patches(time, EVERYTHING):
-            places += own
+        for patches, question in asked.about_patches(time, EVERYTHING):
+            asked_patches += patches
             numbers = question.schema["$defs"]["Patch"]["properties"]["patch"]["enum"]
-            assert numbers == [place % 15 + 1 for place in own]
+            assert numbers == [patch % 15 + 1 for patch in patches]
             assert f"schema: {', '.join(map(str, numbers))}." in question.text
-            assert len(own) <= per_call
-    assert places == list(range(GRID.num_patches))
+            assert len(patches) <= per_call
+    assert asked_patches == list(range(GRID.num_patches))
 
 
 def test_a_patch_is_shown_at_its_own_time() -> None:
@@ -288,8 +288,9 @@ def test_a_later_round_leaves_the_questions_of_the_earlier_ones_as_they_are() ->
     asked = questions(patches_per_call=4)
     first, second = [0, 3, 7, 16, 20], [1, 2, 17]
     alone = {time: asked.about_patches(time, [first]) for time in range(GRID.t)}
-    both = {time: asked.about_patches(time, [first, second]) for time in range(GRID.t)}
+    with_both = {time: asked.about_patches(time, [first, second]) for time in range(GRID.t)}
     for time in range(GRID.t):
-        kept = both[time][: len(alone[time])]
+        kept = with_both[time][: len(alone[time])]
         assert [question.messages() for _, question in kept] == [question.messages() for _, question in alone[time]]
-    assert sorted(place for own in both.values() for places, _ in own for place in places) == sorted(first + second)
+    asked_patches = [patch for questions in with_both.values() for patches, _ in questions for patch in patches]
+    assert sorted(asked_patches) == sorted(first + second)
