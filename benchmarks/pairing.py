@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from halovid.config.run import PairConfig, RunConfig
+from halovid.config.pairs import PairConfig
+from halovid.config.run import RunConfig
 from halovid.stages.pair import make_pairs, with_folder
 from halovid.store.folders import StageFolder
 from halovid.store.tables import PAIRS, REWARDS, patch_lists, read_table, write_table

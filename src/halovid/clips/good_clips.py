@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from halovid.config.run import GoodConfig
+from halovid.config.pairs import GoodConfig
 from halovid.formats import get_format
 from halovid.records import Prompt
 from halovid.store.errors import InputError

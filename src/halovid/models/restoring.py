@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halovid.config.run import RestoreConfig
+from halovid.config.pairs import RestoreConfig
 from halovid.models import DiffusionModel
 from halovid.records import Conditioning
 

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from halovid.config.run import PairConfig, PairSource, RunConfig
+from halovid.config.pairs import PairConfig, PairSource
+from halovid.config.run import RunConfig
 from halovid.maths import pairing
 from halovid.maths.grid import pool_cells
 from halovid.measuring.raters import Rater, mean_rater, read_raters

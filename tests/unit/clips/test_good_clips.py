@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from halovid.clips.good_clips import find_good_clips, source_identity
-from halovid.config.run import GoodConfig
+from halovid.config.pairs import GoodConfig
 from halovid.maths.grid import PatchGrid
 from halovid.records import Prompt
 from halovid.store.errors import InputError

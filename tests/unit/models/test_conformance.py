@@ -17,7 +17,8 @@ from diffusers.loaders import PeftAdapterMixin
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from halovid.config.run import GeneratorConfig, RestoreConfig
+from halovid.config.pairs import RestoreConfig
+from halovid.config.run import GeneratorConfig
 from halovid.config.sections import LoraOptions
 from halovid.models import FAMILIES, PARTS, DiffusionModel, Part, check_model, load_family, load_model
 from halovid.models.restoring import restore

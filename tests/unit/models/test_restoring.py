@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from halovid.config.run import RestoreConfig
+from halovid.config.pairs import RestoreConfig
 from halovid.maths.noise import NoiseProcess
 from halovid.models.restoring import random_regions, restore
 from halovid.records import Conditioning

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from halovid.config.pairs import PairConfig
 from halovid.config.recipes import make_config
-from halovid.config.run import PairConfig, RunConfig
+from halovid.config.run import RunConfig
 from halovid.maths.grid import PatchGrid
 from halovid.measuring.raters import Rater
 from halovid.stages.pair import (
