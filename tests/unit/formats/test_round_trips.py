@@ -21,7 +21,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import adopt, with_hashes
+from conftest import with_hashes
 from halovid.commands.exchange import export_run, import_run
 from halovid.formats import FORMATS, videofeedback
 from halovid.store.errors import InputError
@@ -362,12 +362,16 @@ def test_videodpo_numbers_clips_as_its_loader_does(put: Put, tmp_path: Path) -> 
 
 
 def test_videodpo_leaves_out_pairs_of_clips_that_its_loader_drops(put: Put, tmp_path: Path) -> None:
-    # the shared clips last a second and more: the first is written again with half a second
+    def put_first_one_short(path: Path, number: int = 0) -> Path:  # the shared clips last a second and more
+        if path.name != "a.mp4":
+            return put(path, number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(path, torch.zeros(3, 4, 256, 256), 8.0)  # half a second
+        return path
+
     run = {"clips": [(name, "p0", "a fox") for name in "abcd"], "pairs": [], "ratings": {}}
     run["pairs"] = [("p0", "a", "b", 1.0), ("p0", "c", "d", 2.0)]
-    write_run(tmp_path / "run", run, put)
-    write_video(tmp_path / "run/generate/clips/a.mp4", torch.zeros(3, 4, 256, 256), 8.0)
-    adopt(tmp_path / "run", "generate")
+    write_run(tmp_path / "run", run, put_first_one_short)
     export_run("videodpo", tmp_path / "run", tmp_path / "out")
     clips = json.loads((tmp_path / "out/metadata.json").read_text())
     assert [entry["basic"]["clip_path"] for entry in clips] == ["b.mp4", "c.mp4", "d.mp4", "a.mp4"]
