@@ -82,28 +82,6 @@ def run(recipe: Recipe, run_dir: RunDir, overrides: Overrides = None) -> None:
 
 
 # stage -> the folders of RUN that it reads, and what it writes, as its help says them
-_STAGE_FILES = {
-    "generate": ("the recipe's prompts", "RUN/generate: mp4 clips, their latents, clips.parquet"),
-    "judge": ("RUN/generate", "RUN/judge: labels.parquet, votes.parquet"),
-    "reward": ("RUN/generate, RUN/judge", "RUN/reward: reward.safetensors, agreement.parquet"),
-    "good": ("the prompts of RUN/generate", "RUN/good: mp4 clips, their latents, clips.parquet"),
-    "restore": ("RUN/generate or RUN/good", "RUN/restore: mp4 clips, their latents, pairs.parquet"),
-    "score": ("the clips, RUN/reward", "RUN/score: one reward per clip and per patch in rewards.parquet"),
-    "pair": ("RUN/score, RUN/restore", "RUN/pair: pairs.parquet"),
-    "align": ("RUN/pair and its clips", "RUN/align: weights/, snapshots/, tensorboard/, log.jsonl"),
-    "baseline": ("the held-out prompts", "RUN/baseline: mp4 clips, measures.parquet"),
-    "examine": ("RUN/baseline, RUN/reward", "RUN/examine: agreement.parquet"),
-    "evaluate": ("RUN/baseline, RUN/align", "RUN/evaluate: mp4 clips, measures.parquet, metrics.parquet"),
-    "report": ("the results of the other stages", "RUN/report: report.html, one self-contained page"),
-}
-
-
-def _stage_help(name: str) -> str:
-    """What a stage does, reads and writes."""
-    reads, writes = _STAGE_FILES[name]
-    return f"{STAGES[name].help.removesuffix('.')}. Reads {reads}; writes {writes}."
-
-
 def _add_stage_command(name: str) -> None:
     """Adds the command that runs one stage."""
 
@@ -111,7 +89,7 @@ def _add_stage_command(name: str) -> None:
         with interruptible():
             run_stage(name, _load_config(recipe, overrides), run_dir)
 
-    app.command(name, help=_stage_help(name))(command)
+    app.command(name, help=STAGES[name].help)(command)
 
 
 def _judge(
@@ -208,7 +186,7 @@ def _optional_config(recipe: Path | None, overrides: list[str] | None) -> RunCon
 
 for _name in STAGES:
     if _name == "judge":
-        app.command(_name, help=_stage_help(_name))(_judge)
+        app.command(_name, help=STAGES[_name].help)(_judge)
     elif _name != "score":  # defined above, as it also works without a run
         _add_stage_command(_name)
 

@@ -55,26 +55,66 @@ def _reads_of_report(config: RunConfig) -> Sequence[str]:
 
 # In the order in which a run does them: every stage reads only those above it.
 STAGES: dict[str, Stage] = {
-    "generate": Stage("Sample candidate clips of every prompt.", lambda config: []),
-    "judge": Stage("Have a judge label the clips and their patches.", lambda config: ["generate"]),
-    "reward": Stage(
-        "Train the reward model: on clip labels, then on patch labels.", lambda config: ["generate", "judge"]
+    "generate": Stage(
+        "Sample candidate clips of every prompt. Reads the recipe's prompts; writes RUN/generate: mp4 clips, "
+        "their latents, clips.parquet.",
+        lambda config: [],
     ),
-    "good": Stage("Encode good clips of the prompts, which no model made.", lambda config: ["generate"]),
+    "judge": Stage(
+        "Have a judge label the clips and their patches. Reads RUN/generate; writes RUN/judge: "
+        "labels.parquet, votes.parquet.",
+        lambda config: ["generate"],
+    ),
+    "reward": Stage(
+        "Train the reward model: on clip labels, then on patch labels. Reads RUN/generate, RUN/judge; writes "
+        "RUN/reward: reward.safetensors, agreement.parquet.",
+        lambda config: ["generate", "judge"],
+    ),
+    "good": Stage(
+        "Encode good clips of the prompts, which no model made. Reads the prompts of RUN/generate; writes "
+        "RUN/good: mp4 clips, their latents, clips.parquet.",
+        lambda config: ["generate"],
+    ),
     "restore": Stage(
-        "Let the base model make clips anew: the same layout with its own defects.",
+        "Let the base model make clips anew: the same layout with its own defects. Reads RUN/generate or "
+        "RUN/good; writes RUN/restore: mp4 clips, their latents, pairs.parquet.",
         lambda config: sorted({"generate", config.restore.originals}) if config.restore else ["generate"],
     ),
-    "score": Stage("Reward every clip and every patch by the reward model.", _reads_of_score),
-    "pair": Stage("Build preference pairs with the margin of the clips and of every patch.", _reads_of_pair),
-    "align": Stage("Train the generator on the pairs, with Gran-DPO or another objective.", _reads_of_align),
-    "baseline": Stage("Sample and measure the base generator on held-out prompts.", _reads_of_baseline),
+    "score": Stage(
+        "Reward every clip and every patch by the reward model. Reads the clips, RUN/reward; writes "
+        "RUN/score: one reward per clip and per patch in rewards.parquet.",
+        _reads_of_score,
+    ),
+    "pair": Stage(
+        "Build preference pairs with the margin of the clips and of every patch. Reads RUN/score, "
+        "RUN/restore; writes RUN/pair: pairs.parquet.",
+        _reads_of_pair,
+    ),
+    "align": Stage(
+        "Train the generator on the pairs, with Gran-DPO or another objective. Reads RUN/pair and its clips; "
+        "writes RUN/align: weights/, snapshots/, tensorboard/, log.jsonl.",
+        _reads_of_align,
+    ),
+    "baseline": Stage(
+        "Sample and measure the base generator on held-out prompts. Reads the held-out prompts; writes "
+        "RUN/baseline: mp4 clips, measures.parquet.",
+        _reads_of_baseline,
+    ),
     "examine": Stage(
-        "Hold the reward model against the truth, where the truth is known.",
+        "Hold the reward model against the truth, where the truth is known. Reads RUN/baseline, RUN/reward; "
+        "writes RUN/examine: agreement.parquet.",
         lambda config: ["baseline", *(["reward"] if config.score.uses_run_network else [])],
     ),
-    "evaluate": Stage("Sample and measure the aligned generator, and compare it with the base.", _reads_of_evaluate),
-    "report": Stage("Write the HTML report.", _reads_of_report),
+    "evaluate": Stage(
+        "Sample and measure the aligned generator, and compare it with the base. Reads RUN/baseline, "
+        "RUN/align; writes RUN/evaluate: mp4 clips, measures.parquet, metrics.parquet.",
+        _reads_of_evaluate,
+    ),
+    "report": Stage(
+        "Write the HTML report. Reads the results of the other stages; writes RUN/report: report.html, one "
+        "self-contained page.",
+        _reads_of_report,
+    ),
 }
 
 
