@@ -28,7 +28,7 @@ def prose(text: str) -> Iterator[str]:
         in_block = not line or (in_block and line.startswith("    "))
         if line.lstrip().startswith("```"):
             in_fence = not in_fence
-        elif not (in_fence or in_block or line.startswith("|")):
+        elif not (in_fence or in_block or line.lstrip().startswith("|")):
             yield line
 
 
