@@ -1,4 +1,4 @@
-"""Records that cross floors: prompts and what they make a model do, answers of judges, rewards, measures."""
+"""Records that several packages exchange: prompts and their conditionings, answers of judges, rewards, measures."""
 
 from __future__ import annotations
 
@@ -14,17 +14,15 @@ from torch import Tensor
 from halovid.maths.grid import LatentGeometry, PatchGrid
 from halovid.store.checkpoint import load_tensors, save_tensors
 
-MAX_CHARACTERS = 4000  # longer than any text encoder reads
-
-
-Rounds = list[list[int]]  # places in [t, h, w], flattened, in the rounds in which they were chosen
-LOWEST, HIGHEST = 1.0, 5.0  # every rating, of clips and patches, is on this scale; higher is better
+MAX_CHARACTERS = 4000  # of a prompt: more than any text encoder reads
+LOWEST, HIGHEST = 1.0, 5.0  # the scale of every rating of a clip or a patch; higher is better
 DEFECT_RATING = 4.2  # a patch rated below this is defective: the embedded world's threshold on this scale
+Rounds = list[list[int]]  # patches to ask about, as indices into the flattened [t, h, w]: a list for each round
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt and its name in this run."""
+    """A prompt's text and its id, which is unique in a run."""
 
     prompt_id: str
     text: str
@@ -46,10 +44,13 @@ def prompt_problem(text: Any) -> str | None:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What prompts make a diffusion model do: tensors by the names that its pipeline's call gives them.
+    """B encoded prompts: the tensors that a diffusion pipeline can be called with instead of the texts.
 
-    `tensors[name]` is [B, ...], a row per prompt: text states, and whatever else the model reads (masks, pooled
-    vectors). Only the model's family knows what they mean; others may ask for `text_states`.
+    tensors: argument name of the pipeline's call -> [B, ...], a row per prompt: text states, and whatever else the
+    model reads (masks, pooled vectors). Only the model's family knows what they mean; all others use `text_states`.
+
+    Raises:
+        ValueError: the tensors have different numbers of rows.
     """
 
     tensors: dict[str, Tensor]
@@ -63,34 +64,34 @@ class Conditioning:
         return len(next(iter(self.tensors.values())))
 
     def rows(self, indices: Sequence[int] | Tensor) -> Conditioning:
-        """The prompts of these indices, or of a mask."""
+        """The prompts of these indices, or those that a boolean mask [B] keeps."""
         chosen = torch.as_tensor(indices)
         return Conditioning({name: value[chosen.to(value.device)] for name, value in self.tensors.items()})
 
     @classmethod
-    def cat(cls, parts: Sequence[Conditioning]) -> Conditioning:
-        """All prompts of all parts; shorter texts are padded with zeros at their ends, and so are their masks.
+    def cat(cls, conditionings: Sequence[Conditioning]) -> Conditioning:
+        """The rows of all conditionings, one after the other; shorter texts and masks are padded with zeros at the end.
 
         Raises:
-            ValueError: the parts are of different models.
+            ValueError: there is none, or they hold tensors of different names, as those of different models do.
         """
-        names = [part.tensors.keys() for part in parts]
-        if not parts or any(other != names[0] for other in names):
+        names = [conditioning.tensors.keys() for conditioning in conditionings]
+        if not names or any(keys != names[0] for keys in names):
             raise ValueError(
                 f"conditionings of one model have the same tensors, got {[sorted(keys) for keys in names]}"
             )
-        return cls({name: _cat_padded([part.tensors[name] for part in parts]) for name in names[0]})
+        return cls({name: _cat_padded([each.tensors[name] for each in conditionings]) for name in names[0]})
 
     def to(self, device: torch.device | str) -> Conditioning:
-        """The same on another device."""
+        """The conditioning on another device."""
         return Conditioning({name: value.to(device) for name, value in self.tensors.items()})
 
     def repeat(self, count: int) -> Conditioning:
-        """All rows, `count` times over."""
+        """All rows, `count` times one after the other: [count * B, ...]."""
         return Conditioning({name: torch.cat([value] * count) for name, value in self.tensors.items()})
 
     def text_states(self) -> Tensor:
-        """[B, L, D] float32, what the text encoder made of each token; rows that the model does not read are zero."""
+        """The text encoder's output for each token, [B, L, D] float32; zero for tokens that the model does not read."""
         states = self.tensors["prompt_embeds"].float()
         for name, mask in self.tensors.items():
             if name.endswith("mask") and mask.shape == states.shape[:2]:
@@ -98,14 +99,18 @@ class Conditioning:
         return states
 
     def save(self, path: Path) -> None:
-        """Writes the one prompt that this is the conditioning of, as a safetensors file."""
+        """Writes the conditioning of a single prompt as a safetensors file.
+
+        Raises:
+            ValueError: there are several prompts.
+        """
         if len(self) != 1:
             raise ValueError(f"a file holds the conditioning of one prompt, not of {len(self)}")
         save_tensors(path, {name: value[0] for name, value in self.tensors.items()})
 
     @classmethod
     def load(cls, path: Path) -> Conditioning:
-        """The one prompt that `save` wrote.
+        """The conditioning of the one prompt that `save` wrote.
 
         Raises:
             InputError: the file is missing or damaged.
@@ -114,21 +119,22 @@ class Conditioning:
 
 
 def _cat_padded(values: Sequence[Tensor]) -> Tensor:
-    """Tensors [B, ...] one after the other, padded at the end of every other axis to the longest."""
+    """Tensors [B, ...] concatenated along the first axis, padded with zeros at the end of each other axis."""
     longest = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
     padded = []
     for value in values:
         missing = [length - size for length, size in zip(longest, value.shape[1:], strict=True)]
-        sides = [side for count in reversed(missing) for side in (0, count)]
-        padded.append(torch.nn.functional.pad(value, sides) if any(sides) else value)
+        padding = [amount for count in reversed(missing) for amount in (0, count)]  # last axis first: before, after
+        padded.append(torch.nn.functional.pad(value, padding) if any(padding) else value)
     return torch.cat(padded)
 
 
 @dataclass(frozen=True)
 class Request:
-    """A clip to judge, [3, F, H, W] in [-1, 1], and the patches that are asked about: all if `rounds` is None.
+    """A clip that a judge is asked to rate.
 
-    Ratings of other patches may come too.
+    video: [3, F, H, W] in [-1, 1].
+    rounds: the patches that are asked about; None asks about all. The answer may rate further patches too.
     """
 
     video: Tensor
@@ -139,7 +145,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Vote:
-    """One opinion that went into a rating: of the whole clip, or of a patch (its place in [t, h, w], flattened)."""
+    """One opinion that went into a rating.
+
+    patch: its index into the flattened [t, h, w]; None for an opinion of the whole clip.
+    voter: who gave it.  score: on the scale of ratings.  kind: the kind of defect.  reason: in the voter's words.
+    """
 
     aspect: str
     patch: int | None
@@ -151,9 +161,10 @@ class Vote:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Ratings of one clip: aspect -> rating of the clip; aspect -> ratings of its patches, [t, h, w], NaN if unknown.
+    """A judge's ratings of one clip.
 
-    Judges that explain themselves give the votes that the ratings are means of.
+    clip: aspect -> rating of the whole clip.  patches: aspect -> ratings [t, h, w], NaN for patches without one.
+    votes: the opinions that the ratings are means of; empty for judges that do not explain themselves.
     """
 
     clip: dict[str, float]
@@ -163,7 +174,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A clip that could not be judged or rewarded, and why; `again`: asking another time may help."""
+    """Why a clip could not be judged or rewarded; `again`: another attempt may succeed, as after a server's outage."""
 
     reason: str
     again: bool = False
@@ -171,11 +182,12 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Measure:
-    """What people see of a measure, which tables call by its id.
+    """How a measure is shown to people; tables hold its id instead.
 
-    title: its name.  group: who measured, the heading it stands under.  unit: "" for none.
-    better: the direction that is an improvement; "same" for what an alignment should leave alone.
-    defect_kind: of the shares of defects by kind, which are one chart instead of lines in a table, the kind.
+    title: its name.  group: the heading that it is listed under: who or what measured.  unit: "" for none.
+    better: the direction that is an improvement; "same" for a property that an alignment should not change.
+    defect_kind: the kind of defect that the measure is the share of; None for all other measures. Measures with a kind
+        are shown as one chart, the others as rows of a table.
     """
 
     title: str
@@ -189,9 +201,9 @@ class Measure:
 class ClipBatch:
     """Clips of one model that are measured together; all samples of a prompt are in the same batch.
 
-    video: [B, 3, F, H, W] in [-1, 1].  rows: of each clip at least its clip_id, prompt_id, prompt and fps.
-    geometry: how the model's autoencoder divides a clip.  grid: the patches.
-    conditioning: prompt ids -> what they make the model do, a row each.
+    video: [B, 3, F, H, W] in [-1, 1].  rows: clip_id, prompt_id, prompt and fps of each clip, perhaps more.
+    geometry: the strides of the model's autoencoder.  grid: the patches of a clip.
+    conditioning: function (prompt ids) -> their conditioning, a row each.
     """
 
     video: Tensor
@@ -208,11 +220,12 @@ class ClipBatch:
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """What a rewarder is told of B clips besides their pixels: their prompts, and how they are laid out in time.
+    """What a rewarder gets of B clips besides their pixels.
 
-    texts: their prompts.  conditioning: what these prompts make the diffusion model do, a row each; None where nobody
-    encoded them.  fps: frames a second at which each clip is played.
-    geometry: how the diffusion model divides a clip, and with it the patches.
+    texts: the prompt of each clip.
+    conditioning: that of the prompts, a row for each clip; None where they were not encoded.
+    fps: the frame rate of each clip.
+    geometry: the strides of the diffusion model's autoencoder, which decide where patches lie in time.
 
     Raises:
         ValueError: texts, conditioning and fps are not of equal length.
@@ -230,10 +243,10 @@ class PromptBatch:
         geometry: LatentGeometry,
         condition: Callable[[Sequence[str]], Conditioning] | None,
     ) -> PromptBatch:
-        """What is told of clips by their rows of tables.CLIPS.
+        """The batch of the clips in these rows of tables.CLIPS.
 
         Args:
-            condition: prompt ids -> their conditioning; None for a rewarder that needs none.
+            condition: function (prompt ids) -> their conditioning; None for a rewarder that needs none.
         """
         conditioning = condition([row["prompt_id"] for row in rows]) if condition else None
         return cls(tuple(row["prompt"] for row in rows), conditioning, tuple(row["fps"] for row in rows), geometry)
@@ -247,7 +260,7 @@ class PromptBatch:
         return len(self.texts)
 
     def rows(self, indices: Sequence[int]) -> PromptBatch:
-        """What is told of some of the clips, in the order of `indices`."""
+        """The clips of these indices, in this order."""
         return PromptBatch(
             tuple(self.texts[index] for index in indices),
             None if self.conditioning is None else self.conditioning.rows(indices),
@@ -258,7 +271,7 @@ class PromptBatch:
 
 @dataclass(frozen=True)
 class AspectRatings:
-    """Ratings of B clips in one aspect: `clip` [B], `patches` [B, t, h, w]; None where it is not rated by patch."""
+    """Ratings of B clips in one aspect: `clip` [B], and `patches` [B, t, h, w] or None if only clips are rated."""
 
     clip: Tensor
     patches: Tensor | None
@@ -266,9 +279,10 @@ class AspectRatings:
 
 @dataclass(frozen=True)
 class Showing:
-    """What a released reward model was shown of a clip: a score means nothing without it.
+    """The input of a released reward model for one clip, without which its score can't be interpreted.
 
-    frames: indices into the clip.  policy: how they were chosen and shown, and the question.  model: its name.
+    frames: indices of the clip's frames that it saw.
+    policy: how these were chosen and resized, and the question that was asked.  model: its name.
     """
 
     frames: tuple[int, ...]
@@ -278,11 +292,11 @@ class Showing:
 
 @dataclass(frozen=True)
 class Rewards:
-    """Rewards of B clips and of their patches, higher is better; float32 on the CPU, NaN in the rows that are refused.
+    """Rewards of B clips and of their patches, higher is better: float32 on the CPU, NaN in the rows of refused clips.
 
-    clip: [B].  patches: [B, t, h, w].  refusals: why a clip has no reward, None for each that has one.
-    ratings: aspect, by the rewarder's own names, -> the ratings that the rewards are made of; may be empty.
-    showings: what a released model was shown of each clip, None for a refused one; empty for other rewarders.
+    clip: [B].  patches: [B, t, h, w].  refusals: [B], why a clip has no reward; None for a clip that has one.
+    ratings: aspect, by the rewarder's own name -> the ratings that the rewards come from; may be empty.
+    showings: [B], what a released model was shown of each clip, None for a refused clip; empty for other rewarders.
     """
 
     clip: Tensor

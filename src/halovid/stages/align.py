@@ -26,7 +26,7 @@ from halovid.store.folders import open_stage
 from halovid.store.runtime import resolve_device
 from halovid.store.tables import PAIRS, read_table
 from halovid.training.loop import Alignment, train
-from halovid.training.monitor import Monitor, watching_instruments
+from halovid.training.monitor import Monitor, monitor_instruments
 from halovid.training.objectives import make_objective
 from halovid.training.pairs import PairSource
 from halovid.training.policy import Policy
@@ -77,5 +77,5 @@ def _make_monitor(clips: ClipFolder, config: RunConfig, run_dir: Path, folder: P
     rows = [row | {"seed": clip_seed(config.seed, row["prompt_id"], 0)} for row in prompts]
     device = resolve_device(config.device)
     conditioning = clips.conditioning([row["prompt_id"] for row in rows]).to(device)
-    instruments = open_instruments(watching_instruments(config), config, run_dir)
+    instruments = open_instruments(monitor_instruments(config), config, run_dir)
     return Monitor(folder, open_rewarder(config, run_dir), rows, conditioning, config, instruments)

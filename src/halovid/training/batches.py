@@ -1,6 +1,7 @@
-"""Which pairs, noise and noise levels a step has: functions of the seed and the step alone, for the whole batch.
+"""The pairs, noise and noise levels of a step, drawn for the whole batch from the seed and the step alone.
 
-Whoever works on a part of a batch takes its rows of these, so that neither resuming nor sharing changes a training.
+A process that works on a part of the batch takes its rows of them. So neither an interruption nor the number of
+processes changes a training.
 """
 
 from __future__ import annotations
@@ -17,26 +18,31 @@ _STEP_STRIDE, _EPOCH_STRIDE = 1_000_003, 7_000_003
 
 
 def batch_indices(count: int, size: int, step: int, seed: int) -> list[int]:
-    """The `size` pairs of a step, of `count`: all pairs in a new random order each time that they are through."""
-    orders: dict[int, list[int]] = {}
+    """The indices of the `size` pairs that a step trains on, of `count` pairs.
+
+    An epoch visits all pairs once, in a random order of its own; a batch may reach into the next epoch.
+    """
+    order_of_epoch: dict[int, list[int]] = {}
     indices = []
     for position in range(step * size, (step + 1) * size):
-        epoch, place = divmod(position, count)
-        if epoch not in orders:
+        epoch, position_in_epoch = divmod(position, count)
+        if epoch not in order_of_epoch:
             generator = torch.Generator().manual_seed(step_seed(seed, _EPOCH_STRIDE, epoch))
-            orders[epoch] = torch.randperm(count, generator=generator).tolist()
-        indices.append(orders[epoch][place])
+            order_of_epoch[epoch] = torch.randperm(count, generator=generator).tolist()
+        indices.append(order_of_epoch[epoch][position_in_epoch])
     return indices
 
 
 def draw_noise(
     size: int, shape: Sequence[int], shared: bool, levels: SigmaSampling, step: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """The noise of a step's chosen and rejected clips, [size, 2, *shape], and the level of each pair, [size] in 0..1.
+    """The noise of the chosen and rejected clips of a step, [size, 2, *shape], and the levels [size] in 0..1.
 
     Args:
-        shape: of a clip's latents, [C, T, h, w].
-        shared: one draw for both clips of a pair instead of one each.
+        size: the number of pairs.
+        shape: of a clip's latents, (C, T, h, w).
+        shared: give both clips of a pair the same noise.
+        levels: the distribution of the noise levels.
     """
     generator = torch.Generator().manual_seed(step_seed(seed, _STEP_STRIDE, step))
     noise = torch.randn((size, 1 if shared else 2, *shape), generator=generator).expand(-1, 2, *shape)

@@ -1,4 +1,7 @@
-"""Samples along the way, and an eye on reward hacking: the reward against measures that training never sees."""
+"""Samples clips while a generator is trained, and warns of reward hacking.
+
+The reward is compared with measures that the training does not optimise.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from torch import Tensor
 from halovid.clips.folder import Row
 from halovid.config.run import RunConfig
 from halovid.maths.numbers import show_number
-from halovid.maths.statistics import paired_bootstrap
+from halovid.maths.statistics import Interval, paired_bootstrap
 from halovid.measuring.instruments import MEASURES, Instrument
 from halovid.models import Sampler
 from halovid.records import ClipBatch, Conditioning, Measure, PromptBatch
@@ -22,46 +25,48 @@ from halovid.store.runtime import batches
 from halovid.store.video import write_video
 
 REWARD, PATCH_REWARD = "reward", "patch reward"
-_SHRINKAGE = 0.2  # share of the motion that may be lost before it counts as parting
-_RESAMPLES = 2000
-_FEWEST = 4  # clips below which an interval means nothing
+_TOLERATED_LOSS = 0.2  # share of a measure that should stay the same, as motion, which may be lost without a warning
+_RESAMPLES = 2000  # of the bootstrap
+_MIN_CLIPS = 4  # with fewer clips a bootstrap interval means nothing
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What is measured of one clip per prompt at a step: measure -> values, [n], NaN where the rewarder refused."""
+    """The measures of n clips, one per prompt, sampled after a training step.
+
+    values: reward or measure id -> [n], NaN for a clip without a value, as one that the rewarder refused.
+    """
 
     step: int
     values: dict[str, np.ndarray]
 
-    def of(self, clips: np.ndarray) -> Reading:
-        """The reading of some of the clips, a mask [n]."""
-        return Reading(self.step, {name: value[clips] for name, value in self.values.items()})
+    def subset(self, mask: np.ndarray) -> Reading:
+        """The reading of the clips that a mask [n] keeps."""
+        return Reading(self.step, {name: values[mask] for name, values in self.values.items()})
 
     def means(self) -> dict[str, float]:
-        """Metric name -> mean over the clips with a value, for the log; what no clip has is left out."""
-        known = {name: value[~np.isnan(value)] for name, value in self.values.items()}
-        return {f"monitor/{name}": float(value.mean()) for name, value in known.items() if len(value)}
+        """Metric name -> mean over the clips with a value, for the log; a measure without any value is left out."""
+        not_nan = {name: values[~np.isnan(values)] for name, values in self.values.items()}
+        return {f"monitor/{name}": float(values.mean()) for name, values in not_nan.items() if len(values)}
 
 
-def watching_instruments(config: RunConfig) -> list[str]:
-    """The instruments that watch a training of this recipe: formulas on pixels, and the critic when it also evaluates.
+def monitor_instruments(config: RunConfig) -> list[str]:
+    """Names of the instruments that a training is monitored with: "plain", and "critic" if it also evaluates.
 
-    The truth has no place in a training, and a judge would be asked, and paid, at every look.
+    The inspector would let the truth into a training, and a judge would have to be paid at every observation.
     """
     return ["plain", *(name for name in config.evaluate.instruments if name == "critic")]
 
 
 class Monitor:
-    """Samples the same prompts with the same seeds at every call, keeps the clips, and measures them.
-
-    It holds the rewarder that the pairs come from against instruments that the training does not follow.
+    """Samples the same prompts with the same seeds at every call, writes the clips as mp4, and measures them.
 
     Args:
-        folder: where the clips go.
+        folder: receives the mp4 files.
+        rewarder: the one that the pairs were made with.
         clips: a row of tables.CLIPS for each prompt, with the seed to sample it with.
-        conditioning: what their prompts make the model do, a row each.
-        instruments: what measures the clips besides the reward; `watching_instruments` names those of a recipe.
+        conditioning: that of their prompts, a row for each clip.
+        instruments: measure the clips besides the rewarder; `monitor_instruments` names those of a recipe.
     """
 
     def __init__(
@@ -79,69 +84,69 @@ class Monitor:
         self._instruments = instruments
 
     def observe(self, sampler: Sampler, step: int) -> Reading:
-        """Samples and measures with the weights that `sampler` has now, generator.batch_size clips at once."""
-        readings = [
-            self._observe_some(sampler, step, torch.tensor(rows))
+        """The measures of clips sampled with the current weights of `sampler`, `generator.batch_size` at a time."""
+        values = [
+            self._observe_batch(sampler, step, torch.tensor(rows))
             for rows in batches(range(len(self._clips)), self._config.generator.batch_size)
         ]
-        return Reading(step, {name: np.concatenate([some[name] for some in readings]) for name in readings[0]})
+        return Reading(step, {name: np.concatenate([batch[name] for batch in values]) for name in values[0]})
 
     def _conditioning_of(self, prompt_ids: Sequence[str]) -> Conditioning:
         return self._conditioning.rows([self._row_of[prompt_id] for prompt_id in prompt_ids])
 
-    def _observe_some(self, sampler: Sampler, step: int, rows: Tensor) -> dict[str, np.ndarray]:
-        """The same of the clips of some rows: measure -> values, [rows]."""
+    def _observe_batch(self, sampler: Sampler, step: int, rows: Tensor) -> dict[str, np.ndarray]:
+        """Samples, writes and measures the clips of these rows: measure -> values, [rows]."""
         clips = [self._clips[row] for row in rows]
         seeds = [clip["seed"] for clip in clips]
-        video = sampler.decode_video(sampler.sample(self._conditioning.rows(rows), seeds))
+        conditioning = self._conditioning.rows(rows)
+        video = sampler.decode_video(sampler.sample(conditioning, seeds))
         for clip, frames in zip(clips, video, strict=True):
             name = f"{clip['prompt_id']}-step{step:06d}.mp4"
             write_video(self._folder / name, frames, self._config.generator.fps)
         texts, fps = tuple(clip["prompt"] for clip in clips), (self._config.generator.fps,) * len(clips)
-        rewards = self._rewarder.reward(video, PromptBatch(texts, self._conditioning.rows(rows), fps, sampler.geometry))
+        rewards = self._rewarder.reward(video, PromptBatch(texts, conditioning, fps, sampler.geometry))
         values = {REWARD: rewards.clip, PATCH_REWARD: rewards.patch_means}
         batch = ClipBatch(video.cpu(), clips, sampler.geometry, self._config.grid, self._conditioning_of)
         for instrument in self._instruments:
-            values |= instrument.measure(batch, _keep_silent)
+            values |= instrument.measure(batch, _ignore_skipped)
         return {name: value.cpu().double().numpy() for name, value in values.items()}
 
 
-def parting(base: Reading, now: Reading, seed: int = 0) -> list[str]:
-    """What speaks against a reward that has risen: a sentence for each independent measure that has got worse.
+def _ignore_skipped(item: str, reason: str, again: bool = False) -> None:
+    """A `Skip` that notes nothing: a clip that can't be measured has the value NaN, and the training goes on."""
 
-    A change counts when the paired 95% interval over the clips is clear of zero; of motion, when a fifth of it is lost.
+
+def hacking_warnings(base: Reading, current: Reading, seed: int = 0) -> list[str]:
+    """If the reward has risen: a sentence for each other measure that has become worse; else none.
+
+    A change counts when its paired 95% bootstrap interval over the clips excludes zero. A measure that should stay the
+    same, as motion, is worse when that interval lies below a loss of a fifth.
     """
-    rewarded = ~np.isnan(base.values[REWARD]) & ~np.isnan(now.values[REWARD])
-    base, now = base.of(rewarded), now.of(rewarded)
-    if rewarded.sum() < _FEWEST or _change(base, now, REWARD, seed)[0] <= 0:
+    rewarded = ~np.isnan(base.values[REWARD]) & ~np.isnan(current.values[REWARD])
+    base, current = base.subset(rewarded), current.subset(rewarded)
+    if rewarded.sum() < _MIN_CLIPS or _change(base, current, REWARD, seed).low <= 0:
         return []
-    sentences = []
+    warnings = []
     for name, measure in MEASURES.items():
-        if name not in now.values:
+        if name not in current.values:
             continue
-        low, high = _change(base, now, name, seed)
-        before, after = base.values[name].mean(), now.values[name].mean()
-        if _is_worse(measure, low, high, before):
-            sentences.append(
-                f"step {now.step}: the reward rose from {show_number(base.values[REWARD].mean())} to "
-                f"{show_number(now.values[REWARD].mean())}, but {measure.title} went from {show_number(before)} to "
+        before, after = base.values[name].mean(), current.values[name].mean()
+        if _is_worse(measure, _change(base, current, name, seed), before):
+            warnings.append(
+                f"step {current.step}: the reward rose from {show_number(base.values[REWARD].mean())} to "
+                f"{show_number(current.values[REWARD].mean())}, but {measure.title} went from {show_number(before)} to "
                 f"{show_number(after)}"
             )
-    return sentences
+    return warnings
 
 
-def _change(base: Reading, now: Reading, name: str, seed: int) -> tuple[float, float]:
-    """The interval of a measure's change."""
-    change = paired_bootstrap(base.values[name], now.values[name], num_resamples=_RESAMPLES, seed=seed)
-    return change.low, change.high
+def _change(base: Reading, current: Reading, name: str, seed: int) -> Interval:
+    """By how much a measure has changed, with its 95% interval."""
+    return paired_bootstrap(base.values[name], current.values[name], num_resamples=_RESAMPLES, seed=seed)
 
 
-def _keep_silent(item: str, reason: str, again: bool = False) -> None:
-    """Watching goes on without what can't be measured: its values are NaN."""
-
-
-def _is_worse(measure: Measure, low: float, high: float, before: float) -> bool:
-    """Whether a change's whole interval lies on the bad side."""
+def _is_worse(measure: Measure, change: Interval, before: float) -> bool:
+    """Whether the whole interval of a change lies on the bad side."""
     if measure.better == "same":
-        return high < -_SHRINKAGE * abs(before)
-    return high < 0 if measure.better == "higher" else low > 0
+        return change.high < -_TOLERATED_LOSS * abs(before)
+    return change.high < 0 if measure.better == "higher" else change.low > 0

@@ -19,10 +19,10 @@ from halovid.store.errors import InputError
 
 @dataclass(frozen=True)
 class PairBatch:
-    """B pairs.
+    """B preference pairs, each of two clips of one prompt.
 
-    latents: [B, clips, C, T, h, w], the chosen clip and, where it is needed, the rejected one.
-    conditioning: what the prompt makes the model do, a row per pair.  weight: [B], how much each pair counts.
+    latents: [B, 2, C, T, h, w], the chosen and the rejected clip; [B, 1, ...] without the rejected clips.
+    conditioning: that of the prompts, a row per pair.  weight: [B], factors of the pairs' losses.
     """
 
     latents: Tensor
@@ -34,7 +34,7 @@ class PairBatch:
         return len(self.latents)
 
     def rows(self, indices: Tensor) -> PairBatch:
-        """Some of the pairs."""
+        """The pairs of these indices, [n]."""
         return PairBatch(
             self.latents[indices],
             self.conditioning.rows(indices),
@@ -53,12 +53,13 @@ class PairBatch:
 
 
 class PairSource:
-    """The pairs of a table, whose clips are read when they are needed.
+    """The pairs of a table; latents and conditionings are read from disk batch by batch.
 
     Args:
         pairs: rows of tables.PAIRS.
-        folders: where clips may be; "generate" holds the prompts.
+        folders: clip folders by the names that pairs use; "generate" holds the conditionings of all prompts.
         grid: the patches that the pairs have margins of.
+        device: receives the batches.
         with_rejected: also read the rejected clips.
 
     Raises:
@@ -75,13 +76,15 @@ class PairSource:
     ) -> None:
         self._pairs, self._folders, self._grid, self._device = pairs, folders, grid, device
         self._sides = ("chosen", "rejected") if with_rejected else ("chosen",)
-        self._clips = {(name, row["clip_id"]): row for name, folder in folders.items() for row in folder.rows}
-        unknown = self._used() - self._clips.keys()
-        if unknown or not pairs:
+        self._clip_rows = {(name, row["clip_id"]): row for name, folder in folders.items() for row in folder.rows}
+        if not pairs:
             raise InputError(
-                f"the pairs name clips that no folder of clips holds: {sorted(unknown)[:5]}; run `halovid pair` again"
-                if unknown
-                else "there are no pairs to learn from; lower pair.min_margin, or give more prompts or candidates"
+                "there are no pairs to learn from; lower pair.min_margin, or give more prompts or candidates"
+            )
+        missing = self._clips_in_pairs() - self._clip_rows.keys()
+        if missing:
+            raise InputError(
+                f"the pairs name clips that no folder of clips holds: {sorted(missing)[:5]}; run `halovid pair` again"
             )
         sizes = {len(pair["patch_margins"]) for pair in pairs}
         if sizes != {grid.num_patches}:
@@ -95,39 +98,40 @@ class PairSource:
 
     @property
     def has_missing_latents(self) -> bool:
-        """Whether a clip has been imported, so that `encode_latents` has something to do."""
-        return any(self._clips[clip]["latents"] is None for clip in self._used())
+        """Whether a clip was imported without latents, so that `encode_latents` must be called before `batch`."""
+        return any(self._clip_rows[clip]["latents"] is None for clip in self._clips_in_pairs())
 
     def encode_latents(self, model: DiffusionModel, folder: Path) -> None:
-        """Makes the latents of imported clips, which come without any, in `folder`."""
-        used = self._used()
+        """Encodes the clips that were imported without latents, and writes their latents to `folder`."""
+        in_pairs = self._clips_in_pairs()
         for name, clips in self._folders.items():
-            clips.encode_latents([row for row in clips.rows if (name, row["clip_id"]) in used], model, folder / name)
+            rows = [row for row in clips.rows if (name, row["clip_id"]) in in_pairs]
+            clips.encode_latents(rows, model, folder / name)
 
     def batch(self, indices: Sequence[int]) -> PairBatch:
-        """The pairs at these places of the table, on the device."""
+        """The pairs in these rows of the table, on the device."""
         pairs = [self._pairs[index] for index in indices]
         latents = [torch.stack([self._latents(pair, side) for side in self._sides]) for pair in pairs]
         conditioning = self._folders["generate"].conditioning([pair["prompt_id"] for pair in pairs])
-        patches = torch.tensor([pair["patch_margins"] for pair in pairs]).unflatten(1, self._grid.shape)
-        clip = torch.tensor([pair["clip_margin"] for pair in pairs])
+        clip_margins = torch.tensor([pair["clip_margin"] for pair in pairs])
+        patch_margins = torch.tensor([pair["patch_margins"] for pair in pairs]).unflatten(1, self._grid.shape)
         return PairBatch(
             torch.stack(latents).to(self._device),
             conditioning.to(self._device),
-            Margins(clip.to(self._device), patches.to(self._device)),
+            Margins(clip_margins.to(self._device), patch_margins.to(self._device)),
             torch.tensor([pair["weight"] for pair in pairs], device=self._device),
         )
 
     def _latents(self, pair: Row, side: str) -> Tensor:
-        """[C, T, h, w]."""
+        """The latents of the "chosen" or "rejected" clip of a pair, [C, T, h, w]."""
         folder, clip_id = _clip_of(pair, side)
-        return self._folders[folder].latents(self._clips[folder, clip_id])
+        return self._folders[folder].latents(self._clip_rows[folder, clip_id])
 
-    def _used(self) -> set[tuple[str, str]]:
-        """Folder and name of every clip that is read."""
+    def _clips_in_pairs(self) -> set[tuple[str, str]]:
+        """Folder and id of every clip that `batch` may read."""
         return {_clip_of(pair, side) for pair in self._pairs for side in self._sides}
 
 
 def _clip_of(pair: Row, side: str) -> tuple[str, str]:
-    """The folder and the name of the chosen or the rejected clip of a pair."""
+    """Folder and id of the "chosen" or "rejected" clip of a pair."""
     return pair[f"{side}_folder"], pair[side]

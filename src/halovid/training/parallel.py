@@ -1,4 +1,4 @@
-"""The processes that share a training, and the usual case of one."""
+"""How several processes share a training: the `Parallel` protocol, and `OneProcess`, which shares with nobody."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ from torch import Tensor, nn
 
 
 class Parallel(Protocol):
-    """How several processes train what one would: each works on its rows of every batch, and they agree on the rest.
+    """Data parallelism: each process works on a slice of every batch, and the result is that of one process.
 
-    All processes must call these methods alike and in the same order. Process 0 writes checkpoints, logs and results.
+    The methods are collective operations: all processes must call them in the same order. Only rank 0 writes
+    checkpoints, logs and results.
     """
 
     rank: int
-    """Which process this is, 0 .. size - 1."""
+    """The number of this process, 0 .. size - 1."""
     size: int
-    """How many processes there are."""
+    """The number of processes."""
 
     def slice(self, count: int) -> range:
-        """The rows of a batch of `count` that this process works on: neighbours, about as many for each process."""
+        """The rows that this process works on, of a batch of `count`: consecutive, nearly equally many per process."""
 
     def wrap(self, module: nn.Module) -> None:
-        """Makes a network ready for these processes in place, e.g. shards it; its parameters are collected after it."""
+        """Prepares a network in place, e.g. shards it. May replace parameters: collect them afterwards."""
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean over the processes of a tensor that each has; what is sharded (a DTensor) is one already."""
+        """The mean of a tensor over the processes; a sharded one (a DTensor) is returned as it is: a mean already."""
 
     def all_true(self, value: bool) -> bool:
-        """Whether it is true in every process."""
+        """Whether `value` is true in every process."""
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The rows of a whole batch, in order, from those of each process's slice."""
+        """The rows of the whole batch, in order, from the rows of each process's slice."""
 
 
 class OneProcess:
-    """A `Parallel` that shares with nobody."""
+    """The `Parallel` of a single process: every method is the identity."""
 
     rank = 0
     size = 1

@@ -1,4 +1,4 @@
-"""The policy that alignment trains, and the reference it is compared with."""
+"""The policy: the model that alignment trains, with the frozen reference it is compared with and its moving average."""
 
 from __future__ import annotations
 
@@ -16,9 +16,15 @@ from halovid.training.parallel import OneProcess, Parallel
 
 
 class Policy:
-    """A model in training: with a LoRA whose switching-off gives the reference, or whole with a frozen copy.
+    """A diffusion model in training, its reference, and an exponential moving average (EMA) of what is trained.
 
-    The trained parameters have an exponential moving average (EMA), which is what sampling and saving use.
+    With `method: lora` an adapter is trained, and the model without it is the reference. Otherwise all weights are
+    trained, and the reference is a frozen copy. `parameters` and `ema` hold the trained tensors by name.
+
+    Args:
+        model: is changed in place; its denoiser must be open.
+        config: method, adapter, gradient checkpointing and the EMA's decay.
+        parallel: the processes that share the training; None for one process.
 
     Raises:
         InputError: the network has no layers of the names that the LoRA is to be put on.
@@ -26,73 +32,73 @@ class Policy:
 
     def __init__(self, model: DiffusionModel, config: AlignConfig, parallel: Parallel | None = None) -> None:
         self.model = model
-        [(self._name, denoiser)] = model.denoisers.items()
+        [(self._denoiser_name, denoiser)] = model.denoisers.items()
         parallel = parallel or OneProcess()
-        self._frozen: nn.Module | None = None
+        self._reference_denoiser: nn.Module | None = None
         if config.method == "lora":
             model.add_lora(config.lora)
         else:
-            denoiser.float()  # before the copy: policy and reference must compute alike
-            self._frozen = copy.deepcopy(denoiser)
-            parallel.wrap(self._frozen)
+            denoiser.float()  # before the copy: policy and reference must compute in the same number format
+            self._reference_denoiser = copy.deepcopy(denoiser)
+            parallel.wrap(self._reference_denoiser)
             denoiser.requires_grad_(True)
         if config.gradient_checkpointing:
             denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
         for value in denoiser.parameters():
             if value.requires_grad:
-                value.data = value.data.float()  # bfloat16 would round small steps, and those of the EMA, away
-        parallel.wrap(denoiser)  # before the parameters are collected: it may replace them
+                value.data = value.data.float()  # in bfloat16 small updates, also those of the EMA, round to nothing
+        parallel.wrap(denoiser)  # before the parameters are collected, since it may replace them
         self.parameters = {name: value for name, value in denoiser.named_parameters() if value.requires_grad}
         self.ema = {name: value.detach().clone() for name, value in self.parameters.items()}
         self._decay = config.ema
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Inside, the model predicts as it did before training, without gradients."""
-        if self._frozen is None:
+        """A context in which the model predicts as it did before training, without gradients."""
+        if self._reference_denoiser is None:
             with torch.no_grad(), self.model.without_lora():
                 yield
             return
-        policy = self.model.denoisers[self._name]
-        self.model.denoisers[self._name] = self._frozen
+        denoiser = self.model.denoisers[self._denoiser_name]
+        self.model.denoisers[self._denoiser_name] = self._reference_denoiser
         try:
             with torch.no_grad():
                 yield
         finally:
-            self.model.denoisers[self._name] = policy
+            self.model.denoisers[self._denoiser_name] = denoiser
 
     @contextmanager
     def ema_weights(self) -> Iterator[None]:
-        """Inside, the model has the averaged weights."""
-        live = {name: value.detach().clone() for name, value in self.parameters.items()}
-        self._assign(self.ema)
+        """A context in which the model has the averaged weights, to sample with them or to save them."""
+        trained = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self._set_parameters(self.ema)
         try:
             yield
         finally:
-            self._assign(live)
+            self._set_parameters(trained)
 
     @torch.no_grad()
     def update_ema(self) -> None:
-        """Moves the average towards the trained weights; to be called after each optimizer step."""
+        """Moves the average towards the trained weights by 1 - `ema`; to be called after each optimizer step."""
         for name, value in self.parameters.items():
             self.ema[name].lerp_(value, 1 - self._decay)
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """Trained weights and their average."""
+        """The trained weights and their average, for a checkpoint."""
         return {"parameters": dict(self.parameters), "ema": self.ema}
 
     def load_state_dict(self, state_dict: dict[str, dict[str, Tensor]]) -> None:
-        """Takes over what `state_dict` gave."""
-        self._assign(state_dict["parameters"])
+        """Restores what `state_dict` returned."""
+        self._set_parameters(state_dict["parameters"])
         for name, value in state_dict["ema"].items():
             self.ema[name].copy_(value)
 
     @torch.no_grad()
-    def _assign(self, values: dict[str, Tensor]) -> None:
+    def _set_parameters(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
             self.parameters[name].copy_(value)
 
 
 def snapshot_folder(align_folder: Path, step: int) -> Path:
-    """Where alignment keeps the averaged weights of a step of `align.snapshots`."""
+    """The folder of the averaged weights after a step of `align.snapshots`."""
     return align_folder / "snapshots" / f"{step:06d}"

@@ -15,7 +15,7 @@ from halovid.measuring.instruments import MEASURES, open_instruments
 from halovid.records import Conditioning, PromptBatch, Refusal, Rewards
 from halovid.rewards.network import RewardNetwork, RewardSpec
 from halovid.rewards.rewarder import NetworkRewarder
-from halovid.training.monitor import PATCH_REWARD, REWARD, Monitor, Reading, parting, watching_instruments
+from halovid.training.monitor import PATCH_REWARD, REWARD, Monitor, Reading, hacking_warnings, monitor_instruments
 from tiny_models import encoder_spec
 
 NUM_CLIPS = 12
@@ -23,10 +23,10 @@ LOWER, HIGHER, SAME = "flow_warp_error", "adjacent_frame_ssim", "flow_magnitude"
 
 
 def reading(step: int, **changes: float) -> Reading:
-    """A reading around 1 for every measure, changed by so much for some, with noise that the prompts share."""
+    """A reading of values around 1, with noise that all steps share; `changes` are added to the measures they name."""
     noise = np.random.default_rng(0).normal(size=NUM_CLIPS)
-    own = np.random.default_rng(step + 1).normal(size=NUM_CLIPS)
-    values = {name: 1 + 0.3 * noise + 0.02 * own for name in (REWARD, PATCH_REWARD, LOWER, HIGHER, SAME)}
+    noise_of_step = np.random.default_rng(step + 1).normal(size=NUM_CLIPS)
+    values = {name: 1 + 0.3 * noise + 0.02 * noise_of_step for name in (REWARD, PATCH_REWARD, LOWER, HIGHER, SAME)}
     names = {"reward": REWARD, "lower": LOWER, "higher": HIGHER, "same": SAME}
     for name, change in changes.items():
         values[names[name]] = values[names[name]] + change
@@ -34,33 +34,33 @@ def reading(step: int, **changes: float) -> Reading:
 
 
 def test_a_reward_that_rises_with_all_else_is_no_reason_to_warn() -> None:
-    assert parting(reading(0), reading(5, reward=0.5, lower=-0.2, higher=0.2, same=0.1)) == []
+    assert hacking_warnings(reading(0), reading(5, reward=0.5, lower=-0.2, higher=0.2, same=0.1)) == []
 
 
 @pytest.mark.parametrize(
     ("change", "name"), [({"lower": 0.1}, LOWER), ({"higher": -0.1}, HIGHER), ({"same": -0.5}, SAME)]
 )
 def test_a_measure_that_gets_worse_while_the_reward_rises_is_named(change: dict[str, float], name: str) -> None:
-    [sentence] = parting(reading(0), reading(70, reward=0.5, **change))
+    [sentence] = hacking_warnings(reading(0), reading(70, reward=0.5, **change))
     assert (
         sentence.startswith("step 70: the reward rose from ") and f"but {MEASURES[name].title} went from " in sentence
     )
 
 
 def test_without_a_higher_reward_nothing_is_said() -> None:
-    assert parting(reading(0), reading(5, lower=0.5, higher=-0.5, same=-0.9)) == []
-    assert parting(reading(0), reading(5, reward=-0.5, lower=0.5)) == []
+    assert hacking_warnings(reading(0), reading(5, lower=0.5, higher=-0.5, same=-0.9)) == []
+    assert hacking_warnings(reading(0), reading(5, reward=-0.5, lower=0.5)) == []
 
 
 def test_a_change_within_the_noise_or_a_little_less_motion_is_no_reason_to_warn() -> None:
-    assert parting(reading(0), reading(5, reward=0.5, lower=0.002, same=-0.1)) == []
+    assert hacking_warnings(reading(0), reading(5, reward=0.5, lower=0.002, same=-0.1)) == []
 
 
 def test_fewer_than_four_clips_say_nothing() -> None:
     first, second = (
         Reading(r.step, {k: v[:3] for k, v in r.values.items()}) for r in (reading(0), reading(5, reward=1, lower=1))
     )
-    assert parting(first, second) == []
+    assert hacking_warnings(first, second) == []
 
 
 class FlatSampler:
@@ -86,7 +86,7 @@ def make_monitor(folder: Path, num_clips: int, batch_size: int) -> Monitor:
     network = RewardNetwork(RewardSpec(backbone=backbone, aspects=aspects, patch_aspects=aspects))
     clips = [{"prompt_id": f"p{i}", "prompt": "a", "seed": 1 + 3 * i} for i in range(num_clips)]
     config = make_config({"generator": {"batch_size": batch_size}})
-    instruments = open_instruments(watching_instruments(config), config, folder)
+    instruments = open_instruments(monitor_instruments(config), config, folder)
     return Monitor(
         folder,
         NetworkRewarder(network.eval(), config.grid),
@@ -140,6 +140,6 @@ def test_a_refused_clip_stops_no_training_and_counts_nowhere(tmp_path: Path) -> 
     assert now.means()["monitor/reward"] == pytest.approx((0 + 2 + 3 + 4) / 40)
     now.values[REWARD] += 1
     now.values[LOWER] += 1
-    assert len(parting(base, now)) == 1
+    assert len(hacking_warnings(base, now)) == 1
     nothing = Reading(1, {REWARD: np.full(5, np.nan)})
-    assert nothing.means() == {} and parting(base, nothing) == []
+    assert nothing.means() == {} and hacking_warnings(base, nothing) == []

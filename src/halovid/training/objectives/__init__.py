@@ -1,4 +1,4 @@
-"""What a training makes small. `OBJECTIVES` has them by the name that recipes use."""
+"""The training objectives (losses), in `OBJECTIVES` by the name that recipes use."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ OBJECTIVES: dict[str, Callable[[Any], Objective]] = {"gran_dpo": GranDPO, "sft":
 
 
 def make_objective(options: ObjectiveOptions) -> Objective:
-    """The objective that a recipe names, with its options."""
+    """The objective that `options.name` names, built from these options."""
     return OBJECTIVES[options.name](options)

@@ -1,4 +1,4 @@
-"""The contract of an objective."""
+"""The protocol that every training objective follows."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from halovid.maths.losses import Margins, PairErrors
 
 @dataclass(frozen=True)
 class Needs:
-    """What an objective asks for besides the policy's prediction for the chosen clip; what it leaves out is not made.
+    """What an objective reads besides the policy's error on the chosen clip; nothing else is computed.
 
-    rejected: the rejected clip, and the predictions for it.
-    reference: the predictions of the model as it was before training.
+    rejected: the errors on the rejected clip.
+    reference: the errors of the reference, the model as it was before training, and the drift from it.
     """
 
     rejected: bool = False
@@ -23,16 +23,18 @@ class Needs:
 
 
 class Objective(Protocol):
-    """What a training makes small: a pure function of the errors of the policy, and of the reference, on pairs.
+    """What a training minimises: a pure function of the errors of policy and reference on pairs.
 
-    It is built from its section of the recipe, one of `config.objectives`.
+    It is built from its options, one of `config.objectives`.
     """
 
     needs: Needs
 
     def loss(self, errors: PairErrors, margins: Margins, timestep_weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of each pair, [B], and what to log of it: name -> [B], NaN for pairs of which there is nothing.
+        """The loss of each pair, [B], and the metrics to log: name -> [B], NaN for a pair without a value.
 
         Args:
-            timestep_weight: [B], w(level): the weight of each pair's preferences at its noise level.
+            errors: maps [B, T, h, w]; those that `needs` does not ask for are NaN.
+            margins: by how much the chosen clip is better, as a whole and patch by patch.
+            timestep_weight: [B], w(level), a factor of the preference logits at each pair's noise level.
         """

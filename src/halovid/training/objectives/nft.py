@@ -20,5 +20,5 @@ class Nft:
     def loss(self, errors: PairErrors, margins: Margins, timestep_weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Objective.loss`."""
         loss = nft_term(errors, margins.patches, self._options.beta, self._options.certain_margin)
-        weights = patch_weights(margins.patches, power=1.0, tie=0.0)  # of the log alone
+        weights = patch_weights(margins.patches, power=1.0, tie=0.0)  # only for the metrics
         return loss, {"loss/nft": loss} | displacement(errors, margins.patches, weights)
