@@ -1,4 +1,4 @@
-"""Best-of-N: sample several clips of each prompt and keep the one that a reward model likes best. No training."""
+"""Best-of-N sampling: several clips of each prompt are sampled, and the one with the highest reward is kept."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from halovid.store.errors import InputError
 
 
 class BestOf:
-    """Draws the best of `count` clips that a model makes of each prompt.
+    """Samples `count` clips of each prompt and keeps the best; a `stages.sampling.Draw`.
 
     Args:
-        by: what is compared: the reward of the clip, or the mean reward of its patches.
+        by: compare the rewards of the clips, or the mean rewards of their patches.
     """
 
     def __init__(self, model: Sampler, rewarder: Rewarder, count: int, by: Literal["clip", "patch"]) -> None:
         self._model, self._rewarder, self._count, self._by = model, rewarder, count, by
 
     def __call__(self, prompts: PromptBatch, seeds: list[int]) -> Tensor:
-        """Latents of the best clips, [B, C, T, h, w]; see `clips.folder.Draw`.
+        """The latents of the best clip of each prompt, [B, C, T, h, w].
 
-        The first try has the seed itself, so that the best of one is what the model alone makes. A try that the
-        rewarder refuses for good is the worst of all.
+        Try k has the seeds plus k, so with `count` 1 the clips are those that the model alone samples. A try that the
+        rewarder refuses for good counts as the worst.
 
         Raises:
-            InputError: the rewarder refuses a try for now, as while its server is down: the choice would not be among
-                all tries.
+            InputError: the rewarder refuses a try but might reward it later, as while its server is down: the choice
+                would not be among all tries.
         """
         conditioning = prompts.conditioning
-        assert conditioning is not None, "nothing can be sampled without text conditions"
+        assert conditioning is not None, "clips are sampled from conditionings"
         tries = [self._model.sample(conditioning, [seed + k for seed in seeds]) for k in range(self._count)]
         rewards = torch.stack([self._reward(latents, prompts) for latents in tries])
         best = rewards.argmax(0).to(tries[0].device)
         return torch.stack(tries)[best, torch.arange(len(seeds), device=best.device)]
 
     def _reward(self, latents: Tensor, prompts: PromptBatch) -> Tensor:
-        """What is compared of each clip, [B]; minus infinity for a clip that is refused."""
+        """The rewards that are compared, [B]; minus infinity for a clip that is refused."""
         rewards = self._rewarder.reward(self._model.decode_video(latents), prompts)
         for refusal in rewards.refusals:
             if refusal is not None and refusal.again:

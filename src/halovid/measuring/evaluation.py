@@ -1,4 +1,4 @@
-"""Measures the clips of a model, and holds the measures of two models against each other."""
+"""Measures the clips of a model, and compares the measures of the base and the aligned model."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ from halovid.store.runtime import clips_at_once
 from halovid.store.tables import MEASURES as MEASURES_TABLE
 from halovid.store.work import Row, Skip, Worker
 
-EVALUATION_SEED = 1  # added to the run's seed: evaluation has other noise than the candidates
-_BATCH = 32
+EVALUATION_SEED = 1  # added to the run's seed, so that evaluation samples from other noise than the candidates
+_BATCH = 32  # clips measured at once, at most
 
 
 def measure_clips(stage: StageFolder, run_dir: Path, model: str, config: RunConfig) -> pa.Table:
-    """All measures of the clips that a model made in a stage's folder, rows of tables.MEASURES.
+    """A row of tables.MEASURES for each measure of each clip in a stage's folder; `model` is "base" or "aligned".
 
-    Clips that can't be read are listed as skipped. A clip has no row of a measure that it has no value of: diversity
-    needs another sample of its prompt.
+    Clips that can't be read are listed as skipped. There is no row where a clip has no value of a measure, as the only
+    sample of a prompt has no diversity.
     """
     prompts = list(ClipFolder(stage.path, config.clip_size).by_prompt.values())
-    num_prompts = max(1, clips_at_once(config.clip_size, _BATCH) // config.evaluate.samples)  # samples stay together
+    # a batch is a number of prompts: all samples of a prompt are measured together
+    prompts_at_once = max(1, clips_at_once(config.clip_size, _BATCH) // config.evaluate.samples)
     work = MeasureClips(config, run_dir, stage.path, model)
-    return stage.map_batches(f"measure {model}", prompts, num_prompts, work, MEASURES_TABLE)
+    return stage.map_batches(f"measure {model}", prompts, prompts_at_once, work, MEASURES_TABLE)
 
 
 @dataclass(frozen=True)
 class MeasureClips:
-    """Work on prompts, the rows of whose clips are given: their clips in `folder`, which `model` made, are measured."""
+    """Work on prompts, each given as the rows of its clips in `folder`: measures the clips, which `model` made."""
 
     config: RunConfig
     run_dir: Path
@@ -56,13 +57,17 @@ class MeasureClips:
             if video is None:
                 return []
             clips = ClipBatch(video, rows, folder.geometry, self.config.grid, folder.conditioning)
-            values = {key: value for tool in instruments for key, value in tool.measure(clips, skip).items()}
-            measured = [
-                _measure_row(self.model, row, key, value[index].item())
-                for index, row in enumerate(rows)
-                for key, value in values.items()
+            values = {
+                measure_id: values_of_clips
+                for instrument in instruments
+                for measure_id, values_of_clips in instrument.measure(clips, skip).items()
+            }
+            measure_rows = [
+                _measure_row(self.model, clip, measure_id, values_of_clips[index].item())
+                for index, clip in enumerate(rows)
+                for measure_id, values_of_clips in values.items()
             ]
-            return [row for row in measured if math.isfinite(row["value"])]
+            return [row for row in measure_rows if math.isfinite(row["value"])]
 
         return measure
 
@@ -78,9 +83,10 @@ def _measure_row(model: str, clip: Row, measure_id: str, value: float) -> Row:
 
 
 def compare(measured: pa.Table, num_resamples: int, seed: int) -> list[dict[str, Any]]:
-    """Rows of tables.METRICS: base against aligned, paired by prompt, with bootstrap intervals.
+    """A row of tables.METRICS for each measure: the difference of aligned and base with its bootstrap interval.
 
-    Prompts that one of the two models lacks are left out; a measure of fewer than two prompts too.
+    The models are compared prompt by prompt. A prompt that one of them has no value of is left out, and so is a measure
+    with fewer than two prompts.
     """
     grouped = measured.group_by(["measure", "model", "prompt_id"]).aggregate([("value", "mean"), ("value", "count")])
     by_measure: dict[str, dict[str, dict[str, Row]]] = {}
@@ -89,15 +95,15 @@ def compare(measured: pa.Table, num_resamples: int, seed: int) -> list[dict[str,
     rows: list[dict[str, Any]] = []
     for measure_id, measure in MEASURES.items():
         prompts = [models for _, models in sorted(by_measure.get(measure_id, {}).items())]
-        both = [models for models in prompts if models.keys() == {"base", "aligned"}]
-        if len(both) < 2:
+        compared = [models for models in prompts if models.keys() == {"base", "aligned"}]
+        if len(compared) < 2:
             continue
-        base, aligned = (np.array([models[name]["value_mean"] for models in both]) for name in ("base", "aligned"))
+        base, aligned = (np.array([models[name]["value_mean"] for models in compared]) for name in ("base", "aligned"))
         interval = statistics.paired_bootstrap(base, aligned, num_resamples=num_resamples, seed=seed)
         rows.append(
             {"group": measure.group, "measure": measure_id, "unit": measure.unit, "better": measure.better}
             | {"base": base.mean(), "aligned": aligned.mean(), "difference": interval.mean}
-            | {"low": interval.low, "high": interval.high, "prompts": len(both)}
-            | {f"{name}_clips": sum(models[name]["value_count"] for models in both) for name in ("base", "aligned")}
+            | {"low": interval.low, "high": interval.high, "prompts": len(compared)}
+            | {f"{name}_clips": sum(models[name]["value_count"] for models in compared) for name in ("base", "aligned")}
         )
     return rows

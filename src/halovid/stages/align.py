@@ -2,10 +2,13 @@
 
     halovid align RECIPE.yaml RUN
 
-Reads RUN/generate, RUN/pair, as its pairs need them RUN/good and RUN/restore, and to watch the training RUN/reward,
-unless a released or served model gives the rewards.
-Writes RUN/align: weights/ (a LoRA for diffusers' `load_lora_weights`, or the whole transformer), snapshots/,
-tensorboard/, samples/*.mp4, log.jsonl.
+Reads RUN/pair, RUN/generate, where `pair.sources` needs them RUN/good and RUN/restore, and to monitor the training
+RUN/reward, unless a released or served model gives the rewards. Writes RUN/align:
+
+    weights/        the result: a LoRA for diffusers' `load_lora_weights`, or the whole denoiser
+    snapshots/      such weights after each step of `align.snapshots`
+    samples/        mp4 clips that were sampled along the way, `align.sample_prompts` of them at a time
+    tensorboard/, log.jsonl    the metrics of each step
 """
 
 from __future__ import annotations
@@ -33,9 +36,9 @@ from halovid.training.policy import Policy
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
-    """Trains the generator on the pairs."""
+    """Trains the generator on the pairs, and writes its averaged weights."""
     depends = config.part("seed", "dtype", "grid", "generator", "align") | {"model": model_identity(config.generator)}
-    if _is_watched(config):
+    if _is_monitored(config):
         depends |= {"rewarder": rewarder_identity(config)}
     with open_stage(run_dir, "align", depends, STAGES["align"].reads(config)) as stage:
         if stage is None:
@@ -48,7 +51,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
         pairs = PairSource(rows, folders, config.margin_grid, device, with_rejected=objective.needs.rejected)
         model = _open_model(pairs, config, run_dir)
         pairs.encode_latents(model, stage.path / "parts" / "latents")
-        torch.manual_seed(config.align_seed)  # the adapter's first weights
+        torch.manual_seed(config.align_seed)  # for the random initial weights of the adapter
         policy = Policy(model, config.align)
         monitor = _make_monitor(folders["generate"], config, run_dir, stage.path / "samples")
         train(Alignment(policy, objective, pairs, config.align, config.align_seed, stage.path), monitor)
@@ -56,25 +59,26 @@ def run(config: RunConfig, run_dir: Path) -> None:
             model.save_weights(stage.path / "weights")
 
 
-def _is_watched(config: RunConfig) -> bool:
+def _is_monitored(config: RunConfig) -> bool:
     """Whether clips are sampled and rewarded while the generator is trained."""
     return config.align.sample_prompts > 0 and config.has_rewarder
 
 
 def _open_model(pairs: PairSource, config: RunConfig, run_dir: Path) -> DiffusionModel:
-    """The model with its denoiser; its autoencoder only where clips are encoded, or sampled to be watched."""
-    parts: set[Part] = {"denoiser"}
-    if _is_watched(config) or pairs.has_missing_latents:
-        parts.add("autoencoder")
-    return open_model(config, parts, read_negative(run_dir / "generate", config) if _is_watched(config) else None)
+    """The model with its denoiser, and with its autoencoder if clips must be encoded or are sampled along the way."""
+    model_parts: set[Part] = {"denoiser"}
+    if _is_monitored(config) or pairs.has_missing_latents:
+        model_parts.add("autoencoder")
+    negative = read_negative(run_dir / "generate", config) if _is_monitored(config) else None
+    return open_model(config, model_parts, negative)
 
 
 def _make_monitor(clips: ClipFolder, config: RunConfig, run_dir: Path, folder: Path) -> Monitor | None:
-    """The monitor of the first `align.sample_prompts` prompts; None when there are to be none, or no rewards."""
-    if not _is_watched(config):
+    """The monitor of the first `align.sample_prompts` prompts; None if the training is not monitored."""
+    if not _is_monitored(config):
         return None
-    prompts = [rows[0] for rows in clips.by_prompt.values()][: config.align.sample_prompts]
-    rows = [row | {"seed": clip_seed(config.seed, row["prompt_id"], 0)} for row in prompts]
+    first_clips = [rows[0] for rows in clips.by_prompt.values()][: config.align.sample_prompts]
+    rows = [row | {"seed": clip_seed(config.seed, row["prompt_id"], 0)} for row in first_clips]
     device = resolve_device(config.device)
     conditioning = clips.conditioning([row["prompt_id"] for row in rows]).to(device)
     instruments = open_instruments(monitor_instruments(config), config, run_dir)

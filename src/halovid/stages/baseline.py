@@ -2,9 +2,9 @@
 
     halovid baseline RECIPE.yaml RUN
 
-Reads nothing of the run, but RUN/reward when `evaluate.instruments` names the reward model and that is the run's own.
-Writes RUN/baseline: a clip folder and measures.parquet (one row per clip and measure). It stands apart from `evaluate`,
-so that another alignment can be evaluated without sampling the base again.
+Reads RUN/reward if `evaluate.instruments` has "reward" and the run trains its own reward model; else nothing of the
+run. Writes RUN/baseline: a clip folder, and measures.parquet with a row per clip and measure. It is a stage of its
+own, so that another alignment can be evaluated without sampling the base again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def check(config: RunConfig) -> None:
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
-    """Samples and measures."""
+    """Samples `evaluate.samples` clips of every held-out prompt with the base generator, and measures them."""
     prompts, refused = load_prompts(config.evaluate.prompts)
     require_measurable(prompts, config)
     depends = config.part("seed", "dtype", "grid", "generator") | {

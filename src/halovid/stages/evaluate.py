@@ -2,9 +2,11 @@
 
     halovid evaluate RECIPE.yaml RUN
 
-Reads RUN/baseline and RUN/align; with `evaluate.best_of`, which trains nothing, the reward model instead of the latter.
-Writes RUN/evaluate: a clip folder, measures.parquet (one row per clip and measure, of both models), metrics.parquet
-(base against aligned with intervals).
+Reads RUN/baseline and RUN/align. With `evaluate.best_of` above 1 the base generator with best-of-N sampling stands in
+for the aligned one, and RUN/align is not read. Reads RUN/reward for best-of-N, or if `evaluate.instruments` has
+"reward", when the run trains its own reward model.
+Writes RUN/evaluate: a clip folder, measures.parquet with a row per clip and measure of both models, and
+metrics.parquet, which compares aligned with base measure by measure, with intervals.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from halovid.training.policy import snapshot_folder
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
-    """Samples, measures and compares."""
+    """Samples the prompts and seeds of the baseline with the aligned generator, measures the clips and compares."""
     depends = config.part("seed", "dtype", "grid", "generator", "evaluate") | {
         "model": model_identity(config.generator)
     }
@@ -50,7 +52,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
 
 
 def _sampling(config: RunConfig, run_dir: Path) -> SampleClips:
-    """How what is held against the base is sampled: the aligned generator, or the best of several tries of the base.
+    """How the clips that are compared with the base's are sampled: by the aligned generator, or best-of-N by the base.
 
     Raises:
         InputError: align kept no weights of `evaluate.step`.

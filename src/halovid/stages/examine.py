@@ -2,9 +2,10 @@
 
     halovid examine RECIPE.yaml RUN
 
-Reads RUN/baseline and RUN/reward. Writes RUN/examine/agreement.parquet: how well its ratings of clips and patches
-agree with the truth, densely and by crops; no rows where nobody knows the truth (`evaluate.instruments` without
-`inspector`) or where a released or served model gives the rewards and the run has none of its own.
+Reads RUN/baseline, and RUN/reward unless a released or served model gives the rewards. Writes
+RUN/examine/agreement.parquet: how well the reward model's ratings of clips and patches agree with the truth, for both
+ways of rating patches, `dense` and `crop`. The table is empty where the truth is unknown (`evaluate.instruments`
+without "inspector"), or where the run has no reward model of its own.
 """
 
 from __future__ import annotations
@@ -27,43 +28,45 @@ from halovid.store.folders import open_stage
 from halovid.store.runtime import batches, clips_at_once
 from halovid.store.tables import AGREEMENT, LABELS, rows_to_table
 
-_BATCH = 32
-_CROP_BATCH = 4
+_BATCH = 32  # clips whose true labels are found at once, at most
+_CROP_BATCH = 4  # clips that are rated by crops at once
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
-    """Rates the base's clips with both, and compares."""
+    """Compares the reward model's ratings of the base's clips with their true labels."""
     depends = config.part("grid", "examine") | {"truth": config.knows_truth}
     with open_stage(run_dir, "examine", depends, STAGES["examine"].reads(config)) as stage:
         if stage is None:
             return
         stage.use_threads(config.threads)
-        known = config.score.uses_run_network and config.knows_truth
-        rows = _agreement(config, run_dir) if known else []
+        can_compare = config.score.uses_run_network and config.knows_truth
+        rows = _agreement(config, run_dir) if can_compare else []
         stage.write("agreement.parquet", rows_to_table(rows, AGREEMENT))
 
 
 def _agreement(config: RunConfig, run_dir: Path) -> list[Row]:
-    """Rows of tables.AGREEMENT, dense and crop."""
+    """Rows of tables.AGREEMENT: of `examine.clips` clips rated densely, and of `examine.crop_clips` rated by crops."""
     network = load_reward(run_dir / "reward")
     clips = ClipFolder(run_dir / "baseline", config.reward_size)
     clips.rows = clips.rows[: config.examine.clips]
-    whole = ClipFolder(run_dir / "baseline", config.clip_size)
-    truth = rows_to_table(_true_labels(whole, clips.rows, config), LABELS)
+    full_size_clips = ClipFolder(run_dir / "baseline", config.clip_size)
+    truth = rows_to_table(_true_labels(full_size_clips, clips.rows, config), LABELS)
     spec = network.spec
     data, _ = load_labelled(
         clips, truth, spec.aspects, spec.patch_aspects, config.grid, lambda *_: None, network.backbone
     )
     rows = agreement_rows(network, data, "dense", config.grid, DEFECT_RATING, config.score.batch_size)
-    few = data.subset(torch.arange(min(config.examine.crop_clips, len(data))))
-    return rows + (agreement_rows(network, few, "crop", config.grid, DEFECT_RATING, _CROP_BATCH) if len(few) else [])
+    cropped = data.subset(torch.arange(min(config.examine.crop_clips, len(data))))
+    if len(cropped):
+        rows += agreement_rows(network, cropped, "crop", config.grid, DEFECT_RATING, _CROP_BATCH)
+    return rows
 
 
-def _true_labels(clips: ClipFolder, some: Sequence[Row], config: RunConfig) -> list[Row]:
-    """The true labels of some clips."""
+def _true_labels(clips: ClipFolder, clip_rows: Sequence[Row], config: RunConfig) -> list[Row]:
+    """Rows of tables.LABELS: the true labels of the clips in these rows of the clip table."""
     judge, labels = make_truth(config.grid), []
-    for batch in batches(some, clips_at_once(config.clip_size, _BATCH)):
-        rows, video = clips.readable(batch, lambda *_: None)  # the unreadable ones were listed while measuring
+    for batch in batches(clip_rows, clips_at_once(config.clip_size, _BATCH)):
+        rows, video = clips.readable(batch, lambda *_: None)  # `baseline` has listed the clips that can't be read
         if video is not None:
             requests = make_requests(rows, video)
             for request, answer in zip(requests, judge.judge(requests, clips.geometry), strict=True):

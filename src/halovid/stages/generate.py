@@ -1,8 +1,8 @@
 """generate: prompts -> candidate clips.
 
-halovid generate RECIPE.yaml RUN
+    halovid generate RECIPE.yaml RUN
 
-Writes RUN/generate: the clip folder of `halovid.clips.folder`.
+Reads the prompts that the recipe names. Writes RUN/generate: a clip folder, see `halovid.clips.folder`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def check(config: RunConfig) -> None:
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
-    """Samples `generate.candidates` clips of every prompt; the seed of each is in the table."""
+    """Samples `generate.candidates` clips of every prompt; prompts that can't be used are listed as skipped."""
     prompts, refused = load_prompts(config.generate.prompts)
     depends = config.part("seed", "dtype", "generator", "generate") | {
         "model": model_identity(config.generator),

@@ -1,9 +1,10 @@
-"""good: good clips of the prompts, which no model made.
+"""good: prompts -> good clips of them, which no model made.
 
     halovid good RECIPE.yaml RUN
 
-Reads RUN/generate; writes RUN/good, a clip folder. Its clips can be chosen over the candidates (`pair.sources: [good]`)
-or over what the model makes of them (`restore.source: good`). Does nothing unless the recipe has a section `good`.
+Reads RUN/generate and the clips that `good.source` names; writes RUN/good, a clip folder. Its clips can be preferred to
+the candidates (`pair.sources: [good]`), or to what the base makes of them (`restore.source: good`). Does nothing unless
+the recipe has a section `good`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from halovid.store.work import Row, Skip, Worker
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
-    """Encodes at most `good.per_prompt` good clips of every prompt; what can't be used is listed."""
+    """Encodes at most `good.per_prompt` good clips of every prompt; what can't be used is listed as skipped."""
     settings = config.good
     if settings is None:
         console.print("good: not in the recipe, nothing to do", style="dim")
@@ -39,16 +40,17 @@ def run(config: RunConfig, run_dir: Path) -> None:
         stage.use_threads(config.threads)
         generated = ClipFolder(run_dir / "generate", config.clip_size)
         write_geometry(stage.path, generated.geometry)
-        good, skipped = find_good_clips(settings, generated.prompts, config.clip_size, config.seed)
+        good_clips, skipped = find_good_clips(settings, generated.prompts, config.clip_size, config.seed)
         for item, reason in skipped:
             stage.skip(item, reason)
         work = EncodeGoodClips(config, stage.path)
-        stage.write("clips.parquet", stage.map_batches("encode good clips", good, settings.batch_size, work, CLIPS))
+        table = stage.map_batches("encode good clips", good_clips, settings.batch_size, work, CLIPS)
+        stage.write("clips.parquet", table)
 
 
 @dataclass(frozen=True)
 class EncodeGoodClips:
-    """Work on good clips: each becomes a clip of the run in `folder`."""
+    """Work on good clips: each is encoded, decoded and written to the clip folder `folder`."""
 
     config: RunConfig
     folder: Path
@@ -60,8 +62,8 @@ class EncodeGoodClips:
 
         def encode(batch: Sequence[GoodClip], skip: Skip) -> list[Row]:
             latents = model.encode_video(torch.stack([clip.load() for clip in batch]).to(device))
-            video = model.decode_video(latents)  # as lossy as the candidates are, so that this tells nothing
-            names, prompts = [clip.name for clip in batch], [clip.prompt for clip in batch]
-            return write_clips(self.folder, names, prompts, [None] * len(batch), latents, video, fps)
+            video = model.decode_video(latents)  # else the autoencoder's traces would tell candidates from good clips
+            clip_ids, prompts = [clip.name for clip in batch], [clip.prompt for clip in batch]
+            return write_clips(self.folder, clip_ids, prompts, [None] * len(batch), latents, video, fps)
 
         return encode

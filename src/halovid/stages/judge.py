@@ -2,9 +2,10 @@
 
     halovid judge RECIPE.yaml RUN [--dry-run]
 
-Reads RUN/generate; writes RUN/judge/labels.parquet, votes.parquet when the judge explains itself, and questions.parquet
-when it is not asked about all patches. Clips that failed for a reason that may pass (a server's fault, a spent budget)
-are tried again by the next run of the stage.
+Reads RUN/generate; with `judge: table` also the file `judge.labels`, and with `judge.questions` that file. Writes
+RUN/judge/labels.parquet, votes.parquet if the judge explains itself, and questions.parquet if it is not asked about all
+patches. Clips that failed for a reason that may pass (a server's fault, a spent budget) are tried again by the next run
+of the stage.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from halovid.store.runtime import Advance, progress, set_threads
 from halovid.store.tables import LABELS, VOTES, rows_to_table
 from halovid.store.work import Row, Skip, Worker
 
-_BATCH = 32
-_MEMORY = 2**31  # bytes of pixels held at once: large clips come in smaller batches
-# what is kept of a batch: its labels, and the votes on the clip beside the first label of it
-_JUDGED = LABELS.append(pa.field("votes", pa.list_(pa.struct(list(VOTES)))))
+_BATCH = 32  # clips judged at once, at most
+_MEMORY = 2**31  # bytes of pixels held at once: large clips are judged in smaller batches
+# The rows that the work returns: labels, with all votes on a clip in the row of its first label.
+_LABELS_WITH_VOTES = LABELS.append(pa.field("votes", pa.list_(pa.struct(list(VOTES)))))
 
 
 def check(config: RunConfig) -> None:
@@ -58,25 +59,25 @@ def run(config: RunConfig, run_dir: Path) -> None:
         clips = ClipFolder(run_dir / "generate", config.clip_size)
         rounds = planned_rounds(config, clips.rows)
         work = JudgeClips(config, run_dir, rounds)
-        judged = stage.map_batches("judge", clips.rows, _batch_size(config), work, _JUDGED)
+        labels = stage.map_batches("judge", clips.rows, _batch_size(config), work, _LABELS_WITH_VOTES)
         stage.check_outage()
-        _check_some_judged(judged, stage)
+        _require_labels(labels, stage)
         if isinstance(judge, TableJudge):
             for clip_id in sorted(judge.clip_ids - {row["clip_id"] for row in clips.rows}):
                 stage.skip(clip_id, f"{config.judge.labels} has labels of it and the run no such clip")
         if rounds is not None:
             write_rounds(stage.path / "questions.parquet", rounds)
-        stage.write("labels.parquet", judged.drop_columns("votes").cast(LABELS))
-        votes = [vote for votes in judged.column("votes").to_pylist() for vote in votes or ()]
+        stage.write("labels.parquet", labels.drop_columns("votes").cast(LABELS))
+        votes = [vote for votes_on_clip in labels.column("votes").to_pylist() for vote in votes_on_clip or ()]
         if votes:
             stage.write("votes.parquet", rows_to_table(votes, VOTES))
 
 
-def _check_some_judged(judged: pa.Table, stage: StageFolder) -> None:
-    """InputError when not one clip was judged; the next run tries all of them anew."""
-    if len(judged) or not stage.skipped:
+def _require_labels(labels: pa.Table, stage: StageFolder) -> None:
+    """InputError when not one clip was judged; the next run of the stage tries all of them anew."""
+    if len(labels) or not stage.skipped:
         return
-    shutil.rmtree(stage.path / "parts")  # else what is mended meanwhile would count as failed for ever
+    shutil.rmtree(stage.path / "parts")  # else the next run would not try these clips again
     first = stage.skipped[0]
     raise InputError(
         f"not one of {len(stage.skipped)} clips could be judged ({first['item']}: {first['reason']}); mend that, or "
@@ -85,32 +86,32 @@ def _check_some_judged(judged: pa.Table, stage: StageFolder) -> None:
 
 
 def dry_run(config: RunConfig, run_dir: Path) -> None:
-    """Prints what the judge would be asked and what it would cost; nothing is asked and nothing is written.
+    """Prints how many questions the judge would be asked and what they would cost; asks and writes nothing.
 
     Raises:
-        InputError: the clips are not there, or the judge is none that costs anything.
+        InputError: the clips are not there, or the judge costs nothing.
     """
     if config.judge.judge != "openai":
         raise InputError(f"judge.judge is {config.judge.judge!r}, which costs nothing: --dry-run is for 'openai'")
-    make_judge(config.judge, config.grid, config.seed)  # says what is missing before any clip is read
+    make_judge(config.judge, config.grid, config.seed)  # raises what `check` raises before any clip is read
     from halovid.judges.vlm.plan import plan_calls, plan_notes, plan_table
 
     set_threads(config.threads)
     clips = ClipFolder(run_dir / "generate", config.clip_size)
     unreadable: list[str] = []
     with progress("count", len(clips.rows)) as advance:
-        readable = _one_by_one(clips, planned_rounds(config, clips.rows), unreadable, advance)
-        plans = plan_calls(config.judge.vlm, config.grid, clips.geometry, readable)
+        requests = _requests(clips, planned_rounds(config, clips.rows), unreadable, advance)
+        plans = plan_calls(config.judge.vlm, config.grid, clips.geometry, requests)
     output = Console()
     output.print(plan_table(plans, config.judge.vlm))
     output.print(plan_notes(plans, config.judge.vlm), highlight=False)
     output.print(f"{len(clips.rows) - len(unreadable)} clips, {len(unreadable)} others can't be read")
 
 
-def _one_by_one(
+def _requests(
     clips: ClipFolder, planned: dict[str, Rounds] | None, unreadable: list[str], advance: Advance
 ) -> Iterator[Request]:
-    """What would be asked about each readable clip."""
+    """The request for each readable clip, one clip in memory at a time; ids of the others go into `unreadable`."""
     for row in clips.rows:
         _, video = clips.readable([row], lambda clip_id, _: unreadable.append(clip_id))
         if video is not None:
@@ -119,16 +120,16 @@ def _one_by_one(
 
 
 def _batch_size(config: RunConfig) -> int:
-    """Clips judged at once: their float pixels are held twice, as they are read and stacked."""
+    """How many clips are judged at once: their float pixels are in memory twice, one by one and stacked."""
     frames, height, width = config.clip_size
     return max(1, min(_BATCH, _MEMORY // (2 * 4 * 3 * frames * height * width)))
 
 
 @dataclass(frozen=True)
 class JudgeClips:
-    """Work on rows of the clip table: the judge labels each clip; the votes on it stand beside its first label.
+    """Work on rows of the clip table: the judge labels each clip, which gives rows of `_LABELS_WITH_VOTES`.
 
-    planned: clip id -> the patches asked about; left out, all.
+    planned: clip id -> the patches that the judge is asked about; None asks about all patches of all clips.
     """
 
     config: RunConfig
@@ -158,7 +159,7 @@ class JudgeClips:
 
 
 def _labels_with_votes(request: Request, answer: Judgement, judge: str) -> list[Row]:
-    """A clip's labels, of what was asked about; the first one holds the votes."""
+    """The rows of a clip's labels, without patches that were not asked about; the first row holds the votes."""
     if request.rounds is not None:
         answer = only_asked(answer, request.rounds)
     labels = [row | {"votes": None} for row in label_rows(request.clip_id, answer, judge)]

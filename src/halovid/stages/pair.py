@@ -1,9 +1,10 @@
-"""pair: rewards -> preference pairs.
+"""pair: rewards, or preferences of others -> preference pairs.
 
     halovid pair RECIPE.yaml RUN
 
-Reads RUN/score, RUN/restore or a file of preferences, as `pair.sources` says; writes RUN/pair/pairs.parquet: folders
-and names of the two clips, the margin of the clips and of every patch.
+Reads, as each of `pair.sources` needs them: RUN/score for "candidates" and "good"; RUN/score and RUN/restore for
+"twins"; RUN/restore for "restored"; RUN/generate and the file `pair.preferences` for "preferences". Writes
+RUN/pair/pairs.parquet: folder and id of both clips of a pair, the margin between the clips and of every patch.
 """
 
 from __future__ import annotations
@@ -45,35 +46,35 @@ def run(config: RunConfig, run_dir: Path) -> None:
 
 
 def _pairs_of(source: PairSource, config: RunConfig, run_dir: Path, stage: StageFolder) -> pa.Table:
-    """The pairs of one source."""
+    """The pairs of one source, rows of tables.PAIRS."""
     if source == "restored":
         return read_table(run_dir / "restore" / "pairs.parquet", PAIRS)
     if source == "preferences" and config.pair.preferences is not None:
-        everybody = mean_rater(read_raters(config.pair.preferences, {}), "everybody")
-        return make_preferred_pairs(everybody, read_table(run_dir / "generate" / "clips.parquet", CLIPS), config, stage)
-
+        mean_of_raters = mean_rater(read_raters(config.pair.preferences, {}), "everybody")
+        clips = read_table(run_dir / "generate" / "clips.parquet", CLIPS)
+        return make_preferred_pairs(mean_of_raters, clips, config, stage)
     if source == "candidates":
         return make_pairs(read_rewards(run_dir, "generate"), config, stage)
     if source == "good":
         return make_good_pairs(read_rewards(run_dir, "good"), read_rewards(run_dir, "generate"), config, stage)
     assert config.restore is not None  # the configuration has checked it
-    remade = read_table(run_dir / "restore" / "pairs.parquet", PAIRS)
+    restored_pairs = read_table(run_dir / "restore" / "pairs.parquet", PAIRS)
     rewards = pa.concat_tables([read_rewards(run_dir, name) for name in (config.restore.originals, "restore")])
-    return make_twin_pairs(remade, rewards, config, stage)
+    return make_twin_pairs(restored_pairs, rewards, config, stage)
 
 
 def read_rewards(run_dir: Path, folder: str) -> pa.Table:
-    """The rewards of the clips in a folder of the run, as `with_folder` gives them."""
+    """The rewards of the clips in a clip folder of the run, with the column `folder` of `with_folder`."""
     return with_folder(read_table(run_dir / "score" / folder / "rewards.parquet", REWARDS), folder)
 
 
 def with_folder(rewards: pa.Table, folder: str) -> pa.Table:
-    """Rows of tables.REWARDS with a further column `folder`: where in the run their clips lie."""
+    """Rows of tables.REWARDS with a further column `folder`, the name of the clip folder that the clips are in."""
     return rewards.append_column("folder", pa.array([folder] * len(rewards), pa.string()))
 
 
 def make_pairs(rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.Table:
-    """Candidates of a prompt against each other, as `pair.strategy` says.
+    """Pairs of candidates of the same prompt, as `pair.strategy` says.
 
     Raises:
         InputError: there is no pair at all.
@@ -82,41 +83,44 @@ def make_pairs(rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.T
 
 
 def make_good_pairs(good: pa.Table, candidates: pa.Table, config: RunConfig, stage: StageFolder) -> pa.Table:
-    """Every good clip against every candidate of its prompt; the one with the higher reward is chosen.
+    """Pairs of every good clip with every candidate of its prompt; the one with the higher reward is chosen.
 
     Raises:
         InputError: there is no pair at all.
     """
-    both = pa.concat_tables([good, candidates]).combine_chunks()
-    chosen, rejected = pairing.all_pairs(_prompts(both), _rewards(both))
-    one_of_each = (chosen < len(good)) != (rejected < len(good))
-    return _pair_table(both, (chosen[one_of_each], rejected[one_of_each]), config, stage)
+    rewards = pa.concat_tables([good, candidates]).combine_chunks()
+    chosen, rejected = pairing.all_pairs(_prompts(rewards), _rewards(rewards))
+    good_with_candidate = (chosen < len(good)) != (rejected < len(good))
+    return _pair_table(rewards, (chosen[good_with_candidate], rejected[good_with_candidate]), config, stage)
 
 
-def make_twin_pairs(remade: pa.Table, rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.Table:
-    """Every clip against what the base made of it; where that has clearly the higher reward there is no pair.
+def make_twin_pairs(restored_pairs: pa.Table, rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.Table:
+    """Pairs of every original, which is chosen, with its twin: the clip that the base made anew from it.
 
-    Besides the difference of rewards the original counts as better by `twin_margin` wherever it was made anew:
-    rewards alone see defects, and not that what the base makes moves less.
+    The margin is the difference of the rewards, plus `twin_margin` times the share of the clip or patch that was made
+    anew: rewards see defects, but not that the base's clips move less. Pairs whose margin is not above
+    `pair.min_margin` are left out.
 
     Args:
-        remade: the pairs of RUN/restore. Those with a clip that has no reward are left out.
-        rewards: of the originals and of the new clips, each with its folder.
+        restored_pairs: the pairs of RUN/restore. Those with a clip that has no reward are left out.
+        rewards: of the originals and their twins, with the column `folder`.
 
     Raises:
         InputError: there is no pair at all.
     """
     rewards = rewards.combine_chunks()
-    rows = [pc.index_in(remade[side].combine_chunks(), rewards["clip_id"]) for side in ("chosen", "rejected")]
-    scored = pc.and_(*(pc.is_valid(side) for side in rows))
-    original, twin = (side.filter(scored).to_numpy() for side in rows)
-    return _pair_table(rewards, (original, twin), config, stage, remade.filter(scored).combine_chunks())
+    originals, twins = (
+        pc.index_in(restored_pairs[column].combine_chunks(), rewards["clip_id"]) for column in ("chosen", "rejected")
+    )
+    rewarded = pc.and_(pc.is_valid(originals), pc.is_valid(twins))
+    rows = originals.filter(rewarded).to_numpy(), twins.filter(rewarded).to_numpy()
+    return _pair_table(rewards, rows, config, stage, restored_pairs.filter(rewarded).combine_chunks())
 
 
 def make_preferred_pairs(preferred: Rater, clips: pa.Table, config: RunConfig, stage: StageFolder) -> pa.Table:
-    """The pairs that somebody compared, rows of tables.PAIRS; ties and pairs of other clips are skipped.
+    """The pairs that raters compared, rows of tables.PAIRS; ties and pairs of other clips are listed as skipped.
 
-    Margins are the mean preferences of those who compared the pair, in -1..1; patches that nobody compared tie.
+    Margins are the mean preferences of those who compared the pair, in -1..1; a patch that nobody compared gets 0.
 
     Raises:
         InputError: there is no pair at all, or the patches belong to another grid than the recipe's.
@@ -124,13 +128,14 @@ def make_preferred_pairs(preferred: Rater, clips: pa.Table, config: RunConfig, s
     prompts = dict(zip(clips["clip_id"].to_pylist(), clips["prompt_id"].to_pylist(), strict=True))
     rows, margins = [], []
     for pair, preference in preferred.preferences.items():
-        if None in (owners := [prompts.get(clip) for clip in pair]) or owners[0] != owners[1]:
+        prompt_ids = [prompts.get(clip) for clip in pair]
+        if None in prompt_ids or prompt_ids[0] != prompt_ids[1]:
             stage.skip("/".join(pair), "not two clips of one prompt of this run")
         elif preference == 0:
             stage.skip("/".join(pair), "neither clip was found better")
         else:
             chosen, rejected = pair if preference > 0 else pair[::-1]
-            row = {"prompt_id": owners[0], "chosen": chosen, "rejected": rejected}
+            row = {"prompt_id": prompt_ids[0], "chosen": chosen, "rejected": rejected}
             folders = {"chosen_folder": "generate", "rejected_folder": "generate"}
             rows.append(row | folders | {"clip_margin": abs(preference), "weight": 1.0})
             patches = preferred.patch_preferences.get(pair, np.zeros(config.grid.num_patches))
@@ -138,7 +143,7 @@ def make_preferred_pairs(preferred: Rater, clips: pa.Table, config: RunConfig, s
     if not rows:
         raise InputError(f"{config.pair.preferences} decides no pair of two clips of one prompt of this run")
     pooled = patch_lists(_pool(np.stack(margins).astype(np.float32), config)).to_pylist()
-    return rows_to_table([row | {"patch_margins": own} for row, own in zip(rows, pooled, strict=True)], PAIRS)
+    return rows_to_table([row | {"patch_margins": patches} for row, patches in zip(rows, pooled, strict=True)], PAIRS)
 
 
 def _pair_table(
@@ -146,27 +151,31 @@ def _pair_table(
     pairs: tuple[np.ndarray, np.ndarray],
     config: RunConfig,
     stage: StageFolder,
-    remade: pa.Table | None = None,
+    restored_pairs: pa.Table | None = None,
 ) -> pa.Table:
-    """Rows of tables.PAIRS, of those pairs whose clip margin is above `min_margin`; prompts without are skipped.
+    """Rows of tables.PAIRS, of those pairs whose clip margin is above `min_margin`.
+
+    Prompts without such a pair are listed as skipped.
 
     Args:
-        pairs: row numbers of the chosen and the rejected clips.
-        remade: rows of tables.PAIRS, what of each pair's chosen clip was made anew; `twin_margin` is added there.
+        pairs: row numbers of the chosen and of the rejected clips in `rewards`.
+        restored_pairs: for twins: a row of tables.PAIRS for each pair, whose margins are the shares of the clip and of
+            its patches that were made anew; `twin_margin` times these is added to the margins.
 
     Raises:
         InputError: a reward is not finite, or there is no pair at all.
     """
     reward, patches = _finite_rewards(rewards)
     margin = reward[pairs[0]] - reward[pairs[1]]
-    if remade is not None:
-        margin = margin + config.pair.twin_margin * remade["clip_margin"].to_numpy()
-    kept = margin > config.pair.min_margin
-    chosen, rejected = (side[kept] for side in pairs)
+    if restored_pairs is not None:
+        margin = margin + config.pair.twin_margin * restored_pairs["clip_margin"].to_numpy()
+    above_minimum = margin > config.pair.min_margin
+    chosen, rejected = (rows[above_minimum] for rows in pairs)
     _skip_unpaired(rewards, chosen, config, stage)
     patch_margins = _pool(patches[chosen] - patches[rejected], config)
-    if remade is not None:
-        patch_margins += np.float32(config.pair.twin_margin) * patch_matrix(remade, "patch_margins")[kept]
+    if restored_pairs is not None:
+        restored_shares = patch_matrix(restored_pairs, "patch_margins")[above_minimum]
+        patch_margins += np.float32(config.pair.twin_margin) * restored_shares
     weight = pairing.rarity_weights(reward, chosen, rejected, config.pair.rarity_power)
     columns = {
         "prompt_id": rewards["prompt_id"].combine_chunks().take(chosen),
@@ -174,7 +183,7 @@ def _pair_table(
         "rejected": rewards["clip_id"].combine_chunks().take(rejected),
         "chosen_folder": rewards["folder"].combine_chunks().take(chosen),
         "rejected_folder": rewards["folder"].combine_chunks().take(rejected),
-        "clip_margin": margin[kept].astype(np.float32),
+        "clip_margin": margin[above_minimum].astype(np.float32),
         "patch_margins": patch_lists(patch_margins),
         "weight": weight.astype(np.float32),
     }
@@ -195,13 +204,13 @@ def _finite_rewards(rewards: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _skip_unpaired(rewards: pa.Table, chosen: np.ndarray, config: RunConfig, stage: StageFolder) -> None:
-    """Lists the prompts that no pair is of; InputError when that is all of them."""
+    """Lists the prompts without a pair as skipped; InputError when there is no pair at all."""
     prompts = _prompts(rewards)
-    names = rewards.column("prompt_id").combine_chunks()
-    for index in np.setdiff1d(prompts, prompts[chosen]):
-        own = np.flatnonzero(prompts == index)
-        few, none = "fewer than two scored clips", f"no pair with a margin above {config.pair.min_margin}"
-        stage.skip(names[int(own[0])].as_py(), few if len(own) < 2 else none)
+    prompt_ids = rewards.column("prompt_id").combine_chunks()
+    for prompt in np.setdiff1d(prompts, prompts[chosen]):
+        clips = np.flatnonzero(prompts == prompt)
+        reason = f"no pair with a margin above {config.pair.min_margin}"
+        stage.skip(prompt_ids[int(clips[0])].as_py(), "fewer than two scored clips" if len(clips) < 2 else reason)
     if not len(chosen):
         raise InputError(
             f"no usable pair among {len(rewards)} scored clips of {len(np.unique(prompts))} prompts (pair.strategy "
@@ -211,7 +220,7 @@ def _skip_unpaired(rewards: pa.Table, chosen: np.ndarray, config: RunConfig, sta
 
 
 def _prompts(rewards: pa.Table) -> np.ndarray:
-    """The prompt of each clip, as a number."""
+    """The prompt of each clip [n], numbered from 0."""
     return pc.dictionary_encode(rewards.column("prompt_id").combine_chunks()).indices.to_numpy()
 
 
@@ -220,12 +229,12 @@ def _rewards(rewards: pa.Table) -> np.ndarray:
 
 
 def kept_pairs(count: int, config: RunConfig) -> np.ndarray:
-    """Numbers of at most `pair.limit` of the pairs, a smaller limit's being a part of a larger one's."""
+    """Indices of at most `pair.limit` random pairs; those of a smaller limit are among those of a larger one."""
     return np.sort(np.random.default_rng([config.seed, 1]).permutation(count)[: config.pair.limit])
 
 
 def _pool(margins: np.ndarray, config: RunConfig) -> np.ndarray:
-    """Patch margins [pairs, patches] on the grid that pairs have.
+    """Patch margins [pairs, patches] of the recipe's grid, averaged over the coarser patches of `margin_grid`.
 
     Raises:
         InputError: the rewards belong to another grid than the recipe's.

@@ -1,8 +1,9 @@
-"""report: everything -> one self-contained HTML file.
+"""report: the results of all stages -> one self-contained HTML file.
 
     halovid report RECIPE.yaml RUN
 
-Reads all stages of the run; writes RUN/report/report.html.
+Reads RUN/evaluate and RUN/baseline, as far as the run has them RUN/examine and the training logs in RUN/reward and
+RUN/align, and the manifest of every stage; writes RUN/report/report.html.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from halovid.store.manifests import read_log, read_manifest, versions
 from halovid.store.tables import AGREEMENT, METRICS, read_table
 from halovid.store.tables import MEASURES as MEASURES_TABLE
 
-_ALIGNMENT_CURVES = {  # title -> label of the axis, what is drawn of all that the objective logs
+_ALIGNMENT_CURVES = {  # title -> label of the axis, pattern of the metrics in the log that are drawn
     "Alignment loss": ("loss", "loss/*"),
     "Alignment accuracies": ("share", "rewards/*accuracies"),
     "Error against the reference": ("squared error", "errors/*"),
 }
-_SMOOTHING = 20  # training steps averaged for a point of a curve
+_SMOOTHING = 20  # lines of the log that are averaged for a point of a curve
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
@@ -66,10 +67,9 @@ def run(config: RunConfig, run_dir: Path) -> None:
 
 
 def _metric_row(row: Row) -> report_page.MetricRow:
-    shown = {
-        key: value for key, value in row.items() if key not in ("measure", "prompts", "base_clips", "aligned_clips")
-    }
-    return report_page.MetricRow(name=MEASURES[row["measure"]].title, sample_size=sample_size(row), **shown)
+    counts_and_id = ("measure", "prompts", "base_clips", "aligned_clips")
+    values = {key: value for key, value in row.items() if key not in counts_and_id}
+    return report_page.MetricRow(name=MEASURES[row["measure"]].title, sample_size=sample_size(row), **values)
 
 
 def _kind_row(row: Row) -> report_page.KindRow:
@@ -92,22 +92,25 @@ def _agreement(run_dir: Path) -> list[report_page.AgreementRow]:
 
 
 def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str, bool], None]) -> list[report_page.ClipPair]:
-    """The first clip of each of the first prompts, with its patch rewards; `skip` is told of those without any."""
+    """The first clip of each of the first `report.clips` prompts by both models, with its patch rewards.
+
+    A clip that one model's rewards are missing of is left out, and `skip` is called for it.
+    """
     base, aligned = (ClipFolder(run_dir / stage, config.scored_size) for stage in ("baseline", "evaluate"))
-    other = {row["clip_id"]: row for row in aligned.rows}
-    first = [rows[0] for rows in base.by_prompt.values()][: config.report.clips]
+    aligned_rows = {row["clip_id"]: row for row in aligned.rows}
+    base_rows = [rows[0] for rows in base.by_prompt.values()][: config.report.clips]
     rewarder = open_rewarder(config, run_dir) if config.has_rewarder else None
-    order = torch.arange(float(config.grid.t))[:, None, None]
+    patch_index = torch.arange(float(config.grid.t))[:, None, None]
     frame_to_patch = (
-        spread_to_frames(order, config.generator.num_frames, base.geometry).round().long().flatten().tolist()
+        spread_to_frames(patch_index, config.generator.num_frames, base.geometry).round().long().flatten().tolist()
     )
     pairs = []
-    for row in first:
-        twin = other[row["clip_id"]]
-        of_base = _patch_rewards(rewarder, base, row, config.grid)
-        of_aligned = _patch_rewards(rewarder, aligned, twin, config.grid)
-        if isinstance(of_base, Refusal) or isinstance(of_aligned, Refusal):
-            for refusal in (of_base, of_aligned):
+    for row in base_rows:
+        aligned_row = aligned_rows[row["clip_id"]]
+        base_rewards = _patch_rewards(rewarder, base, row, config.grid)
+        aligned_rewards = _patch_rewards(rewarder, aligned, aligned_row, config.grid)
+        if isinstance(base_rewards, Refusal) or isinstance(aligned_rewards, Refusal):
+            for refusal in (base_rewards, aligned_rewards):
                 if isinstance(refusal, Refusal):
                     skip(row["clip_id"], refusal.reason, refusal.again)
             continue
@@ -116,9 +119,9 @@ def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str, bool
                 prompt=row["prompt"],
                 seed=row["seed"],
                 base_mp4=(base.folder / row["video"]).read_bytes(),
-                aligned_mp4=(aligned.folder / twin["video"]).read_bytes(),
-                base_rewards=of_base,
-                aligned_rewards=of_aligned,
+                aligned_mp4=(aligned.folder / aligned_row["video"]).read_bytes(),
+                base_rewards=base_rewards,
+                aligned_rewards=aligned_rewards,
                 frame_to_patch=frame_to_patch,
                 num_frames=config.generator.num_frames,
                 fps=config.generator.fps,
@@ -130,7 +133,7 @@ def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str, bool
 def _patch_rewards(
     rewarder: Rewarder | None, clips: ClipFolder, row: Row, grid: PatchGrid
 ) -> report_page.PatchRewards | Refusal:
-    """[t][h][w] rewards of a clip's patches, NaN where nothing gives rewards; or why this clip has none."""
+    """The rewards of a clip's patches as lists [t][h][w], all NaN without a rewarder; or why the clip has none."""
     if rewarder is None:
         return torch.full(grid.shape, torch.nan).tolist()
     try:
@@ -142,7 +145,7 @@ def _patch_rewards(
 
 
 def _curves(run_dir: Path, stages: Sequence[str]) -> list[report_page.Curve]:
-    """Training curves of the reward model and of the alignment, as far as the run has these stages."""
+    """The training curves of the stages `reward` and `align`, if they are among `stages`."""
     curves = []
     if "reward" in stages:
         log = read_log(run_dir, "reward")
@@ -158,15 +161,19 @@ def _curves(run_dir: Path, stages: Sequence[str]) -> list[report_page.Curve]:
 
 
 def _smooth(log: list[Row], name: str, width: int = _SMOOTHING) -> list[tuple[float, float]]:
-    """Means over `width` log lines, at the last step of each."""
+    """The points (step, value) of a curve: means over every `width` lines of the log, at the step of the last one."""
     lines = [line for line in log if name in line]
     groups = [lines[first : first + width] for first in range(0, len(lines), width)]
     return [(group[-1]["step"], float(np.mean([line[name] for line in group]))) for group in groups]
 
 
-def _skipped(config: RunConfig, run_dir: Path, by_report: list[dict[str, str]]) -> list[str]:
-    """What every stage of the run left out, and why; `by_report` is what this one did."""
-    earlier = [name for name in required_stages(config) if name != "report"]
-    skipped = {name: (read_manifest(run_dir / name) or {}).get("skipped", []) for name in earlier}
-    skipped["report"] = by_report
+def _skipped(config: RunConfig, run_dir: Path, skipped_by_report: list[dict[str, str]]) -> list[str]:
+    """Every item that a stage of the run skipped, and why, a line for each.
+
+    Args:
+        skipped_by_report: what this stage has skipped, which is in no manifest yet.
+    """
+    earlier_stages = [name for name in required_stages(config) if name != "report"]
+    skipped = {name: (read_manifest(run_dir / name) or {}).get("skipped", []) for name in earlier_stages}
+    skipped["report"] = skipped_by_report
     return [f"{name}: {entry['item']}: {entry['reason']}" for name, entries in skipped.items() for entry in entries]

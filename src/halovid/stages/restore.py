@@ -1,11 +1,11 @@
-"""restore: clips -> the same made anew by the base model.
+"""restore: clips -> twins, the same clips made anew by the base model from a noise level on.
 
     halovid restore RECIPE.yaml RUN
 
-Reads RUN/generate and, as `restore.source` says, RUN/good. Noises each clip, or random regions of it, and lets the base
-model make it anew: the layout stays, the model's defects come in. Writes RUN/restore: a clip folder, and pairs.parquet,
-which prefers the clips as they were inside these regions. Does nothing unless the recipe has a section `restore`;
-`pair.sources` tells whether and how the clips are paired.
+Reads RUN/generate and, with `restore.source: good`, RUN/good. Adds noise to each clip, or to random regions of it, and
+lets the base model remove it: the layout stays, and the model's own defects come in. Writes RUN/restore: a clip folder,
+and pairs.parquet, which prefers the original clips inside these regions. Does nothing unless the recipe has a section
+`restore`; `pair.sources` says whether and how the clips are paired.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ from halovid.store.work import Row, Skip, Worker
 
 @dataclass(frozen=True)
 class Job:
-    """One clip to make anew, the index-th of its prompt."""
+    """A clip to make anew.
+
+    original: its row of the clip table.  index: counts the twins of its prompt.  seed: decides noise and regions.
+    """
 
     original: Row
     index: int
@@ -43,25 +46,25 @@ class Job:
 
     @property
     def prompt(self) -> Prompt:
-        """Its prompt."""
+        """The prompt of the original, and so of its twin."""
         return Prompt(self.original["prompt_id"], self.original["prompt"])
 
     @property
     def name(self) -> str:
-        """What the new clip is called."""
+        """The clip_id of the twin."""
         return f"restored-{self.original['prompt_id']}-{self.index:02d}"
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
-    """Makes `restore.per_prompt` clips of every prompt."""
+    """Makes `restore.per_prompt` twins for every prompt."""
     settings = config.restore
     if settings is None:
         console.print("restore: not in the recipe, nothing to do", style="dim")
         return
-    sampling = config.generator
+    generator = config.generator
     depends = config.part("seed", "dtype", "restore") | {
         "margin_grid": config.margin_grid.shape,
-        "guidance": [sampling.guidance_scale, sampling.negative_prompt],
+        "guidance": [generator.guidance_scale, generator.negative_prompt],
     }
     with open_stage(run_dir, "restore", depends, STAGES["restore"].reads(config)) as stage:
         if stage is None:
@@ -79,7 +82,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
 
 @dataclass(frozen=True)
 class RestoreClips:
-    """Work on jobs: the base model makes each clip anew, into `folder`."""
+    """Work on jobs: the base model makes each clip anew, and its twin is written to the clip folder `folder`."""
 
     config: RunConfig
     run_dir: Path
@@ -99,21 +102,21 @@ class RestoreClips:
         def restore_clips(batch: Sequence[Job], skip: Skip) -> list[Row]:
             for job in batch:
                 originals.encode_latent(job.original, model, self.folder / "parts" / "latents")
-            prompts = generated.conditioning([job.prompt.prompt_id for job in batch]).to(device)
+            conditioning = generated.conditioning([job.prompt.prompt_id for job in batch]).to(device)
             latents = torch.stack([originals.latents(job.original) for job in batch]).to(device)
             masks = torch.stack([region(job, shape, config) for job in batch]).to(device)
-            draws = [torch.Generator().manual_seed(job.seed) for job in batch]
-            noise = torch.stack([torch.randn(latents.shape[1:], generator=draw) for draw in draws]).to(latents)
-            restored = restore(model, latents, masks, prompts, noise, settings)
+            generators = [torch.Generator().manual_seed(job.seed) for job in batch]
+            noise = torch.stack([torch.randn(latents.shape[1:], generator=draw) for draw in generators]).to(latents)
+            restored = restore(model, latents, masks, conditioning, noise, settings)
             video = model.decode_video(restored)
-            names, texts, seeds = zip(*((job.name, job.prompt, job.seed) for job in batch), strict=True)
-            return write_clips(self.folder, names, texts, seeds, restored, video, config.generator.fps)
+            clip_ids, prompts, seeds = zip(*((job.name, job.prompt, job.seed) for job in batch), strict=True)
+            return write_clips(self.folder, clip_ids, prompts, seeds, restored, video, config.generator.fps)
 
         return restore_clips
 
 
 def list_jobs(originals: ClipFolder, per_prompt: int, seed: int) -> list[Job]:
-    """The clips of each prompt in turn, `per_prompt` times."""
+    """`per_prompt` jobs for each prompt, which take its originals in turn."""
     return [
         Job(clips[index % len(clips)], index, clip_seed(seed, prompt_id, index))
         for prompt_id, clips in originals.by_prompt.items()
@@ -122,15 +125,15 @@ def list_jobs(originals: ClipFolder, per_prompt: int, seed: int) -> list[Job]:
 
 
 def region(job: Job, shape: Sequence[int], config: RunConfig) -> Tensor:
-    """The cells that are made anew, [T, h, w] of zeros and ones: a function of the job's seed."""
+    """The latent cells that a job makes anew, [T, h, w]: 1 for these, 0 for others; a function of its seed."""
     assert config.restore is not None
     return random_regions((shape[0], shape[1], shape[2]), config.restore, np.random.default_rng([job.seed, 1]))
 
 
-def _pair(job: Job, remade: Tensor, config: RunConfig) -> Row:
-    """A row of tables.PAIRS: each patch prefers the clip as it was as far as it was made anew."""
+def _pair(job: Job, restored_cells: Tensor, config: RunConfig) -> Row:
+    """A row of tables.PAIRS that prefers the original; a patch's margin is the share of it that was made anew."""
     assert config.restore is not None
-    margins = pool_cells(remade, config.margin_grid)
+    margins = pool_cells(restored_cells, config.margin_grid)
     return {
         "prompt_id": job.prompt.prompt_id,
         "chosen": job.original["clip_id"],

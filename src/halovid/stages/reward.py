@@ -2,9 +2,9 @@
 
     halovid reward RECIPE.yaml RUN
 
-Reads RUN/generate and RUN/judge. Phase one trains on clip labels; phase two continues the same network on patch
-labels and keeps the clip term. Writes RUN/reward: reward.safetensors and reward.json, log.jsonl, and
-agreement.parquet (with the judge's labels of prompts that were held out).
+Reads RUN/generate and RUN/judge. The first phase trains on clip labels; the second continues the same network on patch
+labels and keeps the loss on clip labels. Writes RUN/reward: reward.safetensors and reward.json, log.jsonl, and
+agreement.parquet: how well the model agrees with the judge on prompts that it was not trained on.
 """
 
 from __future__ import annotations
@@ -78,16 +78,20 @@ def run(config: RunConfig, run_dir: Path) -> None:
 
 
 def held_out_clips(rows: list[Row], share: float, seed: int) -> torch.Tensor:
-    """Which clips belong to the held-out prompts: [n] bool, some of both kinds."""
+    """Which of n clips are held out, [n] bool: all clips of `share` of the prompts, at least one and not all.
+
+    Raises:
+        InputError: there are clips of fewer than two prompts.
+    """
     prompt_ids = sorted({row["prompt_id"] for row in rows}, key=lambda name: clip_seed(seed, name, -1))
     if len(prompt_ids) < 2:
         raise InputError(f"the reward model needs judged clips of at least 2 prompts, found {len(prompt_ids)}")
-    out = set(prompt_ids[: min(max(1, round(len(prompt_ids) * share)), len(prompt_ids) - 1)])
-    return torch.tensor([row["prompt_id"] in out for row in rows])
+    held_out = set(prompt_ids[: min(max(1, round(len(prompt_ids) * share)), len(prompt_ids) - 1)])
+    return torch.tensor([row["prompt_id"] in held_out for row in rows])
 
 
 def _spec(config: RunConfig, clips: ClipFolder, device: torch.device) -> RewardSpec:
-    """What the network is built from: the config, and how the generator divides time and writes prompts."""
+    """What the network is built from: its settings, the strides of the generator, and the width of its text states."""
     if not clips.rows:
         raise InputError("there is no clip to learn from; run `halovid generate` with prompts that it can sample")
     first = clips.rows[0]

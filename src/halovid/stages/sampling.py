@@ -1,4 +1,4 @@
-"""Sampling clips into a clip folder: the work that generate, baseline and evaluate have in common."""
+"""Sampling clips into a clip folder, which the stages generate, baseline and evaluate have in common."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from halovid.store.folders import StageFolder
 from halovid.store.tables import CLIPS
 from halovid.store.work import Row, Skip, Worker
 
-Draw = Callable[[PromptBatch, list[int]], Tensor]  # prompts and a seed for each -> latents of a clip of each
-PromptSample = tuple[Prompt, int]  # the index-th clip of a prompt
+Draw = Callable[[PromptBatch, list[int]], Tensor]  # B prompts, B seeds -> latents of a clip of each, [B, C, T, h, w]
+PromptSample = tuple[Prompt, int]  # a prompt, and which of its clips is sampled, counted from 0
 
 
 @dataclass(frozen=True)
 class SampleClips:
-    """Work on samples of prompts: each becomes a clip in `folder`, which has the conditionings of the prompts already.
+    """Work on samples of prompts: each is sampled and written to `folder`, which must hold the prompts' conditionings.
 
-    seed: the clips' seeds are functions of it.  weights: those of an aligned generator; left out, the base samples.
-    best_of_run: the run whose rewarder chooses the best of `evaluate.best_of` tries; left out, there is one try.
+    seed: the seed of each clip is a function of it, of the prompt and of the sample's number.
+    weights: the folder of an aligned generator's weights; None samples with the base.
+    best_of_run: the run whose rewarder chooses the best of `evaluate.best_of` tries; None for a single try.
     """
 
     config: RunConfig
@@ -48,16 +49,13 @@ class SampleClips:
 
         def sample(batch: Sequence[PromptSample], skip: Skip) -> list[Row]:
             prompts = [prompt for prompt, _ in batch]
-            names = [f"{prompt.prompt_id}-{index:02d}" for prompt, index in batch]
+            clip_ids = [f"{prompt.prompt_id}-{index:02d}" for prompt, index in batch]
             seeds = [clip_seed(self.seed, prompt.prompt_id, index) for prompt, index in batch]
             conditioning = read_conditioning(folder, [prompt.prompt_id for prompt in prompts])
             texts = tuple(prompt.text for prompt in prompts)
-            latents = draw(
-                PromptBatch(texts, conditioning, (config.generator.fps,) * len(texts), model.geometry), seeds
-            )
-            return write_clips(
-                folder, names, prompts, seeds, latents, model.decode_video(latents), config.generator.fps
-            )
+            fps = config.generator.fps
+            latents = draw(PromptBatch(texts, conditioning, (fps,) * len(texts), model.geometry), seeds)
+            return write_clips(folder, clip_ids, prompts, seeds, latents, model.decode_video(latents), fps)
 
         return sample
 
@@ -77,7 +75,10 @@ class SampleClips:
 def sample_clips(
     stage: StageFolder, work: SampleClips, prompts: Sequence[Prompt], per_prompt: int, description: str
 ) -> None:
-    """Samples `per_prompt` clips of every prompt into the stage's folder, with their table; continues after a kill."""
+    """Samples `per_prompt` clips of every prompt into the stage's folder and writes clips.parquet.
+
+    Clips that were sampled before an interruption are kept.
+    """
     samples = [(prompt, index) for prompt in prompts for index in range(per_prompt)]
     batch_size = work.config.generator.batch_size
     stage.write("clips.parquet", stage.map_batches(description, samples, batch_size, work, CLIPS))

@@ -1,12 +1,13 @@
-"""score: candidate clips and reward model -> rewards.
+"""score: clips and reward model -> rewards of the clips and of their patches.
 
     halovid score RECIPE.yaml RUN
 
-Reads RUN/reward and the clip folders that pairs are made of: RUN/generate, RUN/good, RUN/restore. For each of these
-writes RUN/score/FOLDER/rewards.parquet and, aspect by aspect like a judge's labels, ratings.parquet. A reward is the
-mean rating over the aspects.
-With `score.released` or `score.server` a released reward model takes the place of RUN/reward: every patch is scored as
-a crop, and RUN/score/FOLDER/released.parquet tells all its scores and what it was shown.
+Reads RUN/reward, and those of the clip folders RUN/generate, RUN/good and RUN/restore that `pair.sources` compares by
+rewards. For each of these FOLDERs writes RUN/score/FOLDER/rewards.parquet, and ratings.parquet with the ratings by
+aspect, in the columns of a judge's labels. A reward is the mean rating over the aspects.
+
+With `score.released` or `score.server` a released reward model takes the place of RUN/reward and rates every patch as a
+crop; then RUN/score/FOLDER/released.parquet, instead of ratings.parquet, has all its scores and what it was shown.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from halovid.store.folders import StageFolder, open_stage
 from halovid.store.tables import LABELS, RELEASED, REWARDS
 from halovid.store.work import Row, Skip, Worker
 
-# what is kept of a batch that the run's own network has rewarded: the ratings that its rewards are means of
-_RATED = REWARDS.append(pa.field("ratings", pa.list_(pa.struct(list(LABELS)))))
-_FOLDER = pa.field("folder", pa.string())  # the clip folder of the run that a clip lies in
+# The rows that the work returns for the run's own network: rewards, with the ratings that they are means of.
+_REWARDS_WITH_RATINGS = REWARDS.append(pa.field("ratings", pa.list_(pa.struct(list(LABELS)))))
+_FOLDER = pa.field("folder", pa.string())  # the name of the clip folder that a clip is in
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
-    """Rewards every candidate and its patches; clips that can't be read or that the rewarder refuses are skipped."""
+    """Rewards every clip and its patches; clips that can't be read or that the rewarder refuses are skipped."""
     depends = config.part("grid") | {"rewarder": rewarder_identity(config)}
     with open_stage(run_dir, "score", depends, STAGES["score"].reads(config)) as stage:
         if stage is None:
@@ -44,19 +45,19 @@ def run(config: RunConfig, run_dir: Path) -> None:
         clips = [
             (name, row) for name in config.scored_folders for row in ClipFolder(run_dir / name, config.scored_size).rows
         ]
-        # released models clip by clip, each of which is many passes or calls: what was paid for is kept
-        by_network = config.score.uses_run_network
-        batch_size, schema = (config.score.batch_size, _RATED) if by_network else (1, RELEASED)
+        # A released model takes many passes or paid calls for a clip: its results are kept clip by clip.
+        uses_run_network = config.score.uses_run_network
+        batch_size, schema = (config.score.batch_size, _REWARDS_WITH_RATINGS) if uses_run_network else (1, RELEASED)
         work = ScoreClips(config, run_dir)
         scored = stage.map_batches("score", clips, batch_size, work, schema.append(_FOLDER))
         for name in config.scored_folders:
-            _write_tables(stage, name, scored.filter(pc.equal(scored["folder"], name)), by_network)
+            _write_tables(stage, name, scored.filter(pc.equal(scored["folder"], name)), uses_run_network)
         stage.check_outage()
 
 
-def _write_tables(stage: StageFolder, name: str, scored: pa.Table, by_network: bool) -> None:
-    """Writes the tables of the clip folder `name`."""
-    if by_network:
+def _write_tables(stage: StageFolder, name: str, scored: pa.Table, uses_run_network: bool) -> None:
+    """Writes the tables of the clip folder `name`: rewards, and what they were computed from."""
+    if uses_run_network:
         ratings = pa.Table.from_struct_array(scored["ratings"].combine_chunks().flatten())
         stage.write(f"{name}/ratings.parquet", ratings.cast(LABELS))
     else:
@@ -66,7 +67,7 @@ def _write_tables(stage: StageFolder, name: str, scored: pa.Table, by_network: b
 
 @dataclass(frozen=True)
 class ScoreClips:
-    """Work on clips, each told by its folder's name and its row: the recipe's rewarder rewards it and its patches."""
+    """Work on clips, each given as (name of its clip folder, its row): the rewarder rewards it and its patches."""
 
     config: RunConfig
     run_dir: Path
@@ -75,9 +76,9 @@ class ScoreClips:
         """See `Work.open`."""
         config = self.config
         rewarder = open_rewarder(config, self.run_dir)
-        names = {"generate", *config.scored_folders}
-        folders = {name: ClipFolder(self.run_dir / name, config.scored_size) for name in names}
-        make_row = _rated_row if config.score.uses_run_network else _released_row
+        folder_names = {"generate", *config.scored_folders}
+        folders = {name: ClipFolder(self.run_dir / name, config.scored_size) for name in folder_names}
+        make_row = _row_with_ratings if config.score.uses_run_network else _released_row
 
         def score(batch: Sequence[tuple[str, Row]], skip: Skip) -> list[Row]:
             return [row for name, rows in _by_folder(batch) for row in score_folder(name, rows, skip)]
@@ -96,20 +97,20 @@ class ScoreClips:
 
 
 def _by_folder(clips: Sequence[tuple[str, Row]]) -> Iterator[tuple[str, list[Row]]]:
-    """The rows of each folder in a batch."""
+    """The name of each clip folder in a batch, with its rows."""
     for name, same_folder in itertools.groupby(clips, key=lambda clip: clip[0]):
         yield name, [row for _, row in same_folder]
 
 
 def _skip_refused(rows: Sequence[Row], rewards: Rewards, skip: Skip) -> None:
-    """Notes the clips that got no reward, and which of them may get one another time."""
+    """Lists the clips that were refused as skipped."""
     for row, refusal in zip(rows, rewards.refusals, strict=True):
         if refusal is not None:
             skip(row["clip_id"], refusal.reason, refusal.again)
 
 
 def _reward_row(row: Row, rewards: Rewards, index: int) -> Row:
-    """The row of tables.REWARDS of a clip, number `index` of a batch."""
+    """The row of tables.REWARDS of a clip; `index`: its position in the batch of rewards."""
     return {
         "clip_id": row["clip_id"],
         "prompt_id": row["prompt_id"],
@@ -118,12 +119,12 @@ def _reward_row(row: Row, rewards: Rewards, index: int) -> Row:
     }
 
 
-def _rated_row(row: Row, rewards: Rewards, prompts: PromptBatch, index: int) -> Row:
-    """The same with its ratings, as rows of tables.LABELS: the run's network rates as a judge does."""
-    ratings = rewards.ratings.items()
+def _row_with_ratings(row: Row, rewards: Rewards, prompts: PromptBatch, index: int) -> Row:
+    """The row of `_reward_row` with the ratings of the clip, as rows of tables.LABELS."""
+    ratings_by_aspect = rewards.ratings.items()
     judgement = Judgement(
-        {aspect: rated.clip[index].item() for aspect, rated in ratings},
-        {aspect: rated.patches[index] for aspect, rated in ratings if rated.patches is not None},
+        {aspect: ratings.clip[index].item() for aspect, ratings in ratings_by_aspect},
+        {aspect: ratings.patches[index] for aspect, ratings in ratings_by_aspect if ratings.patches is not None},
     )
     return _reward_row(row, rewards, index) | {"ratings": label_rows(row["clip_id"], judgement, "reward model")}
 
@@ -134,7 +135,7 @@ def _released_row(row: Row, rewards: Rewards, prompts: PromptBatch, index: int) 
     assert showing is not None, "a clip that was shown to no model has no reward"
     return _reward_row(row, rewards, index) | {
         "names": list(rewards.ratings),
-        "scores": [rated.clip[index].item() for rated in rewards.ratings.values()],
+        "scores": [ratings.clip[index].item() for ratings in rewards.ratings.values()],
         "frames": list(showing.frames),
         "fps": prompts.fps[index],
         "policy": showing.policy,
