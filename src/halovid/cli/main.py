@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from halovid.cli.people import agreement, label_app
-from halovid.stages import STAGES, check_stages, required_stages, run_stage
-from halovid.store.errors import DamageError, InputError, TrainingError
+from halovid.stages import STAGES, check_stages, planned_run, required_stages, run_stage
+from halovid.store.errors import DamageError, InputError, MachineError, TrainingError
 from halovid.store.runtime import console
 from halovid.store.troubles import explain_trouble
 
@@ -71,13 +71,12 @@ def run(recipe: Recipe, run_dir: RunDir, overrides: Overrides = None) -> None:
     config = _load_config(recipe, overrides)
     with interruptible():
         imported = [name for name in STAGES if is_imported(run_dir, name)]
+        console.print(planned_run(config, imported))
         required = required_stages(config, given=imported)
-        check_stages([name for name in required if name not in imported], config)
-        for name in required:
-            if name in imported:
-                console.print(f"{name}: imported, kept", style="dim")
-            else:
-                run_stage(name, config, run_dir)
+        to_run = [name for name in required if name not in imported]
+        check_stages(to_run, config)
+        for name in to_run:
+            run_stage(name, config, run_dir)
     importlib.import_module("halovid.cli.summary").print_summary(run_dir)
 
 
@@ -246,7 +245,7 @@ def main() -> None:
     """Entry point: what users or their machine can mend ends with one sentence and exit code 2, trainings with 1."""
     try:
         app(standalone_mode=True)
-    except (InputError, DamageError) as error:
+    except (InputError, DamageError, MachineError) as error:
         _fail(str(error), 2)
     except TrainingError as error:
         _fail(str(error), 1)

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from halovid.store.errors import InputError, shorten
 from halovid.store.foreign import describe, read_csv, read_json, read_json_lines, read_parquet
+from halovid.store.troubles import raise_shortage
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif", ".m4v")
 _MARGIN_RANGE = 1e-30, 1e30  # stays finite and above 0 in the 32 bits of pairs.parquet
@@ -40,6 +41,7 @@ def resolve_inside(root: Path, text: Any) -> Path:
         path = (root / text).resolve()
         is_file = path.is_file()
     except (OSError, RuntimeError) as error:
+        raise_shortage(error)
         raise SourceProblem(f"{describe(text)} can't be followed ({getattr(error, 'strerror', error)})") from error
     if not path.is_relative_to(root.resolve()):
         raise SourceProblem(f"{describe(text)} is a link that leads out of the folder")

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from halovid.store.errors import InputError
+from halovid.store.troubles import raise_shortage
 
 MOST_PARTS, MOST_PATCHES = 1024, 100_000  # along an axis, and in all; far more than any judge is asked about
 
@@ -92,6 +93,7 @@ def read_geometry(folder: Path) -> LatentGeometry:
     try:
         return LatentGeometry(**json.loads((folder / "geometry.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
+        raise_shortage(error)
         raise InputError(
             f"{folder}/geometry.json is missing or damaged ({error}); run the stage that writes it again"
         ) from error

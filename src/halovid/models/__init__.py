@@ -9,7 +9,7 @@ import torch
 from halovid.config.run import GeneratorConfig, RunConfig
 from halovid.models.base import PARTS, DiffusionModel, Part, Sampler, find_geometry
 from halovid.models.family import Family
-from halovid.models.loading import find_pipeline, is_here, model_identity
+from halovid.models.loading import find_pipeline, has_settings_here, model_identity
 from halovid.records import Conditioning
 from halovid.store.errors import InputError
 from halovid.store.lazy import load_named
@@ -63,12 +63,14 @@ def load_model(
 
 
 def check_model(config: GeneratorConfig) -> None:
-    """Looks at the settings of a pipeline that is on this machine; nothing of it is loaded, and nothing downloaded.
+    """Looks for a pipeline, and at its settings where they are on this machine; nothing is loaded or downloaded.
 
     Raises:
-        InputError: it can't be driven or read, or makes no clips of the configured size.
+        InputError: there is none, or it can't be driven or read, or makes no clips of the configured size.
     """
-    if is_here(config):
+    if not has_settings_here(config):
+        model_identity(config)
+    else:
         folder, index = find_pipeline(config)
         find_geometry(load_family(index["_class_name"], config.model), folder, index, config)
 

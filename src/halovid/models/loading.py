@@ -22,11 +22,12 @@ from safetensors import SafetensorError
 from halovid.config.run import GeneratorConfig
 from halovid.store.errors import InputError
 from halovid.store.files import hash_folder
+from halovid.store.hub import cached_commit, hub_commit
 from halovid.store.lazy import load_named
+from halovid.store.troubles import raise_shortage
 
 PACKAGED = {"world": "halovid.world:packaged_pipeline"}  # model in a recipe -> function that gives its folder
 INDEX = "model_index.json"
-_HUB_SECONDS = 10.0
 # what readers of model files raise when a file is missing, cut off, of another kind or of another model
 _UNREADABLE = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError, ImportError),
@@ -36,12 +37,13 @@ _UNREADABLE = (
 
 @contextmanager
 def readable(what: str, advice: str) -> Iterator[None]:
-    """Turns whatever an unreadable model file raises inside into an InputError; lack of memory stays what it is."""
+    """Turns whatever an unreadable model file raises inside into an InputError; what the machine lacks stays so."""
     try:
         yield
-    except (InputError, torch.OutOfMemoryError):
+    except InputError:
         raise
     except _UNREADABLE as error:
+        raise_shortage(error)
         reason = " ".join(str(error).split())
         raise InputError(f"{what} can't be read ({type(error).__name__}: {reason[:300]}); {advice}") from error
 
@@ -49,20 +51,29 @@ def readable(what: str, advice: str) -> Iterator[None]:
 def model_identity(config: GeneratorConfig) -> str:
     """What tells a model from others: a hash of a folder's files; of a model of the hub its name and commit.
 
-    The commit is that of the copy on this machine, else the hub's; where neither can be known, the name and
-    `generator.revision` stand alone.
+    The commit is that of the copy on this machine, or else the hub's.
+
+    Raises:
+        InputError: there is no such model, or no copy here and the hub can't be asked: a misspelt name is told before
+            results of another model are set aside.
     """
     folder = _local_folder(config.model)
     if folder is not None:
         return hash_folder(folder)
-    commit = _cached_commit(config) or _hub_commit(config) or config.revision
-    return f"{config.model}@{commit}" if commit else config.model
+    try:
+        return f"{config.model}@{hub_commit(config.model, config.revision, 'generator.model')}"
+    except InputError as error:
+        raise InputError(f"{error}; {advice()}") from error
 
 
-def is_here(config: GeneratorConfig) -> bool:
-    """Whether the configured model is no name on the hub, or has been downloaded from there already."""
-    named = config.model.count("/") == 1 and not config.model.startswith(("/", ".", "~"))
-    return not named or _local_folder(config.model) is not None or _cached_commit(config) is not None
+def has_settings_here(config: GeneratorConfig) -> bool:
+    """Whether the settings of the configured model can be looked at without a download."""
+    if _local_folder(config.model) is not None:
+        return True
+    commit = cached_commit(config.model, config.revision)
+    if commit is None:
+        return False
+    return isinstance(huggingface_hub.try_to_load_from_cache(config.model, INDEX, revision=commit), str)
 
 
 def find_pipeline(config: GeneratorConfig) -> tuple[Path, dict[str, Any]]:
@@ -74,7 +85,9 @@ def find_pipeline(config: GeneratorConfig) -> tuple[Path, dict[str, Any]]:
     with _quiet(), readable(f"generator.model {config.model!r}", advice()):
         folder = _local_folder(config.model) or Path(
             diffusers.DiffusionPipeline.download(
-                config.model, revision=_cached_commit(config) or config.revision, use_safetensors=True
+                config.model,
+                revision=cached_commit(config.model, config.revision) or config.revision,
+                use_safetensors=True,
             )
         )
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
@@ -163,23 +176,6 @@ def _local_folder(model: str) -> Path | None:
         return packaged
     folder = Path(model)
     return folder if folder.is_dir() else None
-
-
-def _cached_commit(config: GeneratorConfig) -> str | None:
-    """The commit of the copy on this machine, if there is one."""
-    try:
-        cached = huggingface_hub.try_to_load_from_cache(config.model, INDEX, revision=config.revision)
-    except ValueError:  # no possible name of a model
-        return None
-    return Path(cached).parent.name if isinstance(cached, str) else None
-
-
-def _hub_commit(config: GeneratorConfig) -> str | None:
-    """The commit that the hub has, None when it can't be asked."""
-    try:
-        return huggingface_hub.model_info(config.model, revision=config.revision, timeout=_HUB_SECONDS).sha
-    except (OSError, ValueError):  # no network, no such model: whoever opens it will say so
-        return None
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from torch import nn
 from halovid.config.sections import LoraOptions
 from halovid.store.errors import InputError
 from halovid.store.files import atomic_path
+from halovid.store.troubles import raise_shortage
 
 ADAPTER = "halo"  # name of the LoRA that alignment trains
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -95,6 +96,7 @@ def load_lora(network: nn.Module, component: str, folder: Path) -> None:
             raise ValueError(f"its layers differ from the model's: {sorted(expected ^ tensors.keys())[:3]}")
         set_peft_model_state_dict(network, tensors, adapter_name=ADAPTER)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise_shortage(error)
         raise InputError(f"{path} is no undamaged adapter of this model ({error}); run the alignment again") from error
 
 

@@ -12,6 +12,8 @@ from torch import nn
 from halovid.config.sections import LoraOptions
 from halovid.store.errors import InputError
 from halovid.store.files import hash_folder
+from halovid.store.hub import cached_commit, hub_commit
+from halovid.store.troubles import raise_shortage
 
 # what belongs to a model's first task: we bring heads of our own
 _OTHER_HEADS = ("lm_head.", "classifier.", "decoder.", "encoder_to_decoder.", "mask_token", "fc_norm.")
@@ -27,18 +29,23 @@ def local_folder(model: str) -> Path:
     if Path(model).is_dir():
         return Path(model)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(model))
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{model!r} is neither a folder nor a model that the hub gives ({reason})") from error
+        return Path(snapshot_download(model, revision=cached_commit(model)))
+    except Exception as error:  # what the client of the hub raises without a network changes with its version
+        raise_shortage(error)
+        raise InputError(f"{model!r} is neither a folder nor a model that the hub gives ({one_line(error)})") from error
 
 
 def model_identity(model: str | None) -> str | None:
-    """A hash of a local model's files; the name itself for a model of the hub."""
-    return hash_folder(Path(model)) if model and Path(model).is_dir() else model
+    """A hash of a local model's files, name and commit of one of the hub; None where none is named.
+
+    Raises:
+        InputError: there is no such model, or no copy here and the hub can't be asked.
+    """
+    if model is None:
+        return None
+    return hash_folder(Path(model)) if Path(model).is_dir() else f"{model}@{hub_commit(model)}"
 
 
 def load_config(model: str, kinds: Collection[str] | None = None) -> Any:
@@ -53,6 +60,7 @@ def load_config(model: str, kinds: Collection[str] | None = None) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder)
     except Exception as error:  # transformers raises whatever its many parts raise
+        raise_shortage(error)
         raise InputError(f"{model!r} has no readable config.json ({one_line(error)})") from error
     if kinds is not None and config.model_type not in kinds:
         raise InputError(f"{model!r} is a {config.model_type!r} model; {', '.join(sorted(kinds))} is needed here")
@@ -87,6 +95,7 @@ def load_base(
             output_loading_info=True,
         )
     except Exception as error:  # transformers raises whatever its many parts raise
+        raise_shortage(error)
         raise InputError(f"the weights of {model!r} can't be loaded ({one_line(error)})") from error
     finally:
         logging.set_verbosity(verbosity)
@@ -121,6 +130,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # transformers raises whatever its many parts raise
+        raise_shortage(error)
         raise InputError(f"{folder} holds no readable tokenizer ({one_line(error)})") from error
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from halovid.store.errors import MachineError
 from halovid.store.files import remembered_hashes
+from halovid.store.troubles import explain_trouble
 
 if TYPE_CHECKING:  # the table of stages is read for --help, which must not wait for torch
     from halovid.config.run import RunConfig
@@ -16,10 +18,16 @@ if TYPE_CHECKING:  # the table of stages is read for --help, which must not wait
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: what it does, and the stages whose results it reads under a recipe."""
+    """A stage: what it does, and the stages whose results it reads under a recipe.
+
+    saves_memory: the settings to lower where memory is lacking, as they follow the word "lower".
+    unneeded: why a recipe does without it; empty for stages that every run has.
+    """
 
     help: str
     reads: Callable[[RunConfig], Sequence[str]]
+    saves_memory: str
+    unneeded: str = ""
 
 
 def _reads_of_score(config: RunConfig) -> Sequence[str]:
@@ -53,67 +61,95 @@ def _reads_of_report(config: RunConfig) -> Sequence[str]:
     return ["evaluate", *(["examine"] if examined else []), *(["reward"] if config.trains_reward else [])]
 
 
+_CLIP_SIZE = "generator.num_frames, height and width"
+_SAMPLING = f"generator.batch_size, or {_CLIP_SIZE}"
+_REPLACED = "what is imported takes its place"
+_TRAINS_NO_REWARD = "this recipe trains no reward model"
+_TRAINS_NO_GENERATOR = "evaluate.best_of trains no generator"
+
 # In the order in which a run does them: every stage reads only those above it.
 STAGES: dict[str, Stage] = {
     "generate": Stage(
         "Sample candidate clips of every prompt. Reads the recipe's prompts; writes RUN/generate: mp4 clips, "
         "their latents, clips.parquet.",
         lambda config: [],
+        _SAMPLING,
     ),
     "judge": Stage(
         "Have a judge label the clips and their patches. Reads RUN/generate; writes RUN/judge: "
         "labels.parquet, votes.parquet.",
         lambda config: ["generate"],
+        _CLIP_SIZE,
+        _TRAINS_NO_REWARD,
     ),
     "reward": Stage(
         "Train the reward model: on clip labels, then on patch labels. Reads RUN/generate, RUN/judge; writes "
         "RUN/reward: reward.safetensors, agreement.parquet.",
         lambda config: ["generate", "judge"],
+        "reward.batch_size, or raise reward.downscale; a language model also needs less with "
+        "reward.gradient_checkpointing: true",
+        _TRAINS_NO_REWARD,
     ),
     "good": Stage(
         "Encode good clips of the prompts, which no model made. Reads the prompts of RUN/generate; writes "
         "RUN/good: mp4 clips, their latents, clips.parquet.",
         lambda config: ["generate"],
+        f"good.batch_size, or {_CLIP_SIZE}",
+        "no pair needs them",
     ),
     "restore": Stage(
         "Let the base model make clips anew: the same layout with its own defects. Reads RUN/generate or "
         "RUN/good; writes RUN/restore: mp4 clips, their latents, pairs.parquet.",
         lambda config: sorted({"generate", config.restore.originals}) if config.restore else ["generate"],
+        f"restore.batch_size, or {_CLIP_SIZE}",
+        "no pair needs them",
     ),
     "score": Stage(
         "Reward every clip and every patch by the reward model. Reads the clips, RUN/reward; writes "
         "RUN/score: one reward per clip and per patch in rewards.parquet.",
         _reads_of_score,
+        f"score.batch_size, or {_CLIP_SIZE}",
+        "no pair is decided by rewards",
     ),
     "pair": Stage(
         "Build preference pairs with the margin of the clips and of every patch. Reads RUN/score, "
         "RUN/restore; writes RUN/pair: pairs.parquet.",
         _reads_of_pair,
+        "generate.candidates, or pair.limit",
+        _TRAINS_NO_GENERATOR,
     ),
     "align": Stage(
         "Train the generator on the pairs, with Gran-DPO or another objective. Reads RUN/pair and its clips; "
         "writes RUN/align: weights/, snapshots/, tensorboard/, log.jsonl.",
         _reads_of_align,
+        f"align.batch_size (or raise align.micro_batches, which trains the same), generator.batch_size for the clips "
+        f"sampled along the way, or {_CLIP_SIZE}; align.gradient_checkpointing: true and align.method: lora need less",
+        _TRAINS_NO_GENERATOR,
     ),
     "baseline": Stage(
         "Sample and measure the base generator on held-out prompts. Reads the held-out prompts; writes "
         "RUN/baseline: mp4 clips, measures.parquet.",
         _reads_of_baseline,
+        _SAMPLING,
     ),
     "examine": Stage(
         "Hold the reward model against the truth, where the truth is known. Reads RUN/baseline, RUN/reward; "
         "writes RUN/examine: agreement.parquet.",
         lambda config: ["baseline", *(["reward"] if config.score.uses_run_network else [])],
+        "score.batch_size, or examine.clips",
+        "there is no reward model of this run to hold against a known truth",
     ),
     "evaluate": Stage(
         "Sample and measure the aligned generator, and compare it with the base. Reads RUN/baseline, "
         "RUN/align; writes RUN/evaluate: mp4 clips, measures.parquet, metrics.parquet.",
         _reads_of_evaluate,
+        _SAMPLING,
     ),
     "report": Stage(
         "Write the HTML report. Reads the results of the other stages; writes RUN/report: report.html, one "
         "self-contained page.",
         _reads_of_report,
+        "report.clips",
     ),
 }
 
@@ -133,10 +169,37 @@ def required_stages(config: RunConfig, target: str = "report", given: Collection
     return [name for name in STAGES if name in required]
 
 
+def planned_run(config: RunConfig, imported: Collection[str]) -> str:
+    """What a run is going to do, in one line: its stages, those that are imported, and why others are left out."""
+    required = required_stages(config, given=imported)
+    would_be_required = required_stages(config)
+    left_out: dict[str, list[str]] = {}  # reason -> stages
+    for name in STAGES:
+        if name not in required:
+            replaced = name in would_be_required
+            left_out.setdefault(_REPLACED if replaced else STAGES[name].unneeded, []).append(name)
+    plan = ["run: " + ", ".join(name for name in required if name not in imported)]
+    if imported:
+        plan.append("imported, kept: " + ", ".join(imported))
+    if left_out:
+        plan.append("left out: " + ", ".join(f"{', '.join(names)} ({reason})" for reason, names in left_out.items()))
+    return "; ".join(plan)
+
+
 def run_stage(name: str, config: RunConfig, run_dir: Path) -> None:
-    """Runs one stage; its module is imported only now, so that --help and mistakes in a recipe come at once."""
-    with remembered_hashes(run_dir / ".hashes.json"):
-        importlib.import_module(f"halovid.stages.{name}").run(config, run_dir)
+    """Runs one stage; its module is imported only now, so that --help and mistakes in a recipe come at once.
+
+    Raises:
+        MachineError: the machine lacks something; the sentence names the stage's own settings.
+    """
+    try:
+        with remembered_hashes(run_dir / ".hashes.json"):
+            importlib.import_module(f"halovid.stages.{name}").run(config, run_dir)
+    except Exception as error:
+        message = explain_trouble(error, STAGES[name].saves_memory)
+        if message is None:
+            raise
+        raise MachineError(f"{name}: {message}") from error
 
 
 def check_stages(names: Sequence[str], config: RunConfig) -> None:

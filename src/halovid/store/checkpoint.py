@@ -18,6 +18,7 @@ from torch import Tensor
 
 from halovid.store.errors import InputError
 from halovid.store.files import atomic_path
+from halovid.store.troubles import raise_shortage
 
 _ABOUT = "halovid"  # what the metadata holds: a note, the file's name and a checksum
 
@@ -42,6 +43,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
             about = dict(json.loads((file.metadata() or {})[_ABOUT]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise_shortage(error)
         raise InputError(f"{path} is missing or damaged ({error})") from error
     checksum = about.pop("checksum", None)
     if about.get("name") != path.name or checksum != _checksum(tensors, about):

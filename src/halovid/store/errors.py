@@ -24,6 +24,10 @@ class DamageError(RuntimeError):
         )
 
 
+class MachineError(RuntimeError):
+    """The machine lacks what a stage needs (memory, space, rights): the message says what to do. Exit code 2."""
+
+
 class TrainingError(RuntimeError):
     """A training that can't go on: the message says what happened and where the evidence lies. Exit code 1."""
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from halovid.store.errors import MOST_SHOWN, InputError, shorten
+from halovid.store.troubles import raise_shortage
 
 Row = dict[str, Any]
 MAX_TEXT = 512 * 2**20  # bytes: text is held in memory several times over
@@ -51,6 +52,7 @@ def read_text(path: Path, what: str = "", most: int = MAX_TEXT) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
+        raise_shortage(error)
         raise InputError(f"can't read {what}{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{what}{path} is not UTF-8 text (byte {error.start})") from None
@@ -158,6 +160,7 @@ def read_parquet(path: Path) -> pa.Table:
     except InputError:
         raise
     except (OSError, ValueError, OverflowError, MemoryError, pa.ArrowException) as error:
+        raise_shortage(error, of_handles_alone=True)
         raise InputError(f"{path} is not a readable Parquet file ({shorten(str(error))})") from error
     return table
 

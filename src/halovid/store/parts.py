@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from halovid.store.files import atomic_path, hash_file, is_intact
 from halovid.store.runtime import console
 from halovid.store.tables import named_files
+from halovid.store.troubles import raise_shortage
 
 Skipped = list[dict[str, Any]]
 _SKIPPED = b"halovid.skipped"
@@ -90,7 +91,8 @@ class PartFolder:
             table = pq.read_table(path)
             skipped = json.loads(table.schema.metadata[_SKIPPED])
             table = table.select(self._schema.names).cast(self._schema)
-        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+            raise_shortage(error)
             return None
         return Part(items, table, skipped, path)
 

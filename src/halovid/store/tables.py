@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from halovid.store.errors import InputError
 from halovid.store.files import atomic_path, write_text
+from halovid.store.troubles import raise_shortage
 
 _HASH = "_sha256"  # how the column beside a column of files ends
 _TEXT, _INT, _FLOAT = pa.string(), pa.int64(), pa.float32()
@@ -190,6 +191,7 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         table = pq.read_table(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
+        raise_shortage(error)
         raise InputError(
             f"{path} is not a readable Parquet file ({error}); run the stage that writes it again"
         ) from error
@@ -242,6 +244,7 @@ def read_named_files(path: Path) -> list[tuple[str, str]]:
             return []
         return list(named_files(pq.read_table(path, columns=[*hashed, *(f"{name}{_HASH}" for name in hashed)])))
     except (pa.ArrowException, OSError) as error:
+        raise_shortage(error)
         raise InputError(f"{path} is not a readable Parquet file ({error})") from error
 
 

@@ -18,11 +18,22 @@ _ADVICE = {
     errno.EPERM: "give yourself the right to it",
     errno.EIO: "the disk or the connection to it is faulty",
 }
+_HANDLES = (errno.EMFILE, errno.ENFILE)
+_SHORTAGES = (errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "_status_alloc_failed")
 
 
-def explain_trouble(error: BaseException) -> str | None:
+_SAVES_MEMORY = (
+    "the batch_size of the stage (to sample: generator.batch_size), or generator.num_frames, height and width; a "
+    "training also needs less with align.micro_batches higher and align.gradient_checkpointing: true"
+)
+
+
+def explain_trouble(error: BaseException, saves_memory: str = _SAVES_MEMORY) -> str | None:
     """The sentence for an error of the machine; None for any other, which is a mistake of the program.
+
+    Args:
+        saves_memory: what to lower where memory is lacking, as it follows the word "lower".
 
     Besides Python's own errors it knows those of torch, safetensors, pyarrow and PyAV by their texts, so that none of
     these has to be imported.
@@ -30,17 +41,30 @@ def explain_trouble(error: BaseException) -> str | None:
     if _is_memory(error):
         device = next((f" on the {name} device" for name in ("CUDA", "MPS", "XPU") if name in str(error)), "")
         return (
-            f"there is not enough memory{device}: lower the batch_size of the stage (to sample: generator.batch_size), "
-            f"or generator.num_frames, height and width; a training also needs less with align.micro_batches higher "
-            f"and gradient_checkpointing: true. What is finished is kept: run the same command again"
+            f"there is not enough memory{device}: lower {saves_memory}. What is finished is kept: run the same command "
+            f"again"
         )
     code, path = _code_and_path(error)
-    if code in (errno.EMFILE, errno.ENFILE):
+    if code in _HANDLES:
         return f"too many files are open at once: raise the limit (`ulimit -n 4096`); {_AGAIN}"
     if code not in _ADVICE:
         return None
     verb = "read" if path is not None and _is_refused_read(path, code) else "write"
     return f"can't {verb} {path or 'a file'}: {os.strerror(code)}; {_ADVICE[code]}; {_AGAIN}"
+
+
+def raise_shortage(error: BaseException, of_handles_alone: bool = False) -> None:
+    """Raises an error again that says that the machine lacks memory, handles or space, or that its disk is faulty.
+
+    For those who turn whatever a reader raises into a fault of the file: of a shortage no file is guilty, so that none
+    may be left out, deleted or made anew because of it.
+
+    Args:
+        of_handles_alone: for readers that call a damaged file a lack of memory or a faulty disk, too.
+    """
+    code, _ = _code_and_path(error)
+    if code in _HANDLES or (not of_handles_alone and (_is_memory(error) or code in _SHORTAGES)):
+        raise error
 
 
 def _is_memory(error: BaseException) -> bool:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from halovid.store.errors import InputError
 from halovid.store.files import atomic_path
+from halovid.store.troubles import raise_shortage
 
 _LARGEST_PICTURE = 7680, 4320  # width and height; a file of 100 bytes can tell of pictures that take gigabytes
 _DECODER_LIMITS = {"max_pixels": str(math.prod(_LARGEST_PICTURE))}
@@ -203,6 +204,7 @@ def read_video(path: Path, size: tuple[int, int] | None = None, num_frames: int 
     try:
         pixels = torch.stack([kept[index] for index in order])
     except (KeyError, RuntimeError) as error:
+        raise_shortage(error)
         raise InputError(f"{path} holds frames of several sizes, or not all that it tells of") from error
     return pixels.transpose(0, 1) / 127.5 - 1
 
@@ -317,4 +319,5 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
     except InputError:
         raise
     except (OSError, av.FFmpegError, IndexError, ValueError) as error:
+        raise_shortage(error, of_handles_alone=True)
         raise InputError(f"{path} is not a readable video ({error})") from error

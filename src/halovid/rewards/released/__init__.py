@@ -20,6 +20,7 @@ from halovid.rewards.released.base import (
     read_json,
 )
 from halovid.store.errors import InputError
+from halovid.store.troubles import raise_shortage
 
 __all__ = [
     "RELEASED",
@@ -71,9 +72,10 @@ def load_released(model: str, device: torch.device = _CPU, dtype: torch.dtype = 
         )
     try:
         return RELEASED[family](folder, model, device, dtype)
-    except (InputError, MemoryError, torch.OutOfMemoryError):
+    except InputError:
         raise
     except Exception as error:  # damaged settings make transformers and torch raise whatever they happen to mean
+        raise_shortage(error)
         raise InputError(
             f"{model!r} looks like the released reward model {family!r}, but can't be loaded ({one_line(error)}); "
             f"download it again"

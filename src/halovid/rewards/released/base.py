@@ -14,6 +14,7 @@ from torch import Tensor
 from halovid.rewards.readers.pixels import to_bytes
 from halovid.store.errors import InputError
 from halovid.store.files import hash_value
+from halovid.store.troubles import raise_shortage
 
 QUESTION_FILE = "prompt.txt"
 
@@ -136,6 +137,7 @@ def question_of(folder: Path, default: str, needed: tuple[str, ...] = ("{prompt}
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
+        raise_shortage(error)
         raise InputError(f"{path} can't be read as UTF-8 text ({error})") from error
     text = text.replace("{text_prompt}", "{prompt}")
     lacking = [part for part in needed if text.count(part) != 1]
@@ -153,6 +155,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
+        raise_shortage(error)
         raise InputError(f"{path} is missing or damaged ({error}); download the model again") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} must hold a JSON object; download the model again")

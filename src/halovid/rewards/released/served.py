@@ -24,6 +24,7 @@ from halovid.rewards.released.base import ReleasedReward, UnscoredError
 from halovid.rewards.released.qwen_frames import choose_by_rate
 from halovid.store.errors import InputError
 from halovid.store.files import hash_value
+from halovid.store.troubles import raise_shortage
 
 SECTION = "score.server"  # of the recipe, for messages
 LOWEST, HIGHEST = 1, 5
@@ -203,6 +204,7 @@ def read_question(config: ServerConfig) -> str:
     try:
         text = config.question.read_text(encoding="utf-8").replace("{text_prompt}", "{prompt}")
     except (OSError, UnicodeDecodeError) as error:
+        raise_shortage(error)
         raise InputError(f"score.server.question {config.question} can't be read ({error})") from error
     if text.count("{prompt}") != 1:
         raise InputError(f"score.server.question {config.question} must hold {{prompt}} once")

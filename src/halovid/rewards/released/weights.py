@@ -14,6 +14,7 @@ from torch import Tensor
 
 from halovid.rewards.pretrained import check_keys
 from halovid.store.errors import InputError
+from halovid.store.troubles import raise_shortage
 
 
 def read_pickled(path: Path) -> dict[str, Tensor]:
@@ -24,9 +25,8 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
     except Exception as error:  # of a damaged file torch raises whatever its bytes happen to mean
+        raise_shortage(error)
         raise InputError(f"{path} is missing, damaged or no plain state dict; download the model again") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} must hold tensors by name; download the model again")
@@ -42,6 +42,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise_shortage(error)
         raise InputError(f"{path} is missing or damaged ({error}); download the model again") from error
 
 
@@ -62,6 +63,7 @@ def read_tensors(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
             with safe_open(folder / Path(files[name]).name, framework="pt") as file:
                 tensors[name] = file.get_tensor(name)
     except (OSError, RuntimeError, ValueError, LookupError, TypeError, SafetensorError) as error:
+        raise_shortage(error)
         raise InputError(f"the weights in {folder} lack {', '.join(names)} ({error})") from error
     return tensors
 
