@@ -74,7 +74,8 @@ def run(recipe: Recipe, run_dir: RunDir, overrides: Overrides = None) -> None:
         console.print(planned_run(config, imported))
         required = required_stages(config, given=imported)
         to_run = [name for name in required if name not in imported]
-        check_stages(to_run, config)
+        for warning in check_stages(to_run, config, run_dir):
+            console.print(warning, style="yellow")
         for name in to_run:
             run_stage(name, config, run_dir)
     importlib.import_module("halovid.cli.summary").print_summary(run_dir)

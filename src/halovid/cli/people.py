@@ -115,7 +115,9 @@ def _print_material(material: Material, settings: Settings, store: LabelDatabase
         console.print(f"left out: {clip_id}: {reason}", style="yellow", highlight=False)
     shape = "x".join(str(size) for size in settings.grid.shape)
     left_out = f", {len(material.unreadable)} left out" if material.unreadable else ""
-    summary = f"{len(material.clips)} clips{left_out}, {len(material.pairs)} pairs, grid {shape}; in {store.shown_url}"
+    alone = f" ({material.incomparable} clips have no other of their prompt and shape)" if material.incomparable else ""
+    counts = f"{len(material.clips)} clips{left_out}, {len(material.pairs)} pairs{alone}"
+    summary = f"{counts}, grid {shape}; in {store.shown_url}"
     console.print(summary, highlight=False, soft_wrap=True)
 
 

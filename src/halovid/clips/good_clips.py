@@ -78,8 +78,18 @@ def _read_folder(
 
 
 def source_identity(config: GoodConfig) -> str:
-    """A hash of what the good clips are made of."""
+    """A hash of what the good clips are made of; raises InputError as `check_source` does."""
+    check_source(config)
     return config.source if config.source in MADE_SOURCES else hash_folder(Path(config.source))
+
+
+def check_source(config: GoodConfig) -> None:
+    """Raises InputError when there is no such source of good clips."""
+    if config.source not in MADE_SOURCES and not Path(config.source).is_dir():
+        raise InputError(
+            f"good.source is {config.source!r}: give {', '.join(map(repr, MADE_SOURCES))}, or a folder of mp4 "
+            f"files with a prompts.csv"
+        )
 
 
 def _name(prompt: Prompt, index: int) -> str:

@@ -3,7 +3,8 @@
     halovid score --clips DIR --reward MODEL [--recipe RECIPE.yaml] [--output FILE] [--heatmaps FOLDER]
 
 Prompts come from DIR/prompts.csv (`halovid.formats.folder`) or else from the names of the clips, as in VBench.
-The table has a row per clip: clip, prompt, reward, the rating of every aspect and, in Parquet, the patch rewards.
+The table has a row per clip: clip, prompt, reward, the rating of every aspect, with --heatmaps the
+name of its heat map and, in Parquet, the patch rewards.
 """
 
 from __future__ import annotations
@@ -112,14 +113,16 @@ def _score_clips(collection: Collection, scorer: Scorer, heatmaps: Path | None) 
         for name, clip in collection.clips.items():
             try:
                 rewards, video = scorer.rate(clip)
-                rows.append(_output_row(clip, rewards))
             except InputError as error:
                 collection.skip(name, str(error))
             else:
+                row = _output_row(clip, rewards)
                 if unfinished is not None and heatmaps is not None:
                     heatmap = unfinished / f"{clip_ids[name]}.mp4"
                     _write_heatmap(heatmap, clip, rewards.patches[0], scorer.geometry, video)
                     heatmap.replace(heatmaps / heatmap.name)
+                    row["heatmap"] = heatmap.name
+                rows.append(row)
             advance()
     return rows
 

@@ -21,14 +21,22 @@ class Item:
         return bool(self.second)
 
 
-def in_order(items: Iterable[Item], seed: int, annotator: str) -> list[Item]:
-    """All items in this annotator's random order, whatever order they come in."""
-    return sorted(items, key=lambda item: _draw(seed, "order", annotator, item.first, item.second))
+def in_order(items: Iterable[Item], common: Collection[Item], seed: int, annotator: str) -> list[Item]:
+    """All items in this annotator's random order, whatever order they come in.
+
+    Common items are spread evenly over it and follow each other as they do for everybody else, so that annotators who
+    stop early have labelled the same ones: of n answers about `share` * n.
+    """
+    by_draw = sorted(items, key=lambda item: _draw(seed, "order", annotator, item.first, item.second))
+    shared = sorted((item for item in by_draw if item in common), key=lambda item: _draw(seed, "common", *_names(item)))
+    others = [item for item in by_draw if item not in common]
+    places = {item: (index + 0.5) / len(group) for group in (shared, others) for index, item in enumerate(group)}
+    return sorted(by_draw, key=places.__getitem__)
 
 
 def common_items(items: Collection[Item], share: float, seed: int) -> frozenset[Item]:
     """The round(share * n) items that every annotator labels; each of the others is labelled by one."""
-    drawn = sorted(items, key=lambda item: _draw(seed, "common", item.first, item.second))
+    drawn = sorted(items, key=lambda item: _draw(seed, "common", *_names(item)))
     return frozenset(drawn[: round(share * len(drawn))])
 
 
@@ -65,6 +73,10 @@ def ring_pairs(prompts: Mapping[str, Collection[str]], seed: int) -> list[Item]:
 def is_swapped(item: Item, seed: int, annotator: str) -> bool:
     """Whether this annotator sees the second clip of a pair on the left."""
     return _draw(seed, "side", annotator, item.first, item.second)[0] % 2 == 1
+
+
+def _names(item: Item) -> tuple[str, str]:
+    return item.first, item.second
 
 
 def _draw(seed: int, *words: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from halovid.store.tables import CLIPS, read_table
 from halovid.store.video import VideoInfo, read_facts
 
 Source = Literal["generate", "evaluate"]
+Shape = tuple[int, int, int]
 # source -> {prefix of the clip ids: stage that made the clips}
 _STAGES: dict[Source, dict[str, str]] = {
     "generate": {"": "generate"},
@@ -40,6 +42,11 @@ class LabelClip:
     geometry: LatentGeometry
     token: str
 
+    @property
+    def shape(self) -> Shape:
+        """Frames, height and width of the file."""
+        return self.facts.num_frames, self.facts.height, self.facts.width
+
 
 @dataclass(frozen=True)
 class Material:
@@ -52,6 +59,13 @@ class Material:
     pairs: list[Item]
     identity: str
     unreadable: dict[str, str]
+
+    @property
+    def incomparable(self) -> int:
+        """How many clips no other clip of their prompt can be compared with, since all of these have another shape."""
+        paired = {name for pair in self.pairs for name in (pair.first, pair.second)}
+        clips_of_prompt = Counter(clip.prompt_id for clip in self.clips.values())
+        return sum(clips_of_prompt[clip.prompt_id] > 1 for name, clip in self.clips.items() if name not in paired)
 
     def items(self, mode: Mode) -> list[Item]:
         """The items of a mode: single clips to rate, or pairs to compare."""
@@ -129,12 +143,15 @@ def _label_clip(clip_id: str, row: dict[str, Any], folder: Path, geometry: Laten
 
 
 def _pairs(clips: dict[str, LabelClip], source: Source, seed: int) -> list[Item]:
-    """Pairs to compare: base and aligned clip of one draw, or candidates of one prompt."""
+    """Pairs to compare: base and aligned clip of one draw, or candidates of one prompt.
+
+    Candidates of different shapes are not compared, since patches of one are not seen at the place of the other's.
+    """
     if source == "evaluate":
         aligned_clips = [name for name in clips if name.startswith("aligned/")]
         base_and_aligned = [(f"base/{name.removeprefix('aligned/')}", name) for name in aligned_clips]
         return [Item(base, aligned) for base, aligned in base_and_aligned if base in clips]
-    prompts: dict[str, list[str]] = {}
+    by_shape: dict[Shape, dict[str, list[str]]] = {}
     for clip in clips.values():
-        prompts.setdefault(clip.prompt_id, []).append(clip.clip_id)
-    return ring_pairs(prompts, seed)
+        by_shape.setdefault(clip.shape, {}).setdefault(clip.prompt_id, []).append(clip.clip_id)
+    return [pair for _, prompts in sorted(by_shape.items()) for pair in ring_pairs(prompts, seed)]

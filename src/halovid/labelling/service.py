@@ -191,9 +191,10 @@ class Labelling:
             if answer.annotator_id != annotator_id
             and (answer.state == "done" or (answer.state == "open" and answer.saved_at > lease_start))
         }
+        items, common = self._material.items(mode), self._common[mode]
         if (mode, name) not in self._orders:
-            self._orders[mode, name] = assignment.in_order(self._material.items(mode), self.settings.seed, name)
-        ordered, common = self._orders[mode, name], self._common[mode]
+            self._orders[mode, name] = assignment.in_order(items, common, self.settings.seed, name)
+        ordered = self._orders[mode, name]
         return assignment.remaining_items(ordered, common, finished, taken_by_others - states.keys())
 
     def _progress(self, session: Session, mode: Mode, annotator_id: int, name: str) -> Progress:

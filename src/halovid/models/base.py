@@ -18,6 +18,7 @@ from halovid.models.loading import advice, components, empty_component, load_com
 from halovid.models.lora import LORA_FILE, add_lora, has_lora, load_lora, merge_lora, save_lora, without_lora
 from halovid.records import Conditioning
 from halovid.store.errors import InputError
+from halovid.store.runtime import announce
 
 Part = Literal["text", "autoencoder", "denoiser"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -71,6 +72,7 @@ class DiffusionModel:
         negative: Conditioning | None = None,
     ) -> None:
         self.geometry = find_geometry(family, folder, index, config)
+        announce(f"load {config.model}: {', '.join(part for part in PARTS if part in parts) or 'settings'}")
         names = [name for name in components(index) if _part_of(name, family) in {*parts, None}]
         dtypes = {name: torch.float32 if name in family.autoencoders else dtype for name in names}
         self._pipe: Any = load_pipeline(folder, index, names, dtypes).to(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from functools import cache
 
 from halovid.config.endpoints import ModelConfig
@@ -33,6 +34,17 @@ def find_key(model: ModelConfig, section: str) -> str:
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise InputError(f"the environment variable {model.key_variable} holds characters that no key has")
     return key
+
+
+def missing_keys(models: Iterable[ModelConfig], section: str) -> list[str]:
+    """Why endpoints would refuse to answer, a sentence for each whose key is missing; see `find_key`."""
+    sentences = []
+    for model in models:
+        try:
+            find_key(model, section)
+        except InputError as error:
+            sentences.append(str(error))
+    return sentences
 
 
 def keepable(text: str, longest: int | None = None) -> str:

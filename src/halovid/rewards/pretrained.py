@@ -13,6 +13,7 @@ from halovid.config.sections import LoraOptions
 from halovid.store.errors import InputError
 from halovid.store.files import hash_folder
 from halovid.store.hub import cached_commit, hub_commit
+from halovid.store.runtime import announce
 from halovid.store.troubles import raise_shortage
 
 # what belongs to a model's first task: we bring heads of our own
@@ -46,6 +47,12 @@ def model_identity(model: str | None) -> str | None:
     if model is None:
         return None
     return hash_folder(Path(model)) if Path(model).is_dir() else f"{model}@{hub_commit(model)}"
+
+
+def check_model(model: str) -> None:
+    """Raises InputError when a model is neither a folder nor one of the hub; nothing is read or downloaded."""
+    if not Path(model).is_dir():
+        hub_commit(model)
 
 
 def load_config(model: str, kinds: Collection[str] | None = None) -> Any:
@@ -82,6 +89,7 @@ def load_base(
     from transformers import AutoModel
     from transformers.utils import logging
 
+    announce(f"load {model}")
     config = load_config(model, kinds)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it warns of keys that it ignores; below they are looked at one by one

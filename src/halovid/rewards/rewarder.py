@@ -14,7 +14,7 @@ from halovid.maths.grid import LatentGeometry, PatchGrid
 from halovid.records import AspectRatings, PromptBatch, Refusal, Rewards, Showing
 from halovid.rewards.data import prompt_inputs
 from halovid.rewards.network import RewardNetwork, load_reward
-from halovid.rewards.pretrained import model_identity
+from halovid.rewards.pretrained import check_model, model_identity
 from halovid.rewards.released import ReleasedReward, ReleasedScore, UnscoredError, load_released
 from halovid.rewards.released.served import ServedReward, served_identity
 from halovid.rewards.scoring import crop_patches, rate_clips
@@ -161,6 +161,18 @@ def open_rewarder(config: RunConfig, run_dir: Path) -> Rewarder:
         released = load_released(config.score.released, device, resolve_dtype(config.dtype, device))
         return ReleasedRewarder(released, config.grid)
     return NetworkRewarder(load_reward(run_dir / "reward").to(device), config.grid, config.score.scoring)
+
+
+def check_rewarder(config: RunConfig) -> None:
+    """Looks, before anything is run, whether the rewarder that a recipe names can be had; nothing is downloaded.
+
+    Raises:
+        InputError: the released model is neither a folder nor on the hub, or the server needs a package or a file.
+    """
+    if config.score.server:
+        ServedReward(config.score.server)
+    elif config.score.released:
+        check_model(config.score.released)
 
 
 def rewarder_identity(config: RunConfig) -> dict[str, Any]:

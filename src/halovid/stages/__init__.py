@@ -202,12 +202,20 @@ def run_stage(name: str, config: RunConfig, run_dir: Path) -> None:
         raise MachineError(f"{name}: {message}") from error
 
 
-def check_stages(names: Sequence[str], config: RunConfig) -> None:
-    """Looks for what would stop one of these stages after hours: missing files, keys, packages, models.
+def check_stages(names: Sequence[str], config: RunConfig, run_dir: Path) -> list[str]:
+    """Looks for what would stop one of these stages after hours: missing files, packages, models, keys.
 
-    A stage module that can tell beforehand has a function `check(config)`, which raises an InputError.
+    A stage module that can tell beforehand has a function `check(config)`, which raises an InputError, or
+    `warnings(config)`, which gives sentences about what the stage lacks unless its answers are on disk already.
+
+    Returns:
+        These sentences, of stages that are not complete in `run_dir`.
     """
+    sentences: list[str] = []
     for name in names:
-        check = getattr(importlib.import_module(f"halovid.stages.{name}"), "check", None)
-        if check is not None:
-            check(config)
+        module = importlib.import_module(f"halovid.stages.{name}")
+        if hasattr(module, "check"):
+            module.check(config)
+        if hasattr(module, "warnings") and not (run_dir / name / "manifest.json").exists():
+            sentences += [f"{name}: {sentence}" for sentence in module.warnings(config)]
+    return sentences

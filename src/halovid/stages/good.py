@@ -17,7 +17,7 @@ import torch
 
 from halovid.clips.conditions import write_geometry
 from halovid.clips.folder import ClipFolder, write_clips
-from halovid.clips.good_clips import GoodClip, find_good_clips, source_identity
+from halovid.clips.good_clips import GoodClip, check_source, find_good_clips, source_identity
 from halovid.config.run import RunConfig
 from halovid.models import open_model
 from halovid.stages import STAGES
@@ -25,6 +25,12 @@ from halovid.store.folders import open_stage
 from halovid.store.runtime import console, resolve_device
 from halovid.store.tables import CLIPS
 from halovid.store.work import Row, Skip, Worker
+
+
+def check(config: RunConfig) -> None:
+    """Raises InputError when there is no such source of good clips."""
+    if config.good is not None:
+        check_source(config.good)
 
 
 def run(config: RunConfig, run_dir: Path) -> None:

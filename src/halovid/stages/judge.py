@@ -25,6 +25,7 @@ from halovid.judges.base import label_rows, make_requests, only_asked, vote_rows
 from halovid.judges.rounds import planned_rounds, write_rounds
 from halovid.judges.table import TableJudge
 from halovid.records import Judgement, Refusal, Request, Rounds
+from halovid.remote.redaction import missing_keys
 from halovid.stages import STAGES
 from halovid.store.errors import InputError
 from halovid.store.files import file_identity
@@ -42,6 +43,11 @@ _LABELS_WITH_VOTES = LABELS.append(pa.field("votes", pa.list_(pa.struct(list(VOT
 def check(config: RunConfig) -> None:
     """Raises InputError when the judge lacks something: a file of labels, a key, a package."""
     make_judge(config.judge, config.grid, config.seed)
+
+
+def warnings(config: RunConfig) -> list[str]:
+    """What the judge lacks to ask anything: keys of its models."""
+    return missing_keys(config.judge.vlm.models, "judge.vlm") if config.judge.judge == "openai" else []
 
 
 def run(config: RunConfig, run_dir: Path) -> None:

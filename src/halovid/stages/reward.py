@@ -21,7 +21,7 @@ from halovid.rewards.agreement import agreement_rows
 from halovid.rewards.backbones import make_spec
 from halovid.rewards.data import load_labelled
 from halovid.rewards.network import RewardNetwork, RewardSpec, continue_reward, save_reward
-from halovid.rewards.pretrained import model_identity
+from halovid.rewards.pretrained import check_model, model_identity
 from halovid.rewards.training import train_reward
 from halovid.stages import STAGES
 from halovid.store.errors import InputError
@@ -32,10 +32,12 @@ from halovid.store.tables import AGREEMENT, LABELS, read_table, rows_to_table
 
 
 def check(config: RunConfig) -> None:
-    """Raises InputError when there is no reward model to start from where the recipe names one."""
+    """Raises InputError when there is no model to start from where the recipe names one."""
     start = config.reward.start
     if start and not start.is_dir():
         raise InputError(f"reward.start is {str(start)!r}: give a folder that `halovid reward` wrote")
+    if config.reward.model:
+        check_model(config.reward.model)
 
 
 def run(config: RunConfig, run_dir: Path) -> None:

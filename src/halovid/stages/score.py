@@ -24,7 +24,8 @@ from halovid.clips.folder import ClipFolder
 from halovid.config.run import RunConfig
 from halovid.judges.base import label_rows
 from halovid.records import Judgement, PromptBatch, Rewards
-from halovid.rewards.rewarder import open_rewarder, rewarder_identity
+from halovid.remote.redaction import missing_keys
+from halovid.rewards.rewarder import check_rewarder, open_rewarder, rewarder_identity
 from halovid.stages import STAGES
 from halovid.store.folders import StageFolder, open_stage
 from halovid.store.tables import LABELS, RELEASED, REWARDS
@@ -33,6 +34,17 @@ from halovid.store.work import Row, Skip, Worker
 # The rows that the work returns for the run's own network: rewards, with the ratings that they are means of.
 _REWARDS_WITH_RATINGS = REWARDS.append(pa.field("ratings", pa.list_(pa.struct(list(LABELS)))))
 _FOLDER = pa.field("folder", pa.string())  # the name of the clip folder that a clip is in
+
+
+def check(config: RunConfig) -> None:
+    """Raises InputError when the released model is not there, or the served one lacks a package or its question."""
+    check_rewarder(config)
+
+
+def warnings(config: RunConfig) -> list[str]:
+    """What a served model lacks to be asked anything: its key."""
+    server = config.score.server
+    return missing_keys([server.endpoint], "score.server") if server else []
 
 
 def run(config: RunConfig, run_dir: Path) -> None:

@@ -21,7 +21,8 @@ T = TypeVar("T")
 _HELD_BYTES = 1 << 29  # of float32 clips in one batch: what is computed of them takes several times as much
 
 
-console = Console(stderr=True, markup=False)  # names and reasons hold anybody's words
+# names and reasons hold anybody's words, which are no markup; lines are not cut, so that paths can be copied whole
+console = Console(stderr=True, markup=False, soft_wrap=True)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -76,11 +77,17 @@ def one_thread() -> Iterator[None]:
 
 
 class _RateColumn(ProgressColumn):
-    """Items per second."""
+    """Items per second, or seconds per item."""
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f}/s", style="progress.data.speed")
+        return Text(show_rate(task.finished_speed or task.speed or 0.0), style="progress.data.speed")
+
+
+def show_rate(per_second: float) -> str:
+    """How fast items are done, in the unit that leaves a number: 3.2/s or 25.0 s each; empty while nothing is known."""
+    if per_second <= 0:
+        return ""
+    return f"{per_second:.1f}/s" if per_second >= 1 else f"{1 / per_second:.1f} s each"
 
 
 class Advance(Protocol):
@@ -120,7 +127,12 @@ class _PlainProgress:
         if self.done * 10 // max(self.total, 1) > before * 10 // max(self.total, 1):
             rate = (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
             left = (self.total - self.done) / rate
-            console.print(f"{self.description}: {self.done}/{self.total}, {rate:.1f}/s, {left:.0f} s left")
+            console.print(f"{self.description}: {self.done}/{self.total}, {show_rate(rate)}, {left:.0f} s left")
+
+
+def announce(what: str) -> None:
+    """Tells what begins and takes a while without a progress bar, as the loading of a model."""
+    console.print(f"{what} ...", style="dim")
 
 
 def clips_at_once(size: tuple[int, int, int], most: int) -> int:

@@ -20,6 +20,7 @@ from halovid.rewards.released.base import (
     read_json,
 )
 from halovid.store.errors import InputError
+from halovid.store.runtime import announce
 from halovid.store.troubles import raise_shortage
 
 __all__ = [
@@ -70,6 +71,7 @@ def load_released(model: str, device: torch.device = _CPU, dtype: torch.dtype = 
             f"{model!r} is no released reward model that is known here: {', '.join(RELEASED)} (by config.json or "
             f"{videoreward.CONFIG})"
         )
+    announce(f"load {model}: {family}")
     try:
         return RELEASED[family](folder, model, device, dtype)
     except InputError:
