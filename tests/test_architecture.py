@@ -118,6 +118,12 @@ def test_no_imports_form_a_circle() -> None:
         pytest.fail(" -> ".join(error.args[1]))
 
 
+def test_nothing_is_imported_that_one_system_alone_has() -> None:
+    """Else nothing would start on Windows."""
+    tied = re.compile(r"^\s*(?:import|from) (?:fcntl|resource|pwd|grp|termios|msvcrt|winreg)\b", re.MULTILINE)
+    assert not [path for path in FILES if tied.search(path.read_text(encoding="utf-8"))]
+
+
 def test_no_stage_imports_another() -> None:
     stages = {f"stages.{name}" for name in STAGES}
     assert not [edge for edge in EDGES if edge[1] in stages]  # the command imports them by name when it runs one

@@ -128,9 +128,24 @@ def test_a_model_that_does_not_exist(
 ) -> None:
     run_dir = finished_run()
     override = ("--set", f"generator.model={model}")
-    assert_refused(run_here("run", tiny_recipe, run_dir, *override), f"generator.model '{model}'", "save_pretrained")
+    for command in ("run", "generate", "align", "baseline", "evaluate"):
+        refuse(
+            run_dir, command, tiny_recipe, run_dir, *override, words=(f"generator.model '{model}'", "save_pretrained")
+        )
+    assert not (run_dir / "superseded").exists()
     assert "generate: complete, skipped" in run_here("generate", tiny_recipe, run_dir).stderr, "clips were lost"
     assert results(run_dir, "generate") == results(first_run[0], "generate")
+
+
+@pytest.mark.parametrize("setting", ["reward.model", "score.released", "good.source"])
+def test_a_model_or_folder_that_is_not_there_is_told_before_anything_is_run(
+    setting: str, finished_run: Copy, tiny_recipe: Path
+) -> None:
+    run_dir = finished_run()
+    stage, _ = setting.split(".")
+    for command in ("run", stage):
+        refuse(run_dir, command, tiny_recipe, run_dir, "--set", f"{setting}=no/such-model", words=("'no/such-model'",))
+    assert not (run_dir / "superseded").exists()
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_clips_of_a_folder_go_through_every_later_stage(
     before = snapshot(run / "generate")
     outcome = run_here("run", settings, run)
     assert outcome.code == 0, outcome.stderr
-    assert "generate: imported, kept" in outcome.stderr
+    assert "imported, kept: generate" in outcome.stderr
     assert snapshot(run / "generate") == before
     assert (run / "report/report.html").exists()
 
@@ -123,7 +123,7 @@ def test_ratings_train_the_reward_model_without_any_of_patches(
     network = load_reward(run / "reward")  # the patch head is the video head's rows
     assert torch.equal(network.patch_head.weight, network.video_head.weight[:2])
     outcome = run_here("run", recipe(reward={"patch_steps": 0}), run)
-    assert "judge: imported, kept" in outcome.stderr
+    assert "imported, kept: generate, judge" in outcome.stderr
 
 
 def test_preferences_align_the_generator_by_clips_alone(
@@ -241,6 +241,8 @@ def test_a_folder_is_scored_without_a_run(
     row = rows["clip0.mp4"]
     assert row["reward"] == pytest.approx(sum(row[aspect] for aspect in network.spec.aspects) / 5, abs=1e-5)
     assert len(row["patch_rewards"]) == 8
+    for row in pq.read_table(tmp_path / "a.parquet").to_pylist():
+        assert (tmp_path / "maps" / row["heatmap"]).is_file()
     heat = read_video(tmp_path / "maps/clip0.mp4")
     assert heat[0].mean() > heat[1].mean()  # reddish: the tiny model rates below the best
     outcome = run_here("score", "--clips", "clips", "--reward", run / "reward", "--output", "a.csv")

@@ -1,13 +1,12 @@
 """Answers on disk, by the hash of the question: none is paid for twice, not even by several runs at the same time.
 
 FOLDER/ab/abcdef....json    the question in words (pictures by their hash), the answer, what it cost, what was rejected
-FOLDER/.lock                one byte of it is locked for each question that is being asked
+FOLDER/ab/.lock             locked while a question of this subfolder is being asked, by the process that asks
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+from filelock import FileLock, Timeout
 
 from halovid.config.endpoints import CallConfig
 from halovid.remote.failures import NotKept
@@ -42,7 +42,7 @@ class AnswerFolder:
 
     def __init__(self, folder: Path, setting: str) -> None:
         self._folder, self._setting = folder, setting
-        self._locks: int | None = None
+        self._locks: dict[str, FileLock] = {}  # subfolder -> its lock, taken once for each of its questions
         # held while a question is asked: the same question of two equal clips must not be paid for twice
         self.asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -54,8 +54,6 @@ class AnswerFolder:
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            if self._locks is None:
-                self._locks = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise InputError(
                 f"can't write the folder {self._setting} {self._folder}: {error.strerror}; choose another one"
@@ -65,12 +63,13 @@ class AnswerFolder:
 
     def close(self) -> None:
         """Releases all questions; after it `open` may be called again."""
-        if self._locks is not None:
-            os.close(self._locks)
-            self._locks = None
+        for lock in self._locks.values():
+            lock.release(force=True)
 
     def take(self, key: str) -> bool:
         """Whether this process may ask the question; from then on others may not, as long as it lives.
+
+        They wait with all questions of the same subfolder, a 256th of all.
 
         Raises:
             NotKept: the disk would not keep the answer.
@@ -78,8 +77,8 @@ class AnswerFolder:
         path = self._path(key)
         try:
             path.parent.mkdir(exist_ok=True)
-            self._lock(key, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            self._lock(key).acquire(timeout=0)
+        except Timeout:
             return False
         except OSError as error:
             raise NotKept(f"answers can't be kept at {path}: {error.strerror}") from None
@@ -87,7 +86,7 @@ class AnswerFolder:
 
     def release(self, key: str) -> None:
         """Lets other processes ask a question that was taken."""
-        self._lock(key, fcntl.LOCK_UN)
+        self._lock(key).release()
 
     def load(self, key: str) -> str | None:
         """The text of an answer, or None when there is none, or what is there is damaged.
@@ -117,9 +116,10 @@ class AnswerFolder:
         except OSError as error:
             raise NotKept(f"answers can't be kept at {self._path(key)}: {error.strerror}") from None
 
-    def _lock(self, key: str, operation: int) -> None:
-        assert self._locks is not None, "the folder is open"
-        fcntl.lockf(self._locks, operation, 1, int(key[:15], 16))
+    def _lock(self, key: str) -> FileLock:
+        """The lock of a question's subfolder; it counts how often this process has taken it."""
+        path = self._path(key).with_name(".lock")
+        return self._locks.setdefault(path.parent.name, FileLock(path, thread_local=False))
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.json"

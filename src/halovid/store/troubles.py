@@ -62,6 +62,7 @@ def raise_shortage(error: BaseException, of_handles_alone: bool = False) -> None
     Args:
         of_handles_alone: for readers that call a damaged file a lack of memory or a faulty disk, too.
     """
+    os.close(os.open(os.devnull, os.O_RDONLY))  # safetensors calls a file missing when no handle is left for it
     code, _ = _code_and_path(error)
     if code in _HANDLES or (not of_handles_alone and (_is_memory(error) or code in _SHORTAGES)):
         raise error

@@ -17,9 +17,23 @@ quick = settings(max_examples=40, deadline=None, derandomize=True)
 
 def test_the_order_depends_on_seed_and_annotator_alone() -> None:
     mixed = random.Random(0).sample(ITEMS, len(ITEMS))
-    assert in_order(ITEMS, 3, "Ann") == in_order(mixed, 3, "Ann")
-    assert sorted(in_order(ITEMS, 3, "Ann")) == sorted(ITEMS)
-    assert len({tuple(in_order(ITEMS, seed, name)) for seed in (0, 1) for name in ("Ann", "Bob", "")}) == 6
+    common = common_items(ITEMS, 0.2, 3)
+    assert in_order(ITEMS, common, 3, "Ann") == in_order(mixed, common, 3, "Ann")
+    assert sorted(in_order(ITEMS, common, 3, "Ann")) == sorted(ITEMS)
+    assert len({tuple(in_order(ITEMS, common, seed, name)) for seed in (0, 1) for name in ("Ann", "Bob", "")}) == 6
+
+
+@quick
+@given(st.integers(1, 480), st.floats(0, 1), st.integers(0, 3), st.integers(0, 480))
+def test_those_who_stop_early_have_labelled_the_same_common_items(
+    count: int, share: float, seed: int, done: int
+) -> None:
+    items = [Item(f"clip-{index}") for index in range(count)]
+    common = common_items(items, share, seed)
+    begun = [in_order(items, common, seed, name)[:done] for name in ("Ann", "Bob", "Eve")]
+    labelled = [[item for item in answers if item in common] for answers in begun]
+    assert labelled[0] == labelled[1] == labelled[2]
+    assert abs(len(labelled[0]) - len(common) / count * min(done, count)) <= 1
 
 
 @pytest.mark.parametrize(("share", "count"), [(0, 0), (0.2, 8), (0.99, 40), (1, 40)])
