@@ -73,83 +73,84 @@ STAGES: dict[str, Stage] = {
         "Sample candidate clips of every prompt. Reads the recipe's prompts; writes RUN/generate: mp4 clips, "
         "their latents, clips.parquet.",
         lambda config: [],
-        _SAMPLING,
+        saves_memory=_SAMPLING,
     ),
     "judge": Stage(
         "Have a judge label the clips and their patches. Reads RUN/generate; writes RUN/judge: "
         "labels.parquet, votes.parquet.",
         lambda config: ["generate"],
-        _CLIP_SIZE,
-        _TRAINS_NO_REWARD,
+        saves_memory=_CLIP_SIZE,
+        unneeded=_TRAINS_NO_REWARD,
     ),
     "reward": Stage(
         "Train the reward model: on clip labels, then on patch labels. Reads RUN/generate, RUN/judge; writes "
         "RUN/reward: reward.safetensors, agreement.parquet.",
         lambda config: ["generate", "judge"],
-        "reward.batch_size, or raise reward.downscale; a language model also needs less with "
+        saves_memory="reward.batch_size, or raise reward.downscale; a language model also needs less with "
         "reward.gradient_checkpointing: true",
-        _TRAINS_NO_REWARD,
+        unneeded=_TRAINS_NO_REWARD,
     ),
     "good": Stage(
         "Encode good clips of the prompts, which no model made. Reads the prompts of RUN/generate; writes "
         "RUN/good: mp4 clips, their latents, clips.parquet.",
         lambda config: ["generate"],
-        f"good.batch_size, or {_CLIP_SIZE}",
-        "no pair needs them",
+        saves_memory=f"good.batch_size, or {_CLIP_SIZE}",
+        unneeded="no pair needs them",
     ),
     "restore": Stage(
         "Let the base model make clips anew: the same layout with its own defects. Reads RUN/generate or "
         "RUN/good; writes RUN/restore: mp4 clips, their latents, pairs.parquet.",
         lambda config: sorted({"generate", config.restore.originals}) if config.restore else ["generate"],
-        f"restore.batch_size, or {_CLIP_SIZE}",
-        "no pair needs them",
+        saves_memory=f"restore.batch_size, or {_CLIP_SIZE}",
+        unneeded="no pair needs them",
     ),
     "score": Stage(
         "Reward every clip and every patch by the reward model. Reads the clips, RUN/reward; writes "
         "RUN/score: one reward per clip and per patch in rewards.parquet.",
         _reads_of_score,
-        f"score.batch_size, or {_CLIP_SIZE}",
-        "no pair is decided by rewards",
+        saves_memory=f"score.batch_size, or {_CLIP_SIZE}",
+        unneeded="no pair is decided by rewards",
     ),
     "pair": Stage(
         "Build preference pairs with the margin of the clips and of every patch. Reads RUN/score, "
         "RUN/restore; writes RUN/pair: pairs.parquet.",
         _reads_of_pair,
-        "generate.candidates, or pair.limit",
-        _TRAINS_NO_GENERATOR,
+        saves_memory="generate.candidates, or pair.limit",
+        unneeded=_TRAINS_NO_GENERATOR,
     ),
     "align": Stage(
         "Train the generator on the pairs, with Gran-DPO or another objective. Reads RUN/pair and its clips; "
         "writes RUN/align: weights/, snapshots/, tensorboard/, log.jsonl.",
         _reads_of_align,
-        f"align.batch_size (or raise align.micro_batches, which trains the same), generator.batch_size for the clips "
-        f"sampled along the way, or {_CLIP_SIZE}; align.gradient_checkpointing: true and align.method: lora need less",
-        _TRAINS_NO_GENERATOR,
+        saves_memory=f"align.batch_size (or raise align.micro_batches, which trains the same), generator.batch_size "
+        f"for the clips sampled along the way, or {_CLIP_SIZE}; align.gradient_checkpointing: true and "
+        f"align.method: lora need less",
+        unneeded=_TRAINS_NO_GENERATOR,
     ),
     "baseline": Stage(
         "Sample and measure the base generator on held-out prompts. Reads the held-out prompts; writes "
         "RUN/baseline: mp4 clips, measures.parquet.",
         _reads_of_baseline,
-        _SAMPLING,
+        saves_memory=_SAMPLING,
     ),
     "examine": Stage(
         "Hold the reward model against the truth, where the truth is known. Reads RUN/baseline, RUN/reward; "
         "writes RUN/examine: agreement.parquet.",
         lambda config: ["baseline", *(["reward"] if config.score.uses_run_network else [])],
-        "score.batch_size, or examine.clips",
-        "there is no reward model of this run to hold against a known truth",
+        saves_memory="score.batch_size, or examine.clips",
+        unneeded="there is no reward model of this run to hold against a known truth",
     ),
     "evaluate": Stage(
         "Sample and measure the aligned generator, and compare it with the base. Reads RUN/baseline, "
         "RUN/align; writes RUN/evaluate: mp4 clips, measures.parquet, metrics.parquet.",
         _reads_of_evaluate,
-        _SAMPLING,
+        saves_memory=_SAMPLING,
     ),
     "report": Stage(
         "Write the HTML report. Reads the results of the other stages; writes RUN/report: report.html, one "
         "self-contained page.",
         _reads_of_report,
-        "report.clips",
+        saves_memory="report.clips",
     ),
 }
 
