@@ -1,7 +1,7 @@
-"""Conditionings on disk: what the prompts of a clip folder make the model do, encoded once, read by all that samples.
+"""The conditionings (encoded prompts) of a clip folder: written once, read whenever clips are sampled.
 
 FOLDER/prompts/ID.safetensors            the conditioning of a prompt
-FOLDER/prompts/negative-HASH.safetensors that of the negative prompt, which guidance leads away from
+FOLDER/prompts/negative-HASH.safetensors that of the negative prompt, for classifier-free guidance
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from halovid.store.runtime import progress
 
 
 def write_geometry(folder: Path, geometry: LatentGeometry) -> None:
-    """Writes how the model of a clip folder divides clips."""
+    """Writes geometry.json: the strides of the autoencoder that the clips of the folder were made with."""
     write_json(folder / "geometry.json", dataclasses.asdict(geometry))
 
 
 def encode_conditions(folder: Path, prompts: Sequence[Prompt], config: RunConfig) -> None:
-    """Writes the conditionings of the prompts, and of the negative one, that are not there yet.
+    """Writes those conditionings of the prompts and of the negative prompt that are missing or damaged.
 
-    Text encoders are opened only when something is missing, and are gone afterwards. Each prompt is encoded alone, so
-    that its conditioning depends on nothing else.
+    Text encoders are loaded only if there are any, and are freed afterwards. Each prompt is encoded alone, so that its
+    conditioning does not depend on the other prompts.
     """
     texts = {condition_path(folder, prompt.prompt_id): prompt.text for prompt in prompts}
     texts[_negative_path(folder, config)] = config.generator.negative_prompt
@@ -47,18 +47,18 @@ def encode_conditions(folder: Path, prompts: Sequence[Prompt], config: RunConfig
 
 
 def copy_conditions(source: Path, target: Path) -> None:
-    """Takes over the conditionings and the geometry of another clip folder of the same prompts and model."""
+    """Copies the conditionings and geometry.json of a clip folder to another one of the same prompts and model."""
     for path in [source / "geometry.json", *sorted((source / "prompts").glob("*.safetensors"))]:
         with atomic_path(target / path.relative_to(source)) as temporary:
             shutil.copyfile(path, temporary)
 
 
 def read_conditioning(folder: Path, prompt_ids: Sequence[str]) -> Conditioning:
-    """What these prompts make the model do, a row each.
+    """The conditioning of these prompts, a row each.
 
     Raises:
-        InputError: the prompts of imported clips are not encoded.
-        DamageError: the conditioning of one is missing or damaged.
+        InputError: the clips of the folder were imported without encoding their prompts.
+        DamageError: a file is missing or damaged.
     """
     if not (folder / "prompts").exists() and (folder / "sources.parquet").exists():
         raise InputError(
@@ -77,7 +77,7 @@ def read_negative(folder: Path, config: RunConfig) -> Conditioning:
 
 
 def _load(path: Path) -> Conditioning:
-    """The conditioning in a file of a stage; DamageError when it is missing or not what the stage wrote."""
+    """The conditioning in a stage's file; DamageError if it is missing or not what the stage wrote."""
     try:
         return Conditioning.load(path)
     except InputError as error:
@@ -85,11 +85,11 @@ def _load(path: Path) -> Conditioning:
 
 
 def condition_path(folder: Path, prompt_id: str) -> Path:
-    """Where the conditioning of a prompt lies."""
+    """The file that holds the conditioning of a prompt."""
     return folder / "prompts" / f"{prompt_id}.safetensors"
 
 
 def _negative_path(folder: Path, config: RunConfig) -> Path:
-    """Named by its text, so that another negative prompt is another file."""
+    """The file of the recipe's negative prompt; its name holds a hash of the text, so that each text has its own."""
     digest = hashlib.sha256(config.generator.negative_prompt.encode()).hexdigest()
     return condition_path(folder, f"negative-{digest[:12]}")

@@ -1,13 +1,13 @@
-"""Clips on disk: sampled or imported once, read by every later stage.
+"""Clip folders: clips that were sampled or imported once, and are read by later stages.
 
 FOLDER/clips.parquet                 one row per clip (tables.CLIPS), with the hashes of its files
-FOLDER/clips/ID.mp4                  the clip as people see it
+FOLDER/clips/ID.mp4                  the pixels of the clip, compressed
 FOLDER/latents/ID.safetensors        its exact latents
 FOLDER/prompts/ID.safetensors        the conditioning of its prompt, see `halovid.clips.conditions`
-FOLDER/geometry.json                 how the generator's autoencoder divides a clip
+FOLDER/geometry.json                 the strides of the generator's autoencoder
 
-A good clip (stage good) has no seed. An imported clip has no seed and no latents (null in the table), and its own
-length, size and frame rate: `ClipFolder` shows it in the size that is asked for, and `encode_latents` makes latents.
+A good clip (stage good) has no seed. An imported clip has neither seed nor latents (null in the table), and keeps its
+own length, size and frame rate: `ClipFolder` brings it to the size that is asked for, and `encode_latents` encodes it.
 """
 
 from __future__ import annotations
@@ -35,22 +35,27 @@ Row = dict[str, Any]
 
 def write_clips(
     folder: Path,
-    names: Sequence[str],
+    clip_ids: Sequence[str],
     prompts: Sequence[Prompt],
     seeds: Sequence[int | None],
     latents: Tensor,
     video: Tensor,
     fps: float,
 ) -> list[Row]:
-    """Writes clips and their latents; their rows of tables.CLIPS."""
+    """Writes B clips and their latents to a clip folder, and returns their rows of tables.CLIPS.
+
+    Args:
+        latents: [B, C, T, h, w].
+        video: [B, 3, F, H, W] in [-1, 1].
+    """
     rows: list[Row] = []
-    for name, prompt, seed, latent, clip in zip(names, prompts, seeds, latents, video, strict=True):
-        clip_file, latents_file = f"clips/{name}.mp4", f"latents/{name}.safetensors"
-        save_tensors(folder / latents_file, {"latents": latent.float()})
+    for clip_id, prompt, seed, latents_of_clip, clip in zip(clip_ids, prompts, seeds, latents, video, strict=True):
+        clip_file, latents_file = f"clips/{clip_id}.mp4", f"latents/{clip_id}.safetensors"
+        save_tensors(folder / latents_file, {"latents": latents_of_clip.float()})
         write_video(folder / clip_file, clip, fps)
         rows.append(
             {
-                "clip_id": name,
+                "clip_id": clip_id,
                 "prompt_id": prompt.prompt_id,
                 "prompt": prompt.text,
                 "seed": seed,
@@ -65,10 +70,13 @@ def write_clips(
 
 
 class ClipFolder:
-    """Reads a clip folder; clips come as `size` says: frames, height, width.
+    """Reads a clip folder.
 
-    Of a generated clip the frames are as many as the recipe says; an imported one is shown from its first frame to
-    its last, and stretched where its sides are in another proportion, so that every patch of it is seen.
+    A generated clip must have the number of frames that is asked for. Of an imported clip that many frames are taken,
+    evenly from first to last, and it is stretched to the size rather than cropped, so that every patch of it is kept.
+
+    Args:
+        size: (frames, height, width) in which `video` returns clips.
     """
 
     def __init__(self, folder: Path, size: tuple[int, int, int]) -> None:
@@ -79,25 +87,22 @@ class ClipFolder:
     @property
     def by_prompt(self) -> dict[str, list[Row]]:
         """The rows of each prompt, in the order of the table."""
-        found: dict[str, list[Row]] = {}
+        rows_of: dict[str, list[Row]] = {}
         for row in self.rows:
-            found.setdefault(row["prompt_id"], []).append(row)
-        return found
+            rows_of.setdefault(row["prompt_id"], []).append(row)
+        return rows_of
 
     @property
     def prompts(self) -> list[Prompt]:
         """All prompts, in the order of the table."""
-        return [Prompt(name, rows[0]["prompt"]) for name, rows in self.by_prompt.items()]
+        return [Prompt(prompt_id, rows[0]["prompt"]) for prompt_id, rows in self.by_prompt.items()]
 
     def video(self, row: Row) -> Tensor:
-        """The pixels of a clip.
-
-        Returns:
-            [3, F, H, W] in [-1, 1].
+        """The pixels of a clip, [3, F, H, W] in [-1, 1].
 
         Raises:
             DamageError: the file is missing or not what was written.
-            InputError: it can't be read, or was generated with other frames.
+            InputError: it can't be read, or was generated with another number of frames.
         """
         path = self.folder / row["video"]
         check_file(path, row["video_sha256"], self.folder.name)
@@ -109,18 +114,23 @@ class ClipFolder:
         return video
 
     def readable(self, rows: Sequence[Row], skip: Callable[[str, str], None]) -> tuple[list[Row], Tensor | None]:
-        """The rows whose clips can be read and these clips, [B, 3, F, H, W]; `skip` is told of the others."""
-        kept, videos = [], []
+        """The rows whose clips can be read, and these clips [B, 3, F, H, W], or None if there are none.
+
+        `skip` is called with the id of each other clip and the reason.
+        """
+        readable_rows, videos = [], []
         for row in rows:
             try:
                 videos.append(self.video(row))
-                kept.append(row)
+                readable_rows.append(row)
             except InputError as error:
                 skip(row["clip_id"], str(error))
-        return kept, torch.stack(videos) if videos else None
+        return readable_rows, torch.stack(videos) if videos else None
 
     def encode_latents(self, rows: Sequence[Row], model: DiffusionModel, folder: Path) -> None:
-        """Makes the latents of those rows that have none, in `folder`; `latents` then finds them.
+        """Encodes the clips of those rows that have no latents, and writes the latents to `folder`.
+
+        The rows are changed, so that `latents` finds the files. Latents that are there already are kept.
 
         Raises:
             InputError: a clip can't be read, or the model takes no clips of this size.
@@ -134,7 +144,7 @@ class ClipFolder:
                 advance()
 
     def encode_latent(self, row: Row, model: DiffusionModel, folder: Path) -> None:
-        """Makes the latents of one clip that has none; as `encode_latents`."""
+        """Encodes a clip if it has no latents; see `encode_latents`."""
         if row["latents"] is None:
             path = (folder / f"{row['clip_id']}.safetensors").absolute()
             if not is_readable(path):
@@ -142,7 +152,12 @@ class ClipFolder:
             row["latents"] = str(path)
 
     def latents(self, row: Row) -> Tensor:
-        """[C, T, h, w]; DamageError when the file is missing or not what was written."""
+        """The latents of a clip, [C, T, h, w].
+
+        Raises:
+            DamageError: the file is missing or not what was written.
+            InputError: the clip was imported without latents.
+        """
         if row["latents"] is None:
             raise InputError(f"the clip {row['clip_id']!r} was imported and has no latents; encode them first")
         path = self.folder / row["latents"]
@@ -150,13 +165,14 @@ class ClipFolder:
         return load_tensors(path)[0]["latents"]
 
     def prompt_batch(self, rows: Sequence[Row], conditioned: bool) -> PromptBatch:
-        """What a rewarder is told of the clips in `rows`, which may be those of another folder with these prompts.
+        """The prompts, frame rates and strides of clips, as a rewarder takes them.
 
         Args:
-            conditioned: read their prompts' conditioning too, for a rewarder that needs them.
+            rows: of the clips, which may be in another folder whose prompts this one holds.
+            conditioned: read the conditionings of their prompts too, for a rewarder that needs them.
         """
         return PromptBatch.of_rows(rows, self.geometry, self.conditioning if conditioned else None)
 
     def conditioning(self, prompt_ids: Sequence[str]) -> Conditioning:
-        """What these prompts make the model do, a row each; InputError when a file is missing or damaged."""
+        """The conditioning of these prompts, a row each; see `read_conditioning`."""
         return read_conditioning(self.folder, prompt_ids)

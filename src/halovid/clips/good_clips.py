@@ -17,13 +17,13 @@ from halovid.store.files import hash_folder
 from halovid.store.lazy import load_named
 from halovid.store.video import probe_video, read_video
 
-# source in a recipe -> function (prompts, per_prompt, seed) that gives, prompt by prompt, functions that make its clips
+# `good.source` -> function (prompts, per_prompt, seed) that returns, for each prompt, functions that make its clips
 MADE_SOURCES = {"world": "halovid.world.good_clips:clean_renderings"}
 
 
 @dataclass(frozen=True)
 class GoodClip:
-    """A good clip of a prompt; `load` gives it, [3, F, H, W] in [-1, 1]."""
+    """A good clip of a prompt, with its clip_id; `load` returns its pixels, [3, F, H, W] in [-1, 1]."""
 
     name: str
     prompt: Prompt
@@ -51,12 +51,12 @@ def find_good_clips(
 def _read_folder(
     config: GoodConfig, prompts: Sequence[Prompt], size: tuple[int, int, int]
 ) -> tuple[list[GoodClip], list[tuple[str, str]]]:
-    """The same of a folder of clips with their prompts."""
+    """As `find_good_clips`, from a folder of clips with their prompts."""
     source = get_format("folder").read(Path(config.source))
-    skipped, wanted = list(source.skipped), {prompt.text: prompt for prompt in prompts}
+    skipped, prompt_of_text = list(source.skipped), {prompt.text: prompt for prompt in prompts}
     by_prompt: dict[str, list[GoodClip]] = {prompt.prompt_id: [] for prompt in prompts}
     for clip in source.clips.values():
-        prompt = wanted.get(clip.prompt)
+        prompt = prompt_of_text.get(clip.prompt)
         if prompt is None:
             skipped.append((clip.name, "its prompt is none of the run's"))
             continue
@@ -78,7 +78,11 @@ def _read_folder(
 
 
 def source_identity(config: GoodConfig) -> str:
-    """A hash of what the good clips are made of; raises InputError as `check_source` does."""
+    """What the good clips depend on, for a fingerprint: the name of a built-in source, or the hash of a folder.
+
+    Raises:
+        InputError: see `check_source`.
+    """
     check_source(config)
     return config.source if config.source in MADE_SOURCES else hash_folder(Path(config.source))
 

@@ -1,4 +1,4 @@
-"""Prompts: from a file of the user, or captions of the embedded world."""
+"""The prompts of a run: from a file, or captions of the embedded world."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from halovid.store.errors import InputError, shorten
 from halovid.store.foreign import read_csv, read_json_lines, read_text
 from halovid.store.lazy import load_named
 
-_DRAWN = "halovid.world.prompts:draw_captions"  # the prompts of a recipe that names no file
+_DRAW_CAPTIONS = "halovid.world.prompts:draw_captions"  # gives the prompts of a recipe that names no file
 
 
 def load_prompts(config: PromptsConfig) -> tuple[list[Prompt], list[tuple[str, str]]]:
-    """The usable prompts, and (name, reason) of those that are not.
+    """The usable prompts, and ("prompt N", reason) for each of the others.
 
     Raises:
         InputError: the file can't be read, or holds no usable prompt.
     """
     if config.file is None:
-        return load_named(_DRAWN)(config), []
+        return load_named(_DRAW_CAPTIONS)(config), []
     texts = _read_texts(config.file)[: config.count]
     prompts, refused = [], []
     for index, text in enumerate(texts):
@@ -39,7 +39,7 @@ def load_prompts(config: PromptsConfig) -> tuple[list[Prompt], list[tuple[str, s
 
 
 def _read_texts(path: Path) -> list[Any]:
-    """The prompts of a .txt, .jsonl or .csv file, blank lines left out; a row may hold something else than a text."""
+    """The prompts of a .txt, .jsonl or .csv file without blank lines; those of JSON Lines can be of any type."""
     suffix = path.suffix.lower()
     if suffix == ".jsonl":
         return [_prompt_of(path, name, row) for name, row in read_json_lines(path)]
@@ -55,7 +55,7 @@ def _read_texts(path: Path) -> list[Any]:
 
 
 def _prompt_of(path: Path, name: str, row: Any) -> Any:
-    """The prompt in a row of JSON Lines, whatever it is."""
+    """The value of `prompt` in a row of JSON Lines, of whatever type it is; InputError if the row has none."""
     if not isinstance(row, dict) or "prompt" not in row:
         raise InputError(f'{path}, {name} needs a `prompt`: it must look like {{"prompt": "a red ball"}}')
     return row["prompt"]

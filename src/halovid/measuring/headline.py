@@ -1,4 +1,4 @@
-"""The one measure that a report, a run's summary and a study lead with, and what it says in one sentence."""
+"""The headline measure, which a report, a run's summary and a study show first, and the verdict in one sentence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from halovid.measuring.instruments import MEASURES
 from halovid.records import Measure
 
 TRUTH = "defective_sprite_patches"
-# From the strongest evidence to the weakest, with the words of the verdict for it.
+# Measure id -> what the verdict calls it, from the strongest evidence to the weakest.
 HEADLINES = {
     TRUTH: "the truth",
     "critic_defect_probability": "the independent critic's probability of a defect",
@@ -29,17 +29,17 @@ NOTHING_COMPARED = (
 
 
 def headline_measure(measured: Collection[str]) -> str | None:
-    """The strongest of the measures (ids) that were made; None when none of them tells better from worse."""
+    """The id of the strongest evidence among these measure ids; None if none of them tells better from worse."""
     by_strength = [*HEADLINES, *(key for key in MEASURES if key not in HEADLINES)]
     return next((key for key in by_strength if key in measured and MEASURES[key].better != "same"), None)
 
 
 def verdict(metrics: Sequence[Mapping[str, Any]], measured: pa.Table) -> str:
-    """One sentence: what became better or worse by the strongest measure, and whether it is beyond chance.
+    """One sentence: whether the aligned generator is better by the headline measure, and whether beyond chance.
 
     Args:
         metrics: rows of tables.METRICS.
-        measured: the table tables.MEASURES that they were made from.
+        measured: the table tables.MEASURES that these rows were computed from.
     """
     by_measure = {row["measure"]: row for row in metrics}
     key = headline_measure(by_measure)
@@ -58,14 +58,14 @@ def verdict(metrics: Sequence[Mapping[str, Any]], measured: pa.Table) -> str:
 
 
 def sample_size(row: Mapping[str, Any]) -> str:
-    """How much a row of tables.METRICS was measured on, as text."""
+    """The numbers of prompts and clips behind a row of tables.METRICS, in words."""
     base, aligned = row["base_clips"], row["aligned_clips"]
     clips = f"{base} clips of each model" if base == aligned else f"{base} clips of the base and {aligned} aligned ones"
     return f"{row['prompts']} prompts, {clips}"
 
 
 def _verdict_on_defects(row: Mapping[str, Any], measured: pa.Table) -> str:
-    """The sentence about the true share of defective patches, with how many per cent fewer there are."""
+    """The verdict by the true share of defective patches: by how many per cent it is lower or higher."""
     base, aligned = _by_prompt(measured, TRUTH)
     if not base.any():
         return f"The base generator made no defects, so there was nothing to mend ({sample_size(row)})."
@@ -73,9 +73,9 @@ def _verdict_on_defects(row: Mapping[str, Any], measured: pa.Table) -> str:
     if not change.mean:
         share = show_number(row["base"])
         return f"The aligned generator makes as many {name} as the base: {share}% ({sample_size(row)})."
-    more = "fewer" if change.mean > 0 else "more"
+    direction = "fewer" if change.mean > 0 else "more"
     return (
-        f"The aligned generator makes {abs(change.mean):.0%} {more} {name} than the base: "
+        f"The aligned generator makes {abs(change.mean):.0%} {direction} {name} than the base: "
         f"{show_number(row['aligned'])}% instead of {show_number(row['base'])}% ({_evidence(row)})."
     )
 
@@ -83,10 +83,10 @@ def _verdict_on_defects(row: Mapping[str, Any], measured: pa.Table) -> str:
 def _evidence(row: Mapping[str, Any]) -> str:
     """The difference with its interval and the sample size."""
     points = " points" if row["unit"] == "%" else ""
-    clear = "not clear of zero" if _holds_zero(row) else "clear of zero"
+    conclusion = "not clear of zero" if _holds_zero(row) else "clear of zero"
     return (
         f"difference {show_number(row['difference'], signed=True)}{points}, "
-        f"95% interval {show_interval(row['low'], row['high'])}, {clear}; {sample_size(row)}"
+        f"95% interval {show_interval(row['low'], row['high'])}, {conclusion}; {sample_size(row)}"
     )
 
 
@@ -100,9 +100,9 @@ def _with_unit(value: float, measure: Measure) -> str:
 
 
 def _by_prompt(measured: pa.Table, key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A measure's mean of each prompt that both models have, base and aligned."""
+    """The mean of a measure for each prompt that both models have: [prompts] of the base, [prompts] of the aligned."""
     rows = measured.group_by(["measure", "model", "prompt_id"]).aggregate([("value", "mean")]).to_pylist()
     means = {(row["model"], row["prompt_id"]): row["value_mean"] for row in rows if row["measure"] == key}
-    prompts = sorted({name for _, name in means if ("base", name) in means and ("aligned", name) in means})
-    base, aligned = (np.array([means[model, name] for name in prompts]) for model in ("base", "aligned"))
+    prompts = sorted({prompt for _, prompt in means if ("base", prompt) in means and ("aligned", prompt) in means})
+    base, aligned = (np.array([means[model, prompt] for prompt in prompts]) for model in ("base", "aligned"))
     return base, aligned

@@ -1,4 +1,4 @@
-"""Instruments: what can measure clips, by the name that `evaluate.instruments` uses."""
+"""Instruments, which measure clips, by the names that `evaluate.instruments` uses."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ from halovid.store.work import Skip
 
 
 class Instrument(Protocol):
-    """Measures clips. `measures` tells what: measure id -> what people see of it."""
+    """Measures clips."""
 
     @property
     def measures(self) -> Mapping[str, Measure]:
-        """Every measure that `measure` gives values of."""
+        """Measure id -> how the measure is shown, of every measure that `measure` returns."""
 
     def measure(self, clips: ClipBatch, skip: Skip) -> dict[str, Tensor]:
-        """Measure id -> its value of each clip, float [B]; NaN where a clip has no value.
+        """Measure id -> its value for each clip, float [B]; NaN where a clip has no value.
 
-        Each clip's values are its own, whatever is in the batch besides, but for measures of a clip against the other
-        samples of its prompt. `skip` is told of clips that can't be measured for a reason that their users should know.
+        A clip's values must not depend on the rest of the batch, except in measures that compare it with the other
+        samples of its prompt. `skip` is called for clips that can't be measured for a reason that users should know.
         """
 
 
 @dataclass(frozen=True)
 class InstrumentEntry:
-    """How an instrument is found, and what it needs.
+    """Where an instrument is found, and what it needs.
 
-    instrument: the name of its class, whose `open(config, run_dir)` gives it ready to measure.
-    sections: those of the recipe that its values depend on, besides the generator and the grid.
-    prompt_problem: the name of a function that tells why it can't measure clips of a prompt.
+    instrument: "module:class"; the class method `open(config, run_dir)` returns it ready to measure.
+    sections: sections of the recipe that its values depend on, besides the generator and the grid.
+    prompt_problem: "module:function" that returns why it can't measure clips of a prompt, or None; None if it can
+        measure clips of any prompt.
     """
 
     instrument: str
@@ -60,7 +61,7 @@ INSTRUMENTS = {
 
 
 def instrument_measures(name: str) -> Mapping[str, Measure]:
-    """Measure id -> measure, of all that the named instrument gives values of."""
+    """Measure id -> measure, of all measures that the named instrument returns."""
     measures: Mapping[str, Measure] = load_named(INSTRUMENTS[name].instrument).measures
     return measures
 
@@ -78,15 +79,15 @@ def open_instruments(names: Iterable[str], config: RunConfig, run_dir: Path) -> 
 
 
 def settings_read(config: RunConfig) -> dict[str, object]:
-    """The sections of the recipe that the values of its instruments depend on."""
+    """The sections of the recipe that the values of its instruments depend on, for the fingerprint of a stage."""
     return config.part(*{section for name in config.evaluate.instruments for section in INSTRUMENTS[name].sections})
 
 
 def require_measurable(prompts: Sequence[Prompt], config: RunConfig) -> None:
-    """Tells before anything is sampled which instrument of the recipe can't measure clips of a prompt.
+    """Checks that the recipe's instruments can measure clips of these prompts.
 
     Raises:
-        InputError: there is such a prompt; the first one is named.
+        InputError: one can't; it names the instrument and the first such prompt.
     """
     for name in config.evaluate.instruments:
         find_problem = INSTRUMENTS[name].prompt_problem
@@ -100,10 +101,10 @@ def require_measurable(prompts: Sequence[Prompt], config: RunConfig) -> None:
 
 
 def require_measure(measure_id: str) -> str:
-    """The id itself, when there is such a measure.
+    """The id itself, if there is such a measure.
 
     Raises:
-        InputError: there is none; it tells the id of a measure that is called by its title, and else the nearest ids.
+        InputError: there is none; for the title of a measure it gives that measure's id, else the nearest id.
     """
     if measure_id in MEASURES:
         return measure_id

@@ -1,4 +1,4 @@
-"""The instrument that asks the judge of the recipe."""
+"""The instrument that has clips rated by the recipe's judge."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class JudgeInstrument:
 
     @classmethod
     def open(cls, config: RunConfig, run_dir: Path) -> JudgeInstrument:
-        """The judge of the recipe; `judges.make_judge` tells what it raises."""
+        """The instrument with the recipe's judge; raises what `judges.make_judge` raises."""
         return cls(make_judge(config.judge, config.grid, config.seed))
 
     def measure(self, clips: ClipBatch, skip: Skip) -> dict[str, Tensor]:
-        """The mean rating over the aspects, [B] on the scale 1..5; NaN for a clip that the judge refuses.
+        """The mean rating over all aspects, [B] on the scale 1..5; NaN for a clip that the judge refuses.
 
-        An aspect that is rated by patch counts with the mean of its patches. Patches alone would not tell a sprite that
-        is missing: all aspects count. `skip` is told of refusals.
+        An aspect that is rated by patch counts with the mean of its patches. Aspects of the whole clip count too, since
+        an object that is missing shows in no patch. `skip` is called for refused clips.
         """
         answers = self._judge.judge(make_requests(clips.rows, clips.video), clips.geometry)
         for row, answer in zip(clips.rows, answers, strict=True):

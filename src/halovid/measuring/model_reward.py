@@ -1,4 +1,4 @@
-"""The instrument that is the rewarder of the run."""
+"""The instrument that measures with the run's own rewarder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _GROUP = "Reward model (what the training follows)"
 
 
 class RewardInstrument:
-    """The rewards that the training follows: they rise also where nothing has become better."""
+    """The rewards that the training optimises, and that can therefore rise without better clips."""
 
     measures: ClassVar[dict[str, Measure]] = {
         "reward_clip": Measure("reward: clip", _GROUP, "", "higher"),
@@ -28,7 +28,7 @@ class RewardInstrument:
 
     @classmethod
     def open(cls, config: RunConfig, run_dir: Path) -> RewardInstrument:
-        """The rewarder that the recipe names; `open_rewarder` tells what it raises."""
+        """The instrument with the recipe's rewarder; raises what `open_rewarder` raises."""
         return cls(open_rewarder(config, run_dir))
 
     def measure(self, clips: ClipBatch, skip: Skip) -> dict[str, Tensor]:

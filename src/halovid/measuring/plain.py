@@ -22,12 +22,13 @@ class DiversityInstrument:
 
     @classmethod
     def open(cls, config: RunConfig, run_dir: Path) -> DiversityInstrument:
-        """The instrument, which needs nothing of the run."""
+        """The instrument; it reads nothing of the recipe or the run."""
         return cls()
 
     def measure(self, clips: ClipBatch, skip: Skip) -> dict[str, Tensor]:
-        """The distance in percent of the full range, [B]; NaN for the only sample of a prompt."""
-        return {"diversity": 50 * video_metrics.diversity_of_groups(clips.video, clips.prompt_ids)}  # spans 0..2
+        """The distance in per cent of the full range of pixels, [B]; NaN for the only sample of a prompt."""
+        distance = video_metrics.diversity_of_groups(clips.video, clips.prompt_ids)  # in 0..2, as pixels are in -1..1
+        return {"diversity": 50 * distance}
 
 
 class PlainInstrument:
@@ -42,11 +43,11 @@ class PlainInstrument:
 
     @classmethod
     def open(cls, config: RunConfig, run_dir: Path) -> PlainInstrument:
-        """The instrument, which needs nothing of the run."""
+        """The instrument; it reads nothing of the recipe or the run."""
         return cls()
 
     def measure(self, clips: ClipBatch, skip: Skip) -> dict[str, Tensor]:
-        """Measure id -> its value of each clip, [B]; `maths.video_metrics` has the formulas."""
+        """Measure id -> its value for each clip, [B]; `maths.video_metrics` has the formulas."""
         flow = video_metrics.estimate_flow(clips.video)
         return {
             "temporal_flickering": video_metrics.temporal_flickering(clips.video),

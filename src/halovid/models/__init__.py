@@ -1,4 +1,4 @@
-"""Diffusion models: one class for all, one value for each family, loaded when a pipeline of it is opened."""
+"""Diffusion models: one class for all pipelines, and one `Family` value for each pipeline class, imported when used."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
     "open_model",
 ]
 
-# pipeline class, as model_index.json names it -> the family that drives it
+# pipeline class, as model_index.json names it -> its family
 FAMILIES = {
     "WanPipeline": "halovid.models.families.wan:FAMILY",
     "CogVideoXPipeline": "halovid.models.families.cogvideox:FAMILY",

@@ -1,4 +1,7 @@
-"""The one diffusion model that stages know: any diffusers pipeline, driven as its family says, opened by parts."""
+"""`DiffusionModel`, the one class through which stages use any diffusers pipeline.
+
+Its family says what is particular about the pipeline. Only the parts that a stage needs are loaded.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 
 class Sampler(Protocol):
-    """What turns conditionings into clips.
+    """Samples clips from conditionings.
 
     Shapes: `video` [B, 3, F, H, W] float in [-1, 1]; `latents` [B, C, T, h, w], scaled as the network expects.
     """
@@ -33,28 +36,29 @@ class Sampler(Protocol):
     geometry: LatentGeometry
 
     def sample(self, conditioning: Conditioning, seeds: list[int]) -> Tensor:
-        """Latents of one clip per row, each a function of its own seed alone, whatever it is batched with."""
+        """The latents of a clip for each row; each depends on its own row and seed alone, whatever the batch holds."""
 
     def decode_video(self, latents: Tensor) -> Tensor:
-        """Clips of latents, clamped to [-1, 1]."""
+        """The pixels of latents, clamped to [-1, 1]."""
 
 
 class DiffusionModel:
-    """A diffusion model behind a fixed set of tensors, whatever its family.
+    """A diffusion model that takes and returns the same tensors whatever its family.
 
-    Shapes as in `Sampler`; `noisy` like `latents`; `level` [B] in 0..1, see `maths.noise.NoiseProcess`. What is asked
-    of a part that is not open raises a RuntimeError.
+    Shapes are those of `Sampler`; `noisy` is like `latents`; `level` is [B] in 0..1, see `maths.noise.NoiseProcess`. A
+    method that needs a part that was not opened raises a RuntimeError.
 
     Attributes:
-        geometry: how its autoencoder divides clips.
+        geometry: the strides of its autoencoder.
         noise: its noise process.
-        denoisers: component name -> the network that training changes; empty unless the part is open.
-        lora_targets: last names of the layers that get a LoRA.
+        denoisers: component name -> the network that training changes; empty unless the part "denoiser" is open.
+        lora_targets: the ends of the names of the layers that get a LoRA.
 
     Args:
-        folder, index: a pipeline's folder and what its model_index.json says.
-        parts: what is loaded, to `device`. Networks and text encoders get `dtype`, autoencoders float32.
-        negative: the conditioning of `generator.negative_prompt`, for models opened without their text encoders.
+        folder, index: a pipeline's folder and the content of its model_index.json.
+        parts: the parts to load. Denoisers and text encoders get `dtype`, autoencoders float32.
+        device: where the parts are put.
+        negative: the conditioning of `generator.negative_prompt`, for a model that is opened without "text".
 
     Raises:
         InputError: the pipeline can't be driven or read, or makes no clips of the configured size.
@@ -73,9 +77,9 @@ class DiffusionModel:
     ) -> None:
         self.geometry = find_geometry(family, folder, index, config)
         announce(f"load {config.model}: {', '.join(part for part in PARTS if part in parts) or 'settings'}")
-        names = [name for name in components(index) if _part_of(name, family) in {*parts, None}]
-        dtypes = {name: torch.float32 if name in family.autoencoders else dtype for name in names}
-        self._pipe: Any = load_pipeline(folder, index, names, dtypes).to(device)
+        loaded = [name for name in components(index) if _part_of(name, family) in {*parts, None}]
+        dtypes = {name: torch.float32 if name in family.autoencoders else dtype for name in loaded}
+        self._pipe: Any = load_pipeline(folder, index, loaded, dtypes).to(device)
         self._family, self._config, self._parts, self._device = family, config, frozenset(parts), device
         self._negative = negative
         self.noise = family.noise(self._pipe.scheduler)
@@ -87,19 +91,19 @@ class DiffusionModel:
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Conditioning:
-        """What the prompts make the model do, a row per prompt."""
+        """The conditioning of the prompts, a row each."""
         self._need("text")
         return Conditioning(self._family.encode(self._pipe, prompts))
 
     def negative(self) -> Conditioning | None:
-        """What guidance leads away from, one row; None when sampling is not guided."""
+        """The conditioning of the negative prompt, one row; None if sampling uses no classifier-free guidance."""
         if self._family.guided(self._config) and self._negative is None:
             self._negative = self.encode_prompts([self._config.negative_prompt])
         return self._negative if self._family.guided(self._config) else None
 
     @torch.no_grad()
     def sample(self, conditioning: Conditioning, seeds: list[int]) -> Tensor:
-        """[B, C, T, h, w] by the pipeline's own call: its scheduler, its guidance."""
+        """Latents [B, C, T, h, w], sampled by the pipeline's own call with its scheduler and its guidance."""
         self._need("denoiser", "autoencoder")
         arguments: dict[str, Any] = dict(conditioning.to(self._device).tensors)
         negative = self.negative()
@@ -119,17 +123,17 @@ class DiffusionModel:
 
     @torch.no_grad()
     def encode_video(self, video: Tensor) -> Tensor:
-        """[B, C, T, h, w]: the most likely latents of clips."""
+        """The latents of clips, [B, C, T, h, w]: the mode of the autoencoder's posterior."""
         return self._family.encode_video(self._autoencoder(), video.to(self._device, torch.float32))
 
     @torch.no_grad()
     def decode_video(self, latents: Tensor) -> Tensor:
-        """[B, 3, F, H, W], clamped to [-1, 1]."""
+        """The pixels of latents, [B, 3, F, H, W], clamped to [-1, 1]."""
         decoded = self._family.decode_video(self._autoencoder(), latents.to(self._device, torch.float32))
         return decoded.clamp(-1, 1)
 
     def predict(self, noisy: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
-        """The network's output, without guidance: what training compares with `noise.target`. [B, C, T, h, w]."""
+        """The network's output without guidance, [B, C, T, h, w]; training compares it with `noise.target`."""
         self._need("denoiser")
         [network] = self.denoisers.values()
         dtype = next(network.parameters()).dtype
@@ -143,20 +147,20 @@ class DiffusionModel:
         return self._family.unpack(self._pipe, output, shape)
 
     def predict_guided(self, noisy: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
-        """The output as sampling uses it: led away from what the negative prompt gives."""
+        """The network's output with classifier-free guidance, as sampling uses it, [B, C, T, h, w]."""
         output, negative = self.predict(noisy, level, conditioning), self.negative()
         if negative is None:
             return output
-        away = self.predict(noisy, level, negative.to(noisy.device).repeat(len(noisy)))
-        return away + self._config.guidance_scale * (output - away)
+        negative_output = self.predict(noisy, level, negative.to(noisy.device).repeat(len(noisy)))
+        return negative_output + self._config.guidance_scale * (output - negative_output)
 
     def blocks(self) -> list[nn.Module]:
-        """The repeated blocks of the denoisers: the units to shard, compile and checkpoint the gradients of."""
-        lists = [part for net in self.denoisers.values() for part in net.children() if isinstance(part, nn.ModuleList)]
-        return [block for blocks in lists for block in blocks]
+        """The transformer blocks of the denoisers: the units of sharding, compiling and gradient checkpointing."""
+        children = [child for network in self.denoisers.values() for child in network.children()]
+        return [block for child in children if isinstance(child, nn.ModuleList) for block in child]
 
     def add_lora(self, options: LoraOptions) -> None:
-        """Adds an adapter to train, which changes nothing yet.
+        """Adds an adapter to train, which starts as the identity: predictions do not change yet.
 
         Raises:
             InputError: `options.targets` names no layer.
@@ -167,14 +171,14 @@ class DiffusionModel:
 
     @contextmanager
     def without_lora(self) -> Iterator[None]:
-        """Inside, the model predicts what it did before it had an adapter."""
+        """A context in which the model predicts as if it had no adapter."""
         with ExitStack() as stack:
             for network in self.denoisers.values():
                 stack.enter_context(without_lora(network))
             yield
 
     def save_weights(self, folder: Path) -> None:
-        """Writes what training changed: an adapter for the plain pipeline's `load_lora_weights`, or all weights."""
+        """Writes what training changes: an adapter for the pipeline's own `load_lora_weights`, or all weights."""
         for name, network in self.denoisers.items():
             if has_lora(network):
                 save_lora(network, name, folder)
@@ -182,7 +186,7 @@ class DiffusionModel:
                 network.save_pretrained(folder / name)  # type: ignore[operator]
 
     def load_weights(self, folder: Path) -> None:
-        """Takes over what `save_weights` wrote.
+        """Loads what `save_weights` wrote.
 
         Raises:
             InputError: it is damaged, or of another model.
@@ -196,7 +200,7 @@ class DiffusionModel:
                 network.load_state_dict(trained.state_dict())
 
     def save_merged(self, folder: Path) -> None:
-        """Writes the whole pipeline as it samples now, an adapter merged into the weights that it changes."""
+        """Writes the whole pipeline as a diffusers folder, with the adapter merged into the weights that it adapts."""
         self._need(*PARTS)
         for network in self.denoisers.values():
             if has_lora(network):
@@ -216,7 +220,7 @@ class DiffusionModel:
 
 
 def _part_of(component: str, family: Family) -> Part | None:
-    """The part that a pipeline's component belongs to; None for its scheduler, which all parts need."""
+    """The part that a pipeline's component belongs to; None for the scheduler, which is always loaded."""
     if component == "scheduler":
         return None
     if component in family.denoisers:
@@ -225,10 +229,10 @@ def _part_of(component: str, family: Family) -> Part | None:
 
 
 def find_geometry(family: Family, folder: Path, index: dict[str, Any], config: GeneratorConfig) -> LatentGeometry:
-    """How a pipeline's autoencoder divides clips, told by its settings alone.
+    """The strides of a pipeline's autoencoder, read from its settings without loading weights.
 
     Raises:
-        InputError: the pipeline can't be driven or read, or makes no clips of the configured size; tells the rule.
+        InputError: the pipeline can't be driven or read, or makes no clips of the configured size.
     """
     with readable(f"the settings in {folder}", advice()):
         problem = family.problem(folder)
@@ -240,16 +244,16 @@ def find_geometry(family: Family, folder: Path, index: dict[str, Any], config: G
 
 
 def _check_size(config: GeneratorConfig, geometry: LatentGeometry, family: Family) -> None:
-    """InputError for clips that the autoencoder or the network can't divide."""
-    side = geometry.spatial_stride * family.side_multiple
-    if config.height % side or config.width % side:
+    """InputError for clips whose size the autoencoder or the network can't take."""
+    side_multiple = geometry.spatial_stride * family.side_multiple
+    if config.height % side_multiple or config.width % side_multiple:
         raise InputError(
-            f"generator.height x width is {config.height} x {config.width}; both must be multiples of {side} for "
-            f"{config.model!r}"
+            f"generator.height x width is {config.height} x {config.width}; both must be multiples of {side_multiple} "
+            f"for {config.model!r}"
         )
-    frames, *_ = geometry.latent_shape(config.num_frames, config.height, config.width)
-    lead = int(geometry.causal_first_frame)
-    if (frames - lead) % family.frame_multiple:
+    latent_frames, *_ = geometry.latent_shape(config.num_frames, config.height, config.width)
+    lone_frames = int(geometry.causal_first_frame)  # a causal autoencoder's first frame is a latent frame of its own
+    if (latent_frames - lone_frames) % family.frame_multiple:
         stride = geometry.temporal_stride * family.frame_multiple
-        rule = f"{stride} * k + {lead}" if lead else f"a multiple of {stride}"
-        raise InputError(f"generator.num_frames is {config.num_frames}; {config.model!r} needs {rule}")
+        allowed = f"{stride} * k + {lone_frames}" if lone_frames else f"a multiple of {stride}"
+        raise InputError(f"generator.num_frames is {config.num_frames}; {config.model!r} needs {allowed}")

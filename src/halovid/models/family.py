@@ -1,4 +1,4 @@
-"""What tells one family of diffusion models from another: a value with a few functions."""
+"""`Family`: what is particular about the pipelines of one class, as a value with a few functions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from halovid.maths.grid import LatentGeometry
 from halovid.maths.noise import NoiseProcess
 from halovid.models.scheduler_noise import noise_from_scheduler
 
-# the last names of attention and feed-forward layers in nearly all denoisers that diffusers has
+# the ends of the names of attention and feed-forward layers in nearly all denoisers of diffusers
 LORA_TARGETS = (
     *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
     *("net.0.proj", "net.2", "proj_mlp"),
@@ -24,7 +24,7 @@ Predict = Callable[[Any, nn.Module, Tensor, Tensor, dict[str, Tensor], Generator
 
 
 def call_arguments(config: GeneratorConfig) -> dict[str, Any]:
-    """What the pipelines of most video models are called with, besides prompts and seeds."""
+    """The arguments of most video pipelines' calls, besides prompts and seeds."""
     return {
         "num_frames": config.num_frames,
         "height": config.height,
@@ -35,7 +35,7 @@ def call_arguments(config: GeneratorConfig) -> dict[str, Any]:
 
 
 def latent_statistics(autoencoder: Any) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of an autoencoder's latents, [1, C or 1, 1, 1, 1]: networks see them normalised."""
+    """Mean and standard deviation by which latents are normalised for the denoiser, [1, C or 1, 1, 1, 1] each."""
     config = autoencoder.config
     mean = torch.tensor(config.get("latents_mean") or [config.get("shift_factor") or 0.0])
     std = torch.tensor(config.get("latents_std") or [1.0]) / (config.get("scaling_factor") or 1.0)
@@ -44,7 +44,7 @@ def latent_statistics(autoencoder: Any) -> tuple[Tensor, Tensor]:
 
 
 def encode_clips(autoencoder: Any, video: Tensor) -> Tensor:
-    """The normalised latents of clips by a video autoencoder: the mode of the posterior."""
+    """The normalised latents [B, C, T, h, w] of clips by a video autoencoder: the mode of its posterior."""
     mean, std = latent_statistics(autoencoder)
     return (autoencoder.encode(video).latent_dist.mode() - mean) / std
 
@@ -56,7 +56,7 @@ def decode_clips(autoencoder: Any, latents: Tensor) -> Tensor:
 
 
 def encode_frames(autoencoder: Any, video: Tensor) -> Tensor:
-    """The normalised latents of clips by an autoencoder of pictures, which knows nothing of time."""
+    """The normalised latents [B, C, F, h, w] of clips by an image autoencoder, which encodes each frame alone."""
     mean, std = latent_statistics(autoencoder)
     latents = autoencoder.encode(video.transpose(1, 2).flatten(0, 1)).latent_dist.mode()
     return (latents.unflatten(0, (len(video), -1)).transpose(1, 2) - mean) / std
@@ -71,26 +71,27 @@ def decode_frames(autoencoder: Any, latents: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Family:
-    """How the pipelines of one class are driven. `pipe` below is the diffusers pipeline with the parts that are open.
+    """How the pipelines of one class are used. `pipe` below is the diffusers pipeline with the parts that are open.
 
     Args:
         encode: (pipe, prompts) -> the tensors of `records.Conditioning`, by the argument names of the pipeline's call.
-        predict: (pipe, network, noisy latents in the network's layout, timestep [B], tensors, config) -> what the
-            network gives, without guidance. It is what training calls: no `torch.no_grad` in here.
-        geometry: the autoencoder, perhaps without weights -> how it divides clips.
+        predict: (pipe, network, noisy latents in the network's layout, timestep [B], tensors, config) -> the network's
+            output, without guidance. Training calls it, so it must not use `torch.no_grad`.
+        geometry: autoencoder -> its strides. The autoencoder may have no weights.
         denoisers: names of the components that training changes.
-        autoencoders: names of the components that turn clips into latents and back.
-        lora_targets: last names of the layers that get a LoRA.
-        frame_multiple, side_multiple: of what the latent frames (without a lone first one) and the sides in cells must
-            be multiples.
-        encode_video, decode_video: (autoencoder, clips or latents) -> the other one, [B, C, T, h, w] for latents.
-        pack: (pipe, latents [B, C, T, h, w]) -> the network's layout.
+        autoencoders: names of the components that encode and decode clips.
+        lora_targets: the ends of the names of the layers that get a LoRA.
+        frame_multiple: the number of latent frames, without a lone first one, must be a multiple of it.
+        side_multiple: height and width in latent cells must be multiples of it.
+        encode_video: (autoencoder, clips [B, 3, F, H, W]) -> normalised latents [B, C, T, h, w].
+        decode_video: the inverse of `encode_video`.
+        pack: (pipe, latents [B, C, T, h, w]) -> the latents in the network's layout.
         unpack: (pipe, latents in the network's layout, (T, h, w)) -> [B, C, T, h, w].
         call: config -> the arguments of the pipeline's call, besides prompts and seeds.
-        guided: config -> whether sampling compares each prediction with that for a negative prompt.
+        guided: config -> whether sampling uses classifier-free guidance with a negative prompt.
         noise: scheduler -> the noise process.
-        prepare: pipe -> nothing; changes an open denoiser in place, without a change of what it computes.
-        problem: the pipeline's folder -> why a pipeline of this class can't be driven, or None.
+        prepare: pipe -> None; may change an open denoiser in place, e.g. to make it faster, but not its output.
+        problem: the pipeline's folder -> why a pipeline of this class can't be used, or None.
     """
 
     encode: Callable[[Any, list[str]], dict[str, Tensor]]

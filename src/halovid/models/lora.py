@@ -1,6 +1,7 @@
-"""LoRA adapters of denoisers: added, switched off, written, read and merged, also in models without `add_adapter`.
+"""LoRA adapters of denoisers: adding, switching off, saving, loading and merging them.
 
-The file is the one that a plain pipeline's `load_lora_weights(folder)` reads.
+This works for models without diffusers' `add_adapter` too. The saved file is the one that a pipeline's own
+`load_lora_weights(folder)` reads.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ _METADATA = "lora_adapter_metadata"
 
 
 def has_lora(network: nn.Module) -> bool:
-    """Whether a network has the adapter."""
+    """Whether a network has the adapter that alignment trains."""
     return ADAPTER in _adapters(network)
 
 
 def _adapters(network: nn.Module) -> dict[str, LoraConfig]:
-    """Name -> settings of the adapters that peft has put into a network."""
+    """Name -> settings of all adapters that peft has injected into a network."""
     adapters: dict[str, LoraConfig] = getattr(network, "peft_config", {})
     return adapters
 
 
 def add_lora(network: nn.Module, options: LoraOptions, targets: tuple[str, ...]) -> None:
-    """Adds an adapter whose second matrices are zero, so that the network computes what it did.
+    """Adds an adapter whose B matrices are zero, so that the network's output does not change yet.
 
     Raises:
         InputError: no layer has one of these names.
@@ -56,7 +57,7 @@ def add_lora(network: nn.Module, options: LoraOptions, targets: tuple[str, ...])
 
 @contextmanager
 def without_lora(network: nn.Module) -> Iterator[None]:
-    """Inside, the network computes what it did before it had an adapter."""
+    """A context in which the network computes as if it had no adapter."""
     layers = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
     for layer in layers:
         layer.enable_adapters(False)
@@ -68,14 +69,14 @@ def without_lora(network: nn.Module) -> Iterator[None]:
 
 
 def save_lora(network: nn.Module, component: str, folder: Path) -> None:
-    """Writes the adapter of the pipeline's `component`."""
-    layers = get_peft_model_state_dict(network, adapter_name=ADAPTER)
+    """Writes the adapter of `network`, which is the pipeline's `component`, to `folder`."""
+    weights = get_peft_model_state_dict(network, adapter_name=ADAPTER)
     settings = _adapters(network)[ADAPTER].to_dict()
-    tensors = {f"{component}.{name}": value.contiguous() for name, value in layers.items()}
-    named = {f"{component}.{key}": sorted(v) if isinstance(v, set) else v for key, v in settings.items()}
-    # not save_lora_weights: it writes its metadata in another order in every process
+    tensors = {f"{component}.{name}": value.contiguous() for name, value in weights.items()}
+    metadata = {f"{component}.{key}": sorted(v) if isinstance(v, set) else v for key, v in settings.items()}
+    # not diffusers' save_lora_weights, which writes the metadata in another order in every process
     with atomic_path(folder / LORA_FILE) as temporary:
-        save_file(tensors, temporary, metadata={_METADATA: json.dumps(named, sort_keys=True)})
+        save_file(tensors, temporary, metadata={_METADATA: json.dumps(metadata, sort_keys=True)})
 
 
 def load_lora(network: nn.Module, component: str, folder: Path) -> None:
@@ -101,7 +102,7 @@ def load_lora(network: nn.Module, component: str, folder: Path) -> None:
 
 
 def merge_lora(network: nn.Module) -> None:
-    """Adds the adapter to the weights that it changes, and removes it."""
+    """Adds the adapter's product to the weights that it adapts, and removes the adapter."""
     for module in network.modules():
         if isinstance(module, BaseTunerLayer):
             module.merge(adapter_names=[ADAPTER])

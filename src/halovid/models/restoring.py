@@ -1,7 +1,7 @@
-"""Twins of clips: a clip is noised and made anew by the base model, which keeps the layout and adds its own defects.
+"""Twins of clips: noise is added to a clip and removed by the base model: the layout stays, its own defects come in.
 
-Source: LocalDPO (arXiv 2601.04068) for random regions, inside which the clip as it was is preferred without a judge.
-Departure: the whole clip unless `most_regions` is set.
+Source: LocalDPO (arXiv 2601.04068) for random regions, inside which the original is preferred without a judge.
+Departure: the whole clip is made anew unless `most_regions` is set.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from halovid.records import Conditioning
 
 
 def random_regions(shape: tuple[int, int, int], config: RestoreConfig, rng: np.random.Generator) -> Tensor:
-    """Which latent cells are made anew, [T, h, w] of zeros and ones: 1 to `most_regions` random boxes, or all."""
+    """The latent cells that are made anew, [T, h, w]: 1 inside 1 to `most_regions` random boxes, or everywhere."""
     if config.most_regions is None:
         return torch.ones(shape)
     mask = torch.zeros(shape)
@@ -41,20 +41,21 @@ def restore(
     noise: Tensor,
     config: RestoreConfig,
 ) -> Tensor:
-    """Latents whose cells under the mask the model has made anew, from noise level `sigma` on, [B, C, T, h, w].
+    """The latents with the cells under the mask made anew by the model from noise level `sigma` on, [B, C, T, h, w].
 
-    At each level the rest of the clip is the original at that level, so that the new region fits into it. The steps are
-    those of the model's noise process, with the guidance that candidates are sampled with.
+    After each step the cells outside the mask are set to the original at that noise level, so that the new region fits
+    into it. Steps are those of the model's noise process, with the guidance that candidates are sampled with.
 
     Args:
-        latents, noise: [B, C, T, h, w].  mask: [B, T, h, w] of zeros and ones.
+        latents, noise: [B, C, T, h, w].
+        mask: [B, T, h, w], 1 for cells to make anew, else 0.
     """
-    inside = mask[:, None].to(latents)
+    mask = mask[:, None].to(latents)
     levels = torch.linspace(config.sigma, 0, config.steps + 1, device=latents.device)[:, None].expand(-1, len(latents))
     sample = model.noise.noisy(latents, noise, levels[0])
-    for level, following in itertools.pairwise(levels):
+    for level, next_level in itertools.pairwise(levels):
         output = model.predict_guided(sample, level, conditioning)
-        sample = model.noise.step(output, sample, level, following)
-        outside = model.noise.noisy(latents, noise, following)
-        sample = inside * sample + (1 - inside) * outside
+        sample = model.noise.step(output, sample, level, next_level)
+        original = model.noise.noisy(latents, noise, next_level)
+        sample = mask * sample + (1 - mask) * original
     return sample

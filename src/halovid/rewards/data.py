@@ -23,8 +23,8 @@ class LabelledClips:
     """n clips of m prompts with their labels.
 
     video: [n, 3, F, H, W] float16 in [-1, 1].
-    prompts: [m, ...], what `prompt_inputs` gives of the prompts.  prompt_of: [n], the row of `prompts` of each clip.
-    clip_ratings: [n, aspects].  patch_ratings: [n, patch aspects, t, h, w], NaN where nobody was asked.
+    prompts: [m, ...], the prompts as `prompt_inputs` returns them.  prompt_of: [n], row of `prompts` for each clip.
+    clip_ratings: [n, aspects].  patch_ratings: [n, patch aspects, t, h, w], NaN for patches that were not rated.
     """
 
     video: Tensor
@@ -38,35 +38,35 @@ class LabelledClips:
 
     @property
     def rated_by_patch(self) -> bool:
-        """Whether there are ratings of patches."""
+        """Whether any patch is rated."""
         return not bool(self.patch_ratings.isnan().all())
 
     def subset(self, rows: Tensor) -> LabelledClips:
-        """The clips of some rows (indices or a mask)."""
+        """The clips in these rows: indices, or a boolean mask [n]."""
         return LabelledClips(
             self.video[rows], self.prompts, self.prompt_of[rows], self.clip_ratings[rows], self.patch_ratings[rows]
         )
 
     def mirrored(self, axes: Sequence[str], generator: torch.Generator) -> LabelledClips:
-        """Clips and their patch ratings, each mirrored at random along each of `axes` ("horizontal", "vertical")."""
+        """The clips, each mirrored with its patch ratings at random along `axes` ("horizontal", "vertical")."""
         video, ratings = self.video, self.patch_ratings
         for axis in axes:
             dim = {"horizontal": -1, "vertical": -2}[axis]
-            turned = (torch.rand(len(self), generator=generator) < 0.5)[:, None, None, None, None]
-            video = torch.where(turned, video.flip(dim), video)
-            ratings = torch.where(turned, ratings.flip(dim), ratings)
+            is_mirrored = (torch.rand(len(self), generator=generator) < 0.5)[:, None, None, None, None]
+            video = torch.where(is_mirrored, video.flip(dim), video)
+            ratings = torch.where(is_mirrored, ratings.flip(dim), ratings)
         return dataclasses.replace(self, video=video, patch_ratings=ratings)
 
     def inputs(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Clips and their prompts as the network takes them."""
+        """The clips [n, 3, F, H, W] and a row of prompts for each, as the network takes them."""
         return self.video.float().to(device), self.prompts[self.prompt_of].to(device)
 
 
 def prompt_inputs(backbone: Backbone, prompts: PromptBatch) -> Tensor:
-    """The prompts of n clips as a backbone takes them: [n, L, D] float32 text conditions, or [n, L] token ids.
+    """The prompts of n clips as a backbone reads them: [n, L, D] float32 text states, or [n, L] token ids.
 
     Raises:
-        ValueError: the backbone takes text conditions, and there are none.
+        ValueError: the backbone reads text states, and the prompts are not encoded.
     """
     if backbone.reads_text:
         return backbone.tokenize(list(prompts.texts))
@@ -84,7 +84,7 @@ def load_labelled(
     skip: Callable[[str, str], None],
     backbone: Backbone,
 ) -> tuple[LabelledClips, list[Row]]:
-    """The judged clips that can be read, and their rows of the clip table; `skip` is told of the others.
+    """The judged clips that can be read, and their rows of the clip table; `skip` is called for the others.
 
     Raises:
         InputError: no clip is left, or the labels lack an aspect or belong to another patch grid.
@@ -96,30 +96,27 @@ def load_labelled(
     if video is None:
         raise InputError(f"none of the {len(clips.rows)} clips is both judged and readable")
     clip_ratings, patch_ratings = _ratings([by_clip[row["clip_id"]] for row in rows], aspects, patch_aspects, grid)
-    by_prompt = {row["prompt_id"]: row for row in rows}
-    names = sorted(by_prompt)
-    return (
-        LabelledClips(
-            video.half(),
-            prompt_inputs(backbone, clips.prompt_batch([by_prompt[name] for name in names], not backbone.reads_text)),
-            torch.tensor([names.index(row["prompt_id"]) for row in rows]),
-            clip_ratings,
-            patch_ratings,
-        ),
-        rows,
-    )
+    row_of_prompt = {row["prompt_id"]: row for row in rows}
+    prompt_ids = sorted(row_of_prompt)
+    prompts = clips.prompt_batch([row_of_prompt[prompt_id] for prompt_id in prompt_ids], not backbone.reads_text)
+    prompt_of = torch.tensor([prompt_ids.index(row["prompt_id"]) for row in rows])
+    return LabelledClips(video.half(), prompt_inputs(backbone, prompts), prompt_of, clip_ratings, patch_ratings), rows
 
 
 def _ratings(
     labels: Sequence[dict[str, Row]], aspects: Sequence[str], patch_aspects: Sequence[str], grid: PatchGrid
 ) -> tuple[Tensor, Tensor]:
-    """`clip_ratings` and `patch_ratings` of clips whose labels are given by aspect."""
+    """`clip_ratings` and `patch_ratings` of `LabelledClips`.
+
+    Args:
+        labels: for each clip, aspect -> its row of tables.LABELS.
+    """
     try:
         clips = np.array([[label[aspect]["score"] for aspect in aspects] for label in labels], dtype=np.float32)
-        flat = [[label[aspect]["patch_scores"] for aspect in patch_aspects] for label in labels]
-        if all(scores is None for row in flat for scores in row):  # labels of others, who rate clips only
-            flat = [[[np.nan] * grid.num_patches] * len(patch_aspects)] * len(labels)
-        patches = np.array(flat, dtype=np.float32).reshape(len(labels), len(patch_aspects), *grid.shape)
+        patch_scores = [[label[aspect]["patch_scores"] for aspect in patch_aspects] for label in labels]
+        if all(scores is None for of_clip in patch_scores for scores in of_clip):  # only whole clips are rated
+            patch_scores = [[[np.nan] * grid.num_patches] * len(patch_aspects)] * len(labels)
+        patches = np.array(patch_scores, dtype=np.float32).reshape(len(labels), len(patch_aspects), *grid.shape)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"the labels do not hold aspects {list(aspects)} for clips and {list(patch_aspects)} for the patches of "

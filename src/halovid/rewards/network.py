@@ -1,8 +1,7 @@
-"""The reward network: a backbone with a video head and a patch head, whose ratings are on one scale."""
+"""The reward network: a backbone with a head for clips and a head for patches, whose ratings are on one scale."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -15,15 +14,19 @@ from halovid.maths.grid import PatchGrid, pool_cells
 from halovid.rewards.backbones import EncoderSpec, Features, LanguageSpec, make_backbone
 from halovid.rewards.backbones.language import LanguageBackbone
 from halovid.rewards.pretrained import one_line
+from halovid.store.checkpoint import checksum_of_tensors
 from halovid.store.errors import InputError
 from halovid.store.files import atomic_path, write_text
 
-_CHECKSUM = "sha256"  # name in the metadata of the weights
-_LEAST_SPREAD = 0.1  # of an aspect's ratings: one that is always rated alike must not blow up its scale
+_CHECKSUM = "sha256"  # key of the checksum in the metadata of reward.safetensors
+_MIN_SCALE = 0.1  # of an aspect whose labels hardly differ, so that scores are not divided by nearly zero
 
 
 class RewardSpec(BaseModel):
-    """What a reward network is built from: saved beside its weights as reward.json."""
+    """What a reward network is built from; saved beside its weights as reward.json.
+
+    patch_aspects: those of `aspects` that patches are rated in.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,8 +38,10 @@ class RewardSpec(BaseModel):
 class RewardNetwork(nn.Module):
     """Rates clips and their patches, given the prompt.
 
-    The heads give scores; a rating is `shift + scale * score` with one shift and scale per aspect, for clips and
-    patches alike. They are stored with the weights and say what scale the ratings are on: the judge's.
+    The heads give scores; a rating is `shift + scale * score` on the judge's scale. Shift and scale, one of each per
+    aspect, are the same for clips and patches, and are stored with the weights.
+
+    patch_rows: indices of the patch aspects in `spec.aspects`.
     """
 
     shift: Tensor  # [aspects]
@@ -53,15 +58,15 @@ class RewardNetwork(nn.Module):
         self.patch_rows = [spec.aspects.index(aspect) for aspect in spec.patch_aspects]
 
     def features(self, video: Tensor, prompts: Tensor) -> Features:
-        """Features of clips [B, 3, F, H, W] in [-1, 1] and prompts, as `data.prompt_inputs` gives them."""
+        """The features of clips [B, 3, F, H, W] in [-1, 1] and their prompts, as `data.prompt_inputs` returns them."""
         return self.backbone(video, prompts)
 
     def score_videos(self, features: Features) -> Tensor:
-        """Scores of the clips, [B, aspects]: before shift and scale."""
+        """The scores of the clips, [B, aspects]: before shift and scale."""
         return self.video_head(features.clip)
 
     def score_patches(self, features: Features, grid: PatchGrid) -> Tensor:
-        """Scores of all patches in one pass, [B, patch aspects, t, h, w]: each sees its context."""
+        """The scores of all patches in one pass, [B, patch aspects, t, h, w]: each sees its context."""
         pooled = pool_cells(features.grid.movedim(-1, 1), grid)
         return self.patch_head(pooled.movedim(1, -1)).movedim(-1, 1)
 
@@ -77,23 +82,24 @@ class RewardNetwork(nn.Module):
     def start_heads(self, clip_labels: Tensor) -> None:
         """Prepares the heads for a training.
 
-        Shift and scale become the mean and the spread of the labels. Where the backbone is a released reward model, its
-        head becomes the video head of the aspects that both know, with the shift and scale of the release.
+        Shift and scale become mean and standard deviation of the labels. If the backbone is a released reward model,
+        the rows of its head replace those of the video head in the aspects that both have, with the release's shift
+        and scale.
 
         Args:
             clip_labels: [n, aspects], the ratings to learn.
         """
         with torch.no_grad():
             self.shift.copy_(clip_labels.mean(0))
-            self.scale.copy_(clip_labels.std(0).clamp(min=_LEAST_SPREAD))
+            self.scale.copy_(clip_labels.std(0).clamp(min=_MIN_SCALE))
             if not isinstance(self.backbone, LanguageBackbone) or (head := self.backbone.start.head) is None:
                 return
-            for row, aspect in enumerate(head.aspects):
+            for released_row, aspect in enumerate(head.aspects):
                 if aspect in self.spec.aspects:
-                    our_row = self.spec.aspects.index(aspect)
-                    self.video_head.weight[our_row] = head.weight[row].to(self.shift)
-                    self.video_head.bias[our_row] = head.bias[row].to(self.shift)
-                    self.shift[our_row], self.scale[our_row] = head.shift[row], head.scale[row]
+                    row = self.spec.aspects.index(aspect)
+                    self.video_head.weight[row] = head.weight[released_row].to(self.shift)
+                    self.video_head.bias[row] = head.bias[released_row].to(self.shift)
+                    self.shift[row], self.scale[row] = head.shift[released_row], head.scale[released_row]
 
     def start_patch_head(self) -> None:
         """Makes the patch head a copy of the video head's rows, so that both begin on one scale."""
@@ -102,7 +108,7 @@ class RewardNetwork(nn.Module):
             self.patch_head.bias.copy_(self.video_head.bias[self.patch_rows])
 
     def stored_state(self) -> dict[str, Tensor]:
-        """What must be kept of this network: all of it, or without the frozen weights under LoRA adapters."""
+        """The tensors to save: all, or with LoRA adapters all but the frozen pretrained weights that they adapt."""
         adapted = self.backbone.adapted
         return {
             name: value
@@ -111,10 +117,10 @@ class RewardNetwork(nn.Module):
         }
 
     def load_stored(self, state: dict[str, Tensor]) -> None:
-        """Takes over what `stored_state` gave of a network like this one.
+        """Loads what `stored_state` returned for a network of the same specification.
 
         Raises:
-            KeyError: a name is missing or there is one too many.
+            KeyError: a tensor is missing, or there is one too many.
         """
         expected = self.stored_state().keys()
         if expected != state.keys():
@@ -123,17 +129,20 @@ class RewardNetwork(nn.Module):
 
 
 def continue_reward(folder: Path, spec: RewardSpec) -> RewardNetwork:
-    """The network in a folder, ready to be trained on; its heads and its scale stay as they are.
+    """The network that a folder holds, to continue its training; its heads and its scale stay as they are.
+
+    Args:
+        spec: what the recipe asks for, which the network must have been built from.
 
     Raises:
-        InputError: see `load_reward`, or it is of another shape than `spec`.
+        InputError: see `load_reward`, or the network has another specification.
     """
     network = load_reward(folder)
-    stored, wanted = (
+    stored, expected = (
         each.model_dump(exclude={"backbone"}) | each.backbone.model_dump() for each in (network.spec, spec)
     )
     differing = [
-        f"{key} {stored.get(key)!r}, not {value!r}" for key, value in wanted.items() if stored.get(key) != value
+        f"{key} {stored.get(key)!r}, not {value!r}" for key, value in expected.items() if stored.get(key) != value
     ]
     if differing:
         raise InputError(f"the reward model in {folder} is of another shape than this recipe's: {'; '.join(differing)}")
@@ -146,7 +155,7 @@ def save_reward(network: RewardNetwork, folder: Path) -> None:
     state = {name: value.cpu().contiguous() for name, value in network.stored_state().items()}
     write_text(folder / "reward.json", spec)
     with atomic_path(folder / "reward.safetensors") as temporary:
-        save_file(state, temporary, metadata={_CHECKSUM: _checksum(spec, state)})
+        save_file(state, temporary, metadata={_CHECKSUM: checksum_of_tensors(state, spec)})
 
 
 def load_reward(folder: Path) -> RewardNetwork:
@@ -159,7 +168,7 @@ def load_reward(folder: Path) -> RewardNetwork:
         spec, state = _read_checked(folder)
         network = RewardNetwork(RewardSpec.model_validate_json(spec))
         network.load_stored(state)
-    except InputError as error:  # it tells enough: the pretrained model that is adapted is missing or damaged
+    except InputError as error:  # the pretrained model that is adapted is missing or damaged
         raise InputError(f"the reward model in {folder} can't be used: {error}") from error
     except (
         OSError,
@@ -178,26 +187,16 @@ def load_reward(folder: Path) -> RewardNetwork:
 
 
 def _read_checked(folder: Path) -> tuple[str, dict[str, Tensor]]:
-    """The text of reward.json, and the tensors beside it.
+    """The text of reward.json and the tensors of reward.safetensors.
 
     Raises:
-        ValueError: they are not what was saved. Models of before there was a checksum are taken as they are.
+        ValueError: they are not what was saved. Files without a checksum, as older versions wrote, are not checked.
         OSError, SafetensorError: a file can't be read.
     """
     spec = (folder / "reward.json").read_text(encoding="utf-8")
     with safe_open(folder / "reward.safetensors", framework="pt") as file:
         metadata = file.metadata() or {}
         state = {name: file.get_tensor(name) for name in file.keys()}
-    if metadata.get(_CHECKSUM, checksum := _checksum(spec, state)) != checksum:
+    if _CHECKSUM in metadata and metadata[_CHECKSUM] != checksum_of_tensors(state, spec):
         raise ValueError("reward.json or reward.safetensors is not what was saved: their checksum differs")
     return spec, state
-
-
-def _checksum(spec: str, state: dict[str, Tensor]) -> str:
-    """SHA-256 of a specification and of tensors: their names, types, shapes and bytes; hexadecimal."""
-    digest = hashlib.sha256(spec.encode())
-    for name in sorted(state):
-        value = state[name]
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

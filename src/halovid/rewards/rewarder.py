@@ -1,4 +1,7 @@
-"""The one way to reward clips: a run's own network, a released model and one behind a server, all behind `Rewarder`."""
+"""`Rewarder`, the protocol by which all code rewards clips, and its implementations.
+
+These are the run's own network, and a released model that is loaded here or asked over HTTP.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,9 @@ from halovid.store.runtime import one_thread, resolve_device, resolve_dtype
 
 
 class Rewarder(Protocol):
-    """Says how good clips are, and where they are not.
+    """Rates how good clips and their patches are.
 
-    needs_conditioning: whether it reads `PromptBatch.conditioning`; the texts are always there.
+    needs_conditioning: whether it reads `PromptBatch.conditioning`, which is None otherwise.
     """
 
     needs_conditioning: bool
@@ -32,23 +35,23 @@ class Rewarder(Protocol):
     def reward(self, video: Tensor, prompts: PromptBatch) -> Rewards:
         """The rewards of clips and of their patches, without gradients.
 
-        A clip's reward is a function of this clip and its prompt alone, to rounding, whatever it is batched with. A
-        clip that gets no finite reward is refused, and the others go on.
+        A clip's reward depends on this clip and its prompt alone, to rounding, not on the rest of the batch. A clip
+        that gets no finite reward is refused; the others are rewarded nevertheless.
 
         Args:
             video: [B, 3, F, H, W] in [-1, 1], on any device.
             prompts: B rows.
 
         Raises:
-            InputError: no clip at all can be rewarded before a setting is mended, as the key of a server.
+            InputError: no clip can be rewarded before a setting is corrected, such as the key of a server.
         """
 
 
 class NetworkRewarder:
-    """The reward network that a run has trained: a reward is the mean rating over the aspects.
+    """Rewards clips with the network that a run has trained: a reward is the mean rating over the aspects.
 
     Args:
-        network: in evaluation mode, on the device on which it shall run.
+        network: in evaluation mode, on the device that it is to run on.
         scoring: how it rates patches, a key of `scoring.SCORERS`.
     """
 
@@ -60,23 +63,24 @@ class NetworkRewarder:
         """See `Rewarder.reward`."""
         network, device = self.network, self.network.shift.device
         inputs = prompt_inputs(network.backbone, prompts).to(device)
-        rated = rate_clips(network, video.float().to(device), inputs, self._grid, self._scoring)
-        clips, patches = (ratings.float().cpu() for ratings in rated)
-        by_patch = dict(zip(network.spec.patch_aspects, patches.unbind(1), strict=True))
+        clip_ratings, patch_ratings = (
+            ratings.float().cpu()
+            for ratings in rate_clips(network, video.float().to(device), inputs, self._grid, self._scoring)
+        )
+        patches_of_aspect = dict(zip(network.spec.patch_aspects, patch_ratings.unbind(1), strict=True))
         ratings = {
-            aspect: AspectRatings(of_clips, by_patch.get(aspect))
-            for aspect, of_clips in zip(network.spec.aspects, clips.unbind(1), strict=True)
+            aspect: AspectRatings(clips, patches_of_aspect.get(aspect))
+            for aspect, clips in zip(network.spec.aspects, clip_ratings.unbind(1), strict=True)
         }
-        # the means in float64, so that the order in which aspects are added up does not show
-        rewards = clips.double().mean(1).float(), patches.double().mean(1).float()
-        return refuse_what_is_not_finite(Rewards(*rewards, (None,) * len(clips), ratings))
+        # means in float64, so that the order in which aspects are added up does not change the result
+        rewards = clip_ratings.double().mean(1).float(), patch_ratings.double().mean(1).float()
+        return refuse_what_is_not_finite(Rewards(*rewards, (None,) * len(video), ratings))
 
 
 class ReleasedRewarder:
-    """A released model, here or behind a server: its overall score of the clip, and of each patch as a clip of its own.
+    """Rewards clips with a released model, here or behind a server: by its overall score of the clip and of each crop.
 
-    That is the paper's way to reward patches, in P + 1 passes, or calls, for each clip.
-
+    A patch is cropped and scored as a clip of its own, as in the HALO paper: 1 + P passes, or calls, for each clip.
     """
 
     needs_conditioning = False
@@ -85,36 +89,36 @@ class ReleasedRewarder:
         self.released, self._grid = released, grid
 
     def reward(self, video: Tensor, prompts: PromptBatch) -> Rewards:
-        """See `Rewarder.reward`; a clip is refused when the model scores it or one of its patches not at all."""
+        """See `Rewarder.reward`; a clip is refused if the model gives no score to it or to one of its patches."""
         clips = zip(video, prompts.texts, prompts.fps, strict=True)
-        answers = [self._answer(clip, text, fps, prompts.geometry) for clip, text, fps in clips]
+        answers = [self._score(clip, text, fps, prompts.geometry) for clip, text, fps in clips]
         refusals = tuple(answer if isinstance(answer, Refusal) else None for answer in answers)
         showings = [
             None if isinstance(answer, Refusal) else Showing(answer[0].frames, answer[0].policy, answer[0].model)
             for answer in answers
         ]
 
-        def read(number: Callable[[ReleasedScore], float]) -> tuple[Tensor, Tensor]:
-            """One number of every score: of the clips [B] and of their patches [B, t, h, w], NaN for refused clips."""
+        def collect(value_of: Callable[[ReleasedScore], float]) -> tuple[Tensor, Tensor]:
+            """One value of every score: of the clips [B] and of their patches [B, t, h, w], NaN for refused clips."""
             missing = [torch.nan] * (1 + self._grid.num_patches)
             rows = [
-                missing if isinstance(answer, Refusal) else [number(score) for score in answer] for answer in answers
+                missing if isinstance(answer, Refusal) else [value_of(score) for score in answer] for answer in answers
             ]
-            numbers = torch.tensor(rows, dtype=torch.float32)
-            return numbers[:, 0], numbers[:, 1:].unflatten(1, self._grid.shape)
+            values = torch.tensor(rows, dtype=torch.float32)
+            return values[:, 0], values[:, 1:].unflatten(1, self._grid.shape)
 
         ratings = {}
         for name in self.released.names:
-            ratings[name] = AspectRatings(*read(lambda score, name=name: score.scores[name]))  # type: ignore[misc]
-        rewards = read(lambda score: score.overall)
+            ratings[name] = AspectRatings(*collect(lambda score, name=name: score.scores[name]))  # type: ignore[misc]
+        rewards = collect(lambda score: score.overall)
         return refuse_what_is_not_finite(Rewards(*rewards, refusals, ratings, tuple(showings)))
 
-    def _answer(self, clip: Tensor, text: str, fps: float, geometry: LatentGeometry) -> list[ReleasedScore] | Refusal:
-        """The scores of a clip [3, F, H, W] and of its patches, or why there are none."""
+    def _score(self, clip: Tensor, text: str, fps: float, geometry: LatentGeometry) -> list[ReleasedScore] | Refusal:
+        """The scores of a clip [3, F, H, W] and then of each of its patches, or why it has none."""
         try:
             scores = [self.released.score(clip, fps, text)]
             for patch in range(self._grid.num_patches):  # one crop at a time: each is as large as the clip
-                with one_thread():  # several enlarge by other sums: not the pictures that a server has answered about
+                with one_thread():  # else pixels differ in rounding, and a server's kept answers are not found again
                     crop = crop_patches(clip, self._grid, geometry, only=patch)[0]
                 scores.append(self.released.score(crop, fps, text))
         except UnscoredError as error:
@@ -123,7 +127,7 @@ class ReleasedRewarder:
 
 
 def refuse_what_is_not_finite(rewards: Rewards) -> Rewards:
-    """The rewards with a refusal, and NaN throughout, in place of each clip that has a number that is not finite."""
+    """The rewards, in which each clip with a value that is not finite is refused and all its values are NaN."""
     finite = rewards.clip.isfinite() & rewards.patches.flatten(1).isfinite().all(1)
     refusals = tuple(
         refusal or (None if is_finite else Refusal("the reward is not finite"))
@@ -176,7 +180,7 @@ def check_rewarder(config: RunConfig) -> None:
 
 
 def rewarder_identity(config: RunConfig) -> dict[str, Any]:
-    """What rewards depend on besides the grid and the stage `reward`, as JSON values: for fingerprints of stages."""
+    """What rewards depend on besides the grid and the stage `reward`, as JSON values for a stage's fingerprint."""
     if config.score.server:
         return {"server": served_identity(config.score.server)}
     if config.score.released:

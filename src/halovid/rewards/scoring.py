@@ -1,4 +1,4 @@
-"""Two ways to score patches: `dense`, one pass for all of them, and `crop`, a pass for each."""
+"""Two ways to rate patches with a reward network: `dense`, one pass for all of them, and `crop`, a pass for each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from halovid.rewards.network import RewardNetwork
 from halovid.store.runtime import batches
 
 _CROPS_AT_ONCE = 64
-_CROP_BYTES = 1 << 29  # of the crops that go through the network together
+_CROP_BYTES = 1 << 29  # the most that the crops of one pass may take
 
 
 def score_dense(network: RewardNetwork, video: Tensor, prompts: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
@@ -24,20 +24,20 @@ def score_dense(network: RewardNetwork, video: Tensor, prompts: Tensor, grid: Pa
 
 
 def score_crop(network: RewardNetwork, video: Tensor, prompts: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
-    """The same ratings from 1 + P passes for a clip of P patches: each patch is rated as a clip of its own.
+    """As `score_dense`, but in 1 + P passes for a clip of P patches: each patch is cropped and rated as a clip.
 
     Source: the HALO paper, arXiv 2502.06812.
     """
     ratings, _ = score_dense(network, video, prompts, grid)
-    geometry, parts = geometry_of(network), []
-    at_once = max(1, min(_CROPS_AT_ONCE, _CROP_BYTES // video[0].nbytes))
+    geometry, crop_ratings = geometry_of(network), []
+    batch_size = max(1, min(_CROPS_AT_ONCE, _CROP_BYTES // video[0].nbytes))
     patches_of_clips = list(itertools.product(range(len(video)), range(grid.num_patches)))
-    for batch in batches(patches_of_clips, at_once):
+    for batch in batches(patches_of_clips, batch_size):
         crops = torch.cat([crop_patches(video[clip], grid, geometry, only=patch) for clip, patch in batch])
         features = network.features(crops, prompts[[clip for clip, _ in batch]])
-        parts.append(network.rate_videos(features)[:, network.patch_rows])
-    patches = torch.cat(parts).unflatten(0, (len(video), *grid.shape))
-    return ratings, patches.movedim(-1, 1)
+        crop_ratings.append(network.rate_videos(features)[:, network.patch_rows])
+    patch_ratings = torch.cat(crop_ratings).unflatten(0, (len(video), *grid.shape))
+    return ratings, patch_ratings.movedim(-1, 1)
 
 
 Scorer = Callable[[RewardNetwork, Tensor, Tensor, PatchGrid], tuple[Tensor, Tensor]]
@@ -51,8 +51,8 @@ def rate_clips(
     """Ratings of clips [B, aspects] and of their patches [B, patch aspects, t, h, w].
 
     Args:
-        video: [B, 3, F, H, W] in [-1, 1]; frames of another size than the network's are brought to it.
-        prompts: as `data.prompt_inputs` gives them.
+        video: [B, 3, F, H, W] in [-1, 1]; frames are resized to the network's size.
+        prompts: as `data.prompt_inputs` returns them.
         scoring: a key of SCORERS.
     """
     spec = network.spec.backbone
@@ -62,7 +62,7 @@ def rate_clips(
 
 
 def geometry_of(network: RewardNetwork) -> LatentGeometry:
-    """How the diffusion model whose clips the network was built for divides time; patches follow that."""
+    """The strides in time of the diffusion model that the network was built for: they decide where patches lie."""
     spec = network.spec.backbone
     return LatentGeometry(spec.temporal_stride, 1, spec.causal_first_frame)
 
@@ -73,7 +73,7 @@ def crop_patches(video: Tensor, grid: PatchGrid, geometry: LatentGeometry, only:
     A patch takes the frames and pixels that lie at least half inside it, enlarged in space, nearest in time.
 
     Args:
-        only: the index of a single patch wanted; all when left out.
+        only: crop this patch alone, by its index into the flattened [t, h, w]; None crops all.
     """
     num_frames, height, width = video.shape[1:]
     frames = geometry.frame_membership(num_frames)
@@ -86,17 +86,21 @@ def crop_patches(video: Tensor, grid: PatchGrid, geometry: LatentGeometry, only:
     for index, (t, y, x) in enumerate(spans):
         if only is None or index == only:
             times = torch.linspace(t.start, t.stop - 1, num_frames).round().long()
-            part = video[:, times, y, x].transpose(0, 1)
-            crops.append(
-                F.interpolate(part, size=(height, width), mode="bilinear", align_corners=False).transpose(0, 1)
-            )
+            frames = video[:, times, y, x].transpose(0, 1)
+            crop = F.interpolate(frames, size=(height, width), mode="bilinear", align_corners=False)
+            crops.append(crop.transpose(0, 1))
     return torch.stack(crops)
 
 
-def _spans(share: Tensor) -> list[slice]:
-    """For each part, the cells that lie at least half inside it (its fullest ones when there is none)."""
+def _spans(shares: Tensor) -> list[slice]:
+    """For each part of an axis, the cells that lie at least half inside it; if there are none, the fullest ones.
+
+    Args:
+        shares: [parts, cells], how much of each cell lies inside each part, in 0..1.
+    """
     spans = []
-    for row in share:
-        inside = torch.nonzero(row >= min(0.5, float(row.max())))[:, 0]
-        spans.append(slice(int(inside[0]), int(inside[-1]) + 1))
+    for shares_of_cells in shares:
+        threshold = min(0.5, float(shares_of_cells.max()))
+        cells = torch.nonzero(shares_of_cells >= threshold)[:, 0]
+        spans.append(slice(int(cells[0]), int(cells[-1]) + 1))
     return spans

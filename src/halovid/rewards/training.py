@@ -1,4 +1,4 @@
-"""Trains a reward network: clip labels first, then patch labels with the clip term kept."""
+"""Trains a reward network: first on clip labels, then on patch labels and clip labels together."""
 
 from __future__ import annotations
 
@@ -27,18 +27,20 @@ _LOG_EVERY = 10
 
 
 def train_reward(network: RewardNetwork, data: LabelledClips, config: RewardConfig, seed: int, folder: Path) -> None:
-    """Trains a network in place: on the clip labels, then on the patch labels.
+    """Trains a network in place: `video_steps` on clip labels, then `patch_steps` on patch and clip labels.
+
+    It continues from the checkpoint where there is one.
 
     Args:
-        folder: of the stage: the training continues from the checkpoint in it, if there is one, and logs to log.jsonl.
+        folder: that of the stage; receives log.jsonl and the checkpoint.
 
     Raises:
         TrainingError: the loss is not finite.
     """
     make_optimizer = AdamW if network.backbone.pretrained else MuonAdamW
     optimizer = make_optimizer(network, config.learning_rate, weight_decay=0.05)
-    parts = {"network": _StoredNetwork(network), "optimizer": optimizer}
-    training = ResumableTraining(folder / "parts" / "training.safetensors", parts, folder / "log.jsonl")
+    checkpointed = {"network": _StoredNetwork(network), "optimizer": optimizer}
+    training = ResumableTraining(folder / "parts" / "training.safetensors", checkpointed, folder / "log.jsonl")
     network.train()
     if config.gradient_checkpointing:
         network.backbone.checkpoint_gradients()
@@ -52,44 +54,47 @@ def train_reward(network: RewardNetwork, data: LabelledClips, config: RewardConf
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             raise TrainingError(f"the reward loss became {loss.item()} at step {step}; lower reward.learning_rate")
-        optimizer.set_rate(config.learning_rate * _rate_share(step, config))
+        optimizer.set_rate(config.learning_rate * _schedule(step, config))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % _LOG_EVERY == 0:
             training.record({name: term.item() for name, term in terms.items()})
-    if not config.patch_steps:  # without a second phase patches are rated as clips are
+    if not config.patch_steps:  # the patch head has not been trained: it rates patches as the video head rates clips
         network.start_patch_head()
     if config.loss == "bradley_terry":
         _calibrate(network, data, config.batch_size)
 
 
 class _StoredNetwork:
-    """A reward network as a checkpoint holds it: without the pretrained weights that do not change."""
+    """A reward network for a checkpoint: without pretrained weights that are frozen under LoRA adapters."""
 
     def __init__(self, network: RewardNetwork) -> None:
         self._network = network
 
     def state_dict(self) -> dict[str, Any]:
-        """What is stored."""
+        """The tensors of `RewardNetwork.stored_state`."""
         return self._network.stored_state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what was stored."""
+        """Restores what `state_dict` returned."""
         self._network.load_stored(state_dict)
 
 
 def _loss_terms(
     network: RewardNetwork, batch: LabelledClips, config: RewardConfig, patch_phase: bool, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """The terms of the loss, scalars: of the clips; in the patch phase of all patches and of some crops too."""
+    """The terms of the loss, scalars: "video" on clip labels; in the patch phase also "patch" and perhaps "crop".
+
+    The crop term has the video head rate some patches that are cropped and enlarged to clips.
+    """
     device = network.shift.device
     video, prompts = batch.inputs(device)
     features = network.features(video, prompts)
     loss = functools.partial(_loss, network, config, generator)
-    every = range(len(network.spec.aspects))
-    video_term = loss(network.score_videos(features), batch.clip_ratings.to(device), every)
+    all_aspects = range(len(network.spec.aspects))
+    video_term = loss(network.score_videos(features), batch.clip_ratings.to(device), all_aspects)
     if not patch_phase:
         return {"video": video_term}
     labels = batch.patch_ratings.to(device)
@@ -97,25 +102,25 @@ def _loss_terms(
     scores = network.score_patches(features, grid)
     terms = {
         "video": config.video_weight * video_term,
-        "patch": loss(_as_items(scores), _as_items(labels), network.patch_rows),
+        "patch": loss(_row_per_patch(scores), _row_per_patch(labels), network.patch_rows),
     }
     if config.crops:
         clips = torch.randint(len(batch), (config.crops,), generator=generator)
         patches = torch.randint(grid.num_patches, (config.crops,), generator=generator)
         crops = torch.stack(
             [
-                crop_patches(video[c], grid, geometry_of(network), only=int(p))[0]
-                for c, p in zip(clips, patches, strict=True)
+                crop_patches(video[clip], grid, geometry_of(network), only=int(patch))[0]
+                for clip, patch in zip(clips, patches, strict=True)
             ]
         )
-        scored = network.score_videos(network.features(crops, prompts[clips]))[:, network.patch_rows]
-        terms["crop"] = loss(scored, labels.flatten(2)[clips, :, patches], network.patch_rows)
+        crop_scores = network.score_videos(network.features(crops, prompts[clips]))[:, network.patch_rows]
+        terms["crop"] = loss(crop_scores, labels.flatten(2)[clips, :, patches], network.patch_rows)
     return terms
 
 
-def _as_items(patches: Tensor) -> Tensor:
+def _row_per_patch(values: Tensor) -> Tensor:
     """[B, aspects, t, h, w] -> [B * t * h * w, aspects]."""
-    return patches.movedim(1, -1).flatten(0, -2)
+    return values.movedim(1, -1).flatten(0, -2)
 
 
 def _loss(
@@ -126,11 +131,11 @@ def _loss(
     labels: Tensor,
     rows: Sequence[int],
 ) -> Tensor:
-    """The configured loss, a scalar.
+    """The loss that the recipe names, a scalar.
 
     Args:
-        scores, labels: [N, k]; labels are on the judge's scale.
-        rows: the k aspects, as indices into those of the network.
+        scores, labels: [N, k], of N clips or patches in k aspects; labels are on the judge's scale.
+        rows: indices of the k aspects in those of the network.
     """
     if config.loss == "regression":
         return regression_loss(network.shift[rows] + network.scale[rows] * scores, labels)
@@ -140,24 +145,24 @@ def _loss(
 
 @torch.no_grad()
 def _calibrate(network: RewardNetwork, data: LabelledClips, batch_size: int) -> None:
-    """Sets shift and scale so that the clips' ratings have the mean and the spread of their labels, per aspect.
+    """Sets shift and scale so that, aspect by aspect, ratings of clips have mean and deviation of their labels.
 
-    Preferences leave the scale of the scores open. The same shift and scale hold for patches.
+    The Bradley-Terry loss compares scores only and leaves their scale open. Patches have the same shift and scale.
     """
     network.eval()
     device = network.shift.device
-    parts = [data.subset(rows) for rows in torch.arange(len(data)).split(batch_size)]
-    scores = torch.cat([network.score_videos(network.features(*part.inputs(device))).cpu() for part in parts])
+    batches = [data.subset(rows) for rows in torch.arange(len(data)).split(batch_size)]
+    scores = torch.cat([network.score_videos(network.features(*batch.inputs(device))).cpu() for batch in batches])
     labels = data.clip_ratings
     scale = labels.std(0) / scores.std(0).clamp(min=1e-6)
     network.scale.copy_(scale)
     network.shift.copy_(labels.mean(0) - scale * scores.mean(0))
 
 
-def _rate_share(step: int, config: RewardConfig) -> float:
-    """Learning rate as a share of its peak: in each phase 20 steps of warm-up, then a cosine to a twentieth."""
+def _schedule(step: int, config: RewardConfig) -> float:
+    """The learning rate as a share of its peak: 20 steps of warm-up, then a cosine to a twentieth, in each phase."""
     in_patch_phase = step >= config.video_steps
-    done = step - config.video_steps if in_patch_phase else step
-    length = config.patch_steps if in_patch_phase else config.video_steps
-    cosine = 0.5 * (1 + math.cos(math.pi * done / max(length, 1)))
-    return min((done + 1) / 20, 0.05 + 0.95 * cosine)
+    step_in_phase = step - config.video_steps if in_patch_phase else step
+    phase_length = config.patch_steps if in_patch_phase else config.video_steps
+    cosine = 0.5 * (1 + math.cos(math.pi * step_in_phase / max(phase_length, 1)))
+    return min((step_in_phase + 1) / 20, 0.05 + 0.95 * cosine)

@@ -1,7 +1,7 @@
 """Tensors on disk with a checksum, and checkpoints of a training: nested state dicts as one safetensors file.
 
-Tensors are stored as tensors; everything else (step counters, parameter groups) as JSON in the file's
-metadata. No pickles. Files are written atomically and know their own name, so that one is not taken for another.
+Tensors are stored as tensors; everything else (step counters, parameter groups) as JSON in the file's metadata. No
+pickles. Files are written atomically and hold their own name, so that a renamed copy is not taken for another file.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from halovid.store.errors import InputError
 from halovid.store.files import atomic_path
 from halovid.store.troubles import raise_shortage
 
-_ABOUT = "halovid"  # what the metadata holds: a note, the file's name and a checksum
+_HEADER = "halovid"  # key of the metadata: JSON with a note, the file's name and a checksum
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], note: str = "") -> None:
     """Writes tensors by name, and a text beside them; `load_tensors` notices every change of the file."""
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    about = {"note": note, "name": path.name}
-    about["checksum"] = _checksum(stored, about)
+    header = {"note": note, "name": path.name}
+    header["checksum"] = _checksum(stored, header)
     with atomic_path(path) as temporary:  # one entry of metadata: safetensors writes several in any order
-        save_file(stored, temporary, metadata={_ABOUT: json.dumps(about, sort_keys=True)})
+        save_file(stored, temporary, metadata={_HEADER: json.dumps(header, sort_keys=True)})
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -40,19 +40,19 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            about = dict(json.loads((file.metadata() or {})[_ABOUT]))
+            header = dict(json.loads((file.metadata() or {})[_HEADER]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise_shortage(error)
         raise InputError(f"{path} is missing or damaged ({error})") from error
-    checksum = about.pop("checksum", None)
-    if about.get("name") != path.name or checksum != _checksum(tensors, about):
+    checksum = header.pop("checksum", None)
+    if header.get("name") != path.name or checksum != _checksum(tensors, header):
         raise InputError(f"{path} is damaged: its checksum does not fit")
-    return tensors, about["note"]
+    return tensors, header["note"]
 
 
 def is_readable(path: Path) -> bool:
-    """Whether there is an undamaged file of tensors."""
+    """Whether `path` is an undamaged file of `save_tensors`."""
     try:
         load_tensors(path)
     except InputError:
@@ -80,9 +80,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a readable checkpoint ({error}); delete it to start again") from error
 
 
-def _checksum(tensors: dict[str, Tensor], about: dict[str, str]) -> str:
-    """SHA-256 of names, types, shapes and bytes of tensors, and of what is said about them; hexadecimal."""
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+def _checksum(tensors: dict[str, Tensor], header: dict[str, str]) -> str:
+    return checksum_of_tensors(tensors, json.dumps(header, sort_keys=True))
+
+
+def checksum_of_tensors(tensors: dict[str, Tensor], text: str) -> str:
+    """SHA-256 of a text and of the names, types, shapes and bytes of tensors on the CPU; hexadecimal."""
+    digest = hashlib.sha256(text.encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
@@ -90,7 +94,7 @@ def _checksum(tensors: dict[str, Tensor], about: dict[str, str]) -> str:
 
 
 def _detach(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The value with every tensor replaced by a reference to its number in `tensors`."""
+    """The value with every tensor replaced by {"tensor": its name in `tensors`}, where the tensor is put."""
     if isinstance(value, Tensor):
         name = str(len(tensors))  # not its path: two paths can read alike, as {"a": {"b": x}, "a/b": y}
         tensors[name] = value.detach().contiguous().clone()

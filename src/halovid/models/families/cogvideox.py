@@ -14,14 +14,14 @@ from halovid.models.family import Family
 
 
 def _encode(pipe: Any, prompts: list[str]) -> dict[str, Tensor]:
-    """Padded to 226 tokens, all of which the model attends to."""
+    """Text states, padded to 226 tokens, all of which the model attends to."""
     return {"prompt_embeds": pipe.encode_prompt(prompts, do_classifier_free_guidance=False)[0]}
 
 
 def _predict(
     pipe: Any, network: Any, noisy: Tensor, timestep: Tensor, tensors: dict[str, Tensor], config: GeneratorConfig
 ) -> Tensor:
-    """Positions are rotary in the 5B, and made by the pipeline from sizes in pixels."""
+    """The 5B has rotary positions, which the pipeline computes from the size in pixels; the 2B has none."""
     frames, (height, width) = noisy.shape[1], noisy.shape[3:]
     rotary, stride = None, pipe.vae_scale_factor_spatial
     if network.config.use_rotary_positional_embeddings:

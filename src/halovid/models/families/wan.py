@@ -19,7 +19,7 @@ _MAX_TEXT = 512  # tokens, WanPipeline's own default
 
 
 def _encode(pipe: Any, prompts: list[str]) -> dict[str, Tensor]:
-    """Rows after the end of a prompt are zero."""
+    """Text states of 512 tokens; the rows after a prompt's end are zero."""
     states, _ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False, max_sequence_length=_MAX_TEXT)
     return {"prompt_embeds": states}
 
@@ -46,7 +46,7 @@ def _problem(folder: Path) -> str | None:
 
 
 class TextPadding:
-    """Cross-attention over [prompt, one pad] instead of [prompt, hundreds of equal pads], exactly.
+    """Makes cross-attention read one padding row instead of hundreds of equal ones, with the same output.
 
     Wan pads every prompt with zero rows to a fixed length and attends to all of them. Equal rows give equal keys
     and values, so n of them weigh as much as one whose logit is raised by log n.
@@ -56,17 +56,17 @@ class TextPadding:
         self.key_bias: Tensor | None = None
 
     def trim(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """Forward pre-hook of the transformer: cuts the padding of `encoder_hidden_states`, notes its weight."""
+        """Forward pre-hook of the transformer: cuts the padding of `encoder_hidden_states`, and sets `key_bias`."""
         text = args[2] if len(args) > 2 else kwargs["encoder_hidden_states"]
         lengths = text.shape[1] - (text.flip(1) != 0).any(-1).int().argmax(1)
         lengths = torch.where((text != 0).any(-1).any(-1), lengths, torch.zeros_like(lengths))
-        kept = min(int(lengths.max()) + 1, text.shape[1])
-        pads = torch.arange(kept, device=text.device) >= lengths[:, None]
-        weight = (text.shape[1] - lengths) / (kept - lengths).clamp(min=1)
-        self.key_bias = torch.where(pads, weight.log()[:, None], 0.0)[:, None, None].to(text.dtype)
+        num_kept = min(int(lengths.max()) + 1, text.shape[1])
+        is_padding = torch.arange(num_kept, device=text.device) >= lengths[:, None]
+        rows_per_kept_pad = (text.shape[1] - lengths) / (num_kept - lengths).clamp(min=1)
+        self.key_bias = torch.where(is_padding, rows_per_kept_pad.log()[:, None], 0.0)[:, None, None].to(text.dtype)
         if len(args) > 2:
-            return (*args[:2], text[:, :kept], *args[3:]), kwargs
-        return args, kwargs | {"encoder_hidden_states": text[:, :kept]}
+            return (*args[:2], text[:, :num_kept], *args[3:]), kwargs
+        return args, kwargs | {"encoder_hidden_states": text[:, :num_kept]}
 
     def __call__(self, attn: WanAttention, hidden_states: Tensor, encoder_hidden_states: Tensor, *_: object) -> Tensor:
         """Attention processor of `attn2`: diffusers' own computation plus the bias."""
@@ -78,7 +78,7 @@ class TextPadding:
 
 
 def merge_text_padding(transformer: WanTransformer3DModel) -> None:
-    """Makes a text-to-video transformer skip its text padding, without a change of what it computes."""
+    """Makes a text-to-video transformer skip its text padding, in place, without changing its output."""
     padding = TextPadding()
     for block in transformer.blocks:
         block.attn2.set_processor(padding)
