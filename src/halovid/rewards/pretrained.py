@@ -16,13 +16,13 @@ from halovid.store.hub import cached_commit, hub_commit
 from halovid.store.runtime import announce
 from halovid.store.troubles import raise_shortage
 
-# what belongs to a model's first task: we bring heads of our own
-_OTHER_HEADS = ("lm_head.", "classifier.", "decoder.", "encoder_to_decoder.", "mask_token", "fc_norm.")
+# beginnings of the names of weights that only a model's original task needs: they may be left unused
+_UNUSED_WEIGHTS = ("lm_head.", "classifier.", "decoder.", "encoder_to_decoder.", "mask_token", "fc_norm.")
 _VISION = ("vision", "visual")
 
 
 def local_folder(model: str) -> Path:
-    """The folder of a model: itself, or the snapshot of a hub id, downloaded where that is allowed.
+    """The folder of a model: the folder itself, or the snapshot of a hub id, downloaded if it is not there yet.
 
     Raises:
         InputError: there is no such folder, and the hub has no such model or can't be reached.
@@ -77,10 +77,10 @@ def load_config(model: str, kinds: Collection[str] | None = None) -> Any:
 def load_base(
     model: str, kinds: Collection[str], dtype: torch.dtype = torch.float32, heads: Collection[str] = ()
 ) -> Any:
-    """The pretrained transformer of a folder or hub id, without the head of its first task.
+    """The pretrained transformer of a folder or hub id, without the head of its original task.
 
     Args:
-        heads: keys that the weights hold besides; they must be there.
+        heads: names of further weights that the files must hold; they are not loaded.
 
     Raises:
         InputError: it can't be read, is of another kind than one of `kinds`, or its weights do not fit its
@@ -107,18 +107,18 @@ def load_base(
         raise InputError(f"the weights of {model!r} can't be loaded ({one_line(error)})") from error
     finally:
         logging.set_verbosity(verbosity)
-    besides = set(report["unexpected_keys"])
+    unexpected = set(report["unexpected_keys"])
     check_keys(
         model,
-        missing=set(report["missing_keys"]) | (set(heads) - besides),
-        unexpected={key for key in besides - set(heads) if not key.startswith(_OTHER_HEADS)},
+        missing=set(report["missing_keys"]) | (set(heads) - unexpected),
+        unexpected={key for key in unexpected - set(heads) if not key.startswith(_UNUSED_WEIGHTS)},
         misshapen=[f"{key} {tuple(stored)} for {tuple(needed)}" for key, stored, needed in report["mismatched_keys"]],
     )
     return base
 
 
 def make_base(model: str, kinds: Collection[str], dtype: torch.dtype) -> Any:
-    """The transformer of a folder's configuration, its weights still to be assigned; `load_config` tells the errors."""
+    """The transformer of a folder's configuration, without initialised weights; raises what `load_config` raises."""
     from transformers import AutoModel
     from transformers.initialization import no_init_weights
 
@@ -143,10 +143,10 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def check_keys(source: str, missing: Collection[Any], unexpected: Collection[Any], misshapen: Collection[Any]) -> None:
-    """Refuses weights that do not fit exactly.
+    """Refuses weights that do not fit a model exactly.
 
     Raises:
-        InputError: names up to three keys of each kind.
+        InputError: there is a missing, unexpected or misshapen weight; up to three of each kind are named.
     """
     problems = [
         f"{len(keys)} {kind} ({', '.join(sorted(map(str, keys))[:3])}{', ...' if len(keys) > 3 else ''})"
@@ -168,12 +168,12 @@ def add_lora(module: nn.Module, options: LoraOptions) -> None:
     linear = [
         name
         for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear) and not any(part in name for part in _VISION)
+        if isinstance(layer, nn.Linear) and not any(tower in name for tower in _VISION)
     ]
     targets = [name for name in linear if options.targets is None or name.split(".")[-1] in options.targets]
     if not targets:
-        last = sorted({name.split(".")[-1] for name in linear})
-        raise InputError(f"reward.lora.targets {options.targets} name no linear layer; there are {', '.join(last)}")
+        known = sorted({name.split(".")[-1] for name in linear})
+        raise InputError(f"reward.lora.targets {options.targets} name no linear layer; there are {', '.join(known)}")
     module.requires_grad_(False)
     inject_adapter_in_model(LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=targets), module)
     for name, parameter in module.named_parameters():

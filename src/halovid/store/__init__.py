@@ -1,1 +1,1 @@
-"""What is on the disk and what the machine is: files, tables, checkpoints, videos, stage folders, devices, errors."""
+"""Files on disk (tables, checkpoints, videos, stage folders), the machine (devices, threads, progress), and errors."""

@@ -1,4 +1,4 @@
-"""What can go wrong and is told in one sentence."""
+"""Errors that a command reports to its user in one sentence."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class InputError(ValueError):
 
 
 class DamageError(RuntimeError):
-    """A file of a run is not what its stage wrote; that stage makes it anew. Exit code 2.
+    """A file of a run is not what its stage wrote; running that stage again repairs it. Exit code 2.
 
-    No InputError, since those may concern one item, which is then left out: a damaged file must never be.
+    It is no InputError: a stage may skip an item for which one is raised, but must not skip damage.
     """
 
     def __init__(self, path: Path, stage: str) -> None:
@@ -29,7 +29,7 @@ class MachineError(RuntimeError):
 
 
 class TrainingError(RuntimeError):
-    """A training that can't go on: the message says what happened and where the evidence lies. Exit code 1."""
+    """A training can't go on: the message says what happened, and which file helps to find out why. Exit code 1."""
 
 
 def shorten(text: str) -> str:

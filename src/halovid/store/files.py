@@ -16,12 +16,12 @@ from typing import Any
 from halovid.store.errors import DamageError, InputError, shorten
 from halovid.store.runtime import progress
 
-MOST_FILES = 100_000  # below a folder that a recipe names
-TEMPORARY = ".halovid-tmp-"  # how the name of every file begins that is not whole yet
-_CHUNK = 2**24
-_LONG = 2**30  # bytes whose reading takes long enough to be shown
-_SETTLED = 10**8  # nanoseconds after a change, from which on another change surely has another time
-Stamp = tuple[int, int, int]
+MOST_FILES = 100_000  # that a folder named by a recipe may hold
+TEMPORARY = ".halovid-tmp-"  # beginning of the names of files that are still being written
+_CHUNK = 2**24  # bytes that are read at once
+_LONG = 2**30  # bytes from which on a progress bar is shown while they are hashed
+_SETTLED = 10**8  # nanoseconds since the last change after which a further change gets another time
+Stamp = tuple[int, int, int]  # size in bytes, time of the last change of content, and of content or metadata, both ns
 
 
 @contextmanager
@@ -54,15 +54,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-_remembered: dict[str, tuple[Stamp, str]] = {}  # absolute path -> what the file looked like, and its hash
+_remembered: dict[str, tuple[Stamp, str]] = {}  # absolute path -> the file's stamp when it was hashed, and its hash
 
 
 @contextmanager
 def remembered_hashes(memory: Path) -> Iterator[None]:
-    """Inside, `hash_file` knows files again that it has read before, also in earlier processes.
+    """A context in which `hash_file` does not read files again that earlier processes have hashed.
 
     Args:
-        memory: a file that keeps the hashes; without one, or with a damaged one, files are read once more.
+        memory: the file that keeps the hashes; if it is missing or damaged, files are read once more.
     """
     with suppress(OSError, ValueError, KeyError, TypeError):
         stored = json.loads(memory.read_text(encoding="utf-8"))
@@ -83,16 +83,16 @@ def hash_file(path: Path, advance: Callable[[int], None] = lambda count: None) -
     """SHA-256 of a file's bytes, hexadecimal. A file with the size and times of an earlier call is not read again.
 
     Args:
-        advance: is told how many bytes were read, again and again.
+        advance: called after each chunk with the number of bytes that were read.
     """
     key = str(path.absolute())
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        known = _remembered.get(key)
-        if known is not None and known[0] == stamp:
+        remembered_stamp, remembered_hash = _remembered.get(key, (None, ""))
+        if remembered_stamp == stamp:
             advance(status.st_size)
-            return known[1]
+            return remembered_hash
         digest = hashlib.sha256()
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
@@ -103,19 +103,19 @@ def hash_file(path: Path, advance: Callable[[int], None] = lambda count: None) -
 
 
 def is_intact(path: Path, digest: str) -> bool:
-    """Whether a file is there and has this SHA-256; told by its size and times where these are known."""
+    """Whether a file exists and has this SHA-256; it is hashed by `hash_file`, so perhaps not read again."""
     return path.is_file() and hash_file(path) == digest
 
 
 def check_file(path: Path, digest: str | None, stage: str) -> None:
-    """Makes sure that a file is what was written; its bytes are read, whatever its times say.
+    """Checks that a file is what a stage wrote; its bytes are always read.
 
     Args:
-        digest: the SHA-256 that it must have; None when nobody wrote it down, then it only has to be there.
-        stage: who wrote it and can do so again.
+        digest: the SHA-256 that it must have; None if it is unknown, then the file only has to exist.
+        stage: the stage that wrote it and can write it again.
 
     Raises:
-        DamageError: it is missing or another one.
+        DamageError: it is missing or has another hash.
     """
     try:
         with path.open("rb") as file:
@@ -127,7 +127,7 @@ def check_file(path: Path, digest: str | None, stage: str) -> None:
 
 
 def file_identity(path: Path | None, setting: str) -> str | None:
-    """The hash of the file that a setting names; None where the setting is left out.
+    """The hash of the file that a setting names, for a fingerprint; None if the setting is left out.
 
     Raises:
         InputError: there is no such file, or it is a folder or device.
@@ -148,10 +148,10 @@ def hash_value(value: Any) -> str:
 
 
 def hash_folder(folder: Path) -> str:
-    """SHA-256 of the names and contents of all files below a folder, hexadecimal; a large one shows its progress.
+    """SHA-256 of the names and contents of all files below a folder, hexadecimal; shows progress for a large one.
 
     Raises:
-        InputError: it holds more files than any model or set of clips: somebody named a folder far above.
+        InputError: it holds more than `MOST_FILES` files, as a folder far above the one that was meant would.
     """
     files = sorted(islice((path for path in folder.rglob("*") if path.is_file()), MOST_FILES + 1))
     if len(files) > MOST_FILES:
@@ -163,11 +163,11 @@ def hash_folder(folder: Path) -> str:
     if total < _LONG:
         return hash_value({str(path.relative_to(folder)): hash_file(path) for path in files})
     with progress(f"read {folder.name} (MB)", total // 10**6) as advance:
-        read = 0
+        bytes_read = 0
 
-        def tell(count: int) -> None:
-            nonlocal read
-            advance((read + count) // 10**6 - read // 10**6)
-            read += count
+        def advance_bytes(count: int) -> None:
+            nonlocal bytes_read
+            advance((bytes_read + count) // 10**6 - bytes_read // 10**6)
+            bytes_read += count
 
-        return hash_value({str(path.relative_to(folder)): hash_file(path, tell) for path in files})
+        return hash_value({str(path.relative_to(folder)): hash_file(path, advance_bytes) for path in files})

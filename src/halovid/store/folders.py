@@ -1,9 +1,9 @@
 """Stage folders: where a stage writes, when it is complete, and how it continues after a kill.
 
-RUN/<stage>/manifest.json   written last: the stage is complete, but for what it lists to be tried again
-RUN/<stage>/fingerprint     whose result this is, also before it is complete
-RUN/<stage>/parts/*.parquet finished batches: to continue from, and to make only that anew which gets damaged
-RUN/superseded/<stage>-*    results of other settings or inputs; they come back when these do
+RUN/<stage>/manifest.json   written last: the stage is complete, except for items that it lists to be tried again
+RUN/<stage>/fingerprint     of which settings and inputs this is the result, also before it is complete
+RUN/<stage>/parts/*.parquet finished batches, to continue from, and to repair what gets damaged later
+RUN/superseded/<stage>-*    results of other settings or inputs, which are used again when these return
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from halovid.store.tables import rows_to_table, write_table
 from halovid.store.work import Executor, Item, LocalExecutor, Work, skipped_entry
 
 T = TypeVar("T")
-# what a stage wrote: tables, weights, logs, pages; the files of clips have their hashes in tables
+# Files whose hashes go into the manifest. Those of clips and latents are in the tables that name them.
 _RESULTS = (
     *("*.parquet", "*/*.parquet", "*.safetensors", "*.json", "*.jsonl", "*.html"),
     *("prompts/*.safetensors", "weights/**/*", "snapshots/**/*"),
 )
-_KEPT_PARTS = ("*.parquet", "threads.json")
+_KEPT_PARTS = ("*.parquet", "threads.json")  # files in parts/ that outlive a complete stage
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 class StageFolder:
-    """The folder that a stage writes, and what it must tell of itself."""
+    """The folder that a stage writes to, and what its manifest will say of the stage."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path = path
@@ -49,7 +49,7 @@ class StageFolder:
         self.skipped: list[dict[str, Any]] = []
         self.threads: list[int] = []
         self.executor: Executor = LocalExecutor()  # who works on lists of items
-        self._made = 0  # rows of all batches
+        self._num_rows = 0  # rows of all batches
 
     def skip(self, item: str, reason: str, again: bool = False) -> None:
         """Notes an item that could not be done; it is listed in the manifest and at the end.
@@ -59,61 +59,63 @@ class StageFolder:
         self.skipped.append(skipped_entry(item, reason, again))
 
     def use_threads(self, threads: int | None) -> None:
-        """Limits torch to so many CPU threads (None: all) and keeps a record of it.
+        """Limits torch to `threads` CPU threads (None: all) and records the number.
 
-        Threads are how a stage is executed, not what it makes, yet they change its rounding: the manifest tells all
-        numbers that took part, and a stage that goes on with another one says so.
+        The number of threads is no part of a stage's identity, but changes its rounding. So the manifest lists all
+        numbers that a result was computed with, and a stage that continues with another number prints a notice.
         """
         set_threads(threads)
-        number = torch.get_num_threads()
+        num_threads = torch.get_num_threads()
         record = self.path / "parts" / "threads.json"
         earlier = _read_threads(record)
-        if earlier and earlier[-1] != number:
-            console.print(f"{self.path.name}: goes on with {number} threads after {earlier[-1]}; rounding may differ")
-        self.threads = [*earlier, *([] if number in earlier[-1:] else [number])]
+        if earlier and earlier[-1] != num_threads:
+            console.print(
+                f"{self.path.name}: goes on with {num_threads} threads after {earlier[-1]}; rounding may differ"
+            )
+        self.threads = [*earlier, *([] if num_threads in earlier[-1:] else [num_threads])]
         write_json(record, self.threads)
 
     def map_batches(
         self, description: str, items: Sequence[Item], size: int, work: Work[Item], schema: pa.Schema
     ) -> pa.Table:
-        """The rows that the work makes of all items, batch by batch; finished batches survive a kill.
+        """The rows that the work makes of all items, in batches of `size`; finished batches survive a kill.
 
-        What an earlier run has finished is kept whatever its batch size was; a batch that it left with something to
-        try again is done anew. The items must be the same when it continues, which the fingerprint ensures.
+        Batches that an earlier run has finished are kept, whatever their size, except those with items to be tried
+        again. The items must be those of the earlier run, which the fingerprint ensures.
         """
         folder = PartFolder(self.path / "parts", description, schema)
         parts = folder.read(len(items))
-        todo = uncovered((part.items for part in parts), len(items), size)
-        with progress(description, len(items), len(items) - sum(map(len, todo))) as advance:
-            results = self.executor.map(work, (items[batch.start : batch.stop] for batch in todo))
-            for batch, result in zip(todo, results, strict=True):
+        batches = uncovered((part.items for part in parts), len(items), size)
+        with progress(description, len(items), len(items) - sum(map(len, batches))) as advance:
+            results = self.executor.map(work, (items[batch.start : batch.stop] for batch in batches))
+            for batch, result in zip(batches, results, strict=True):
                 parts.append(folder.write(batch, rows_to_table(result.rows, schema), result.skipped))
                 advance(len(batch))
-        self._made += sum(len(part.table) for part in parts)
+        self._num_rows += sum(len(part.table) for part in parts)
         parts.sort(key=lambda part: part.items.start)
         self.skipped += [entry for part in parts for entry in part.skipped]
         return joined(parts, schema)
 
     def check_outage(self) -> None:
-        """Refuses to call the stage complete when nothing came of any item and another time something may.
+        """Keeps the stage incomplete if no item gave a row and some may do so another time.
 
         Raises:
-            InputError: says why, by the first item; the next run tries all of them again.
+            InputError: with the reason of the first such item; the next run tries all items again.
         """
-        outages = [entry["reason"] for entry in self.skipped if "again" in entry]
-        if outages and not self._made:
+        reasons = [entry["reason"] for entry in self.skipped if "again" in entry]
+        if reasons and not self._num_rows:
             raise InputError(
-                f"{self.path.name}: not one of {len(self.skipped)} items could be done ({outages[0]}); when that is "
+                f"{self.path.name}: not one of {len(self.skipped)} items could be done ({reasons[0]}); when that is "
                 f"mended, run the same command again: nothing that was answered is asked twice"
             )
 
     def write(self, name: str, table: pa.Table) -> None:
-        """Writes a table of this stage."""
+        """Writes a table to the file `name` in this stage's folder."""
         write_table(self.path / name, table)
 
 
 def _read_threads(record: Path) -> list[int]:
-    """The numbers of threads that a stage was worked on with so far, in order; empty where nobody wrote them down."""
+    """The numbers of threads that a stage has used so far, in order; empty if there is no readable record."""
     try:
         numbers = json.loads(record.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -121,8 +123,8 @@ def _read_threads(record: Path) -> list[int]:
     return numbers if isinstance(numbers, list) and all(isinstance(number, int) for number in numbers) else []
 
 
-def _to_try_again(skipped: list[dict[str, Any]]) -> int:
-    """How many of the items left out may come out otherwise another time."""
+def _count_retryable(skipped: list[dict[str, Any]]) -> int:
+    """How many of the skipped items are to be tried again by the next run."""
     return sum("again" in entry for entry in skipped)
 
 
@@ -132,10 +134,9 @@ def open_stage(
 ) -> Iterator[StageFolder | None]:
     """The folder to work in, or None when the stage is complete for this config and these inputs.
 
-    A stage that is complete but for items to try again is opened once more; its result stays valid until then.
-
-    On leaving without an error the manifest is written and the stage is complete. What an earlier run with
-    another config left is moved to RUN/superseded, never deleted, and comes back when that config does.
+    When the block ends without an error, the manifest is written and the stage is complete. A complete stage that lists
+    items to be tried again is opened once more; its result stays valid meanwhile. The result of another config is moved
+    to RUN/superseded, never deleted, and moved back when that config returns.
 
     Args:
         config: all settings that the result depends on, JSON values; not those of execution, see `config.sections`.
@@ -149,24 +150,26 @@ def open_stage(
         fingerprint = hash_value({"stage": name, "config": config, "inputs": upstream})
         folder = run_dir / name
         _prepare(folder, fingerprint)
-        failed = _to_try_again((read_manifest(folder) or {}).get("skipped", []))
-        if is_complete(folder, fingerprint) and not failed:
+        num_failed = _count_retryable((read_manifest(folder) or {}).get("skipped", []))
+        if is_complete(folder, fingerprint) and not num_failed:
             _clear_parts(folder)  # left when a kill came right after the manifest
             console.print(f"{name}: complete, skipped", style="dim")
             yield None
             return
-        if failed:
-            console.print(f"{name}: {failed} items that failed earlier are tried again")
+        if num_failed:
+            console.print(f"{name}: {num_failed} items that failed earlier are tried again")
         stage = StageFolder(folder, fingerprint)
         yield stage
         _finish(stage, name, config, upstream)
 
 
 def _prepare(folder: Path, fingerprint: str) -> None:
-    """Makes `folder` that of this fingerprint: empty, or what an earlier run of the same left there or set aside."""
+    """Makes `folder` the one of this fingerprint: empty, or with what an earlier run of it has left or set aside.
+
+    A result of another fingerprint is set aside; files that a killed process was writing are deleted.
+    """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} must be a folder of this stage; move it away, or choose another run folder")
-    mark = folder / "fingerprint"
     if _fingerprint_of(folder) != fingerprint:
         if folder.exists() and any(folder.iterdir()):
             target = _set_aside(folder)
@@ -178,24 +181,24 @@ def _prepare(folder: Path, fingerprint: str) -> None:
             earlier.rename(folder)
             console.print(f"{folder.name}: an earlier result of these settings and inputs is taken from {earlier}")
     folder.mkdir(parents=True, exist_ok=True)
-    if _read_mark(folder) != fingerprint:
-        write_text(mark, fingerprint)
+    if _read_fingerprint_file(folder) != fingerprint:
+        write_text(folder / "fingerprint", fingerprint)
     for leftover in folder.rglob(f"{TEMPORARY}*"):  # of a process that was killed, see atomic_path
         if leftover.is_file():
             leftover.unlink()
 
 
 def _fingerprint_of(folder: Path) -> str | None:
-    """Whose result a folder holds, by its manifest or, while there is none, by its mark; None when nobody knows."""
+    """The fingerprint of the result in a folder, by its manifest, else by its file `fingerprint`; None if unknown."""
     with contextlib.suppress(InputError):
         manifest = read_manifest(folder)
         if manifest is not None:
             return str(manifest["fingerprint"])
-    return _read_mark(folder)
+    return _read_fingerprint_file(folder)
 
 
-def _read_mark(folder: Path) -> str | None:
-    """The fingerprint that a stage left when it began; None when there is none or it is damaged."""
+def _read_fingerprint_file(folder: Path) -> str | None:
+    """The fingerprint that a stage wrote when it began; None if there is none or it is damaged."""
     try:
         text = (folder / "fingerprint").read_text(encoding="ascii")
     except (FileNotFoundError, UnicodeDecodeError):
@@ -204,7 +207,7 @@ def _read_mark(folder: Path) -> str | None:
 
 
 def _set_aside(folder: Path) -> Path:
-    """Moves a stage folder to RUN/superseded, under a name that is free there; the new path."""
+    """Moves a stage folder to RUN/superseded, under a name that is free there, and returns the new path."""
     name = f"{folder.name}-{(_fingerprint_of(folder) or 'unknown')[:12]}"
     superseded = folder.parent / "superseded"
     superseded.mkdir(exist_ok=True)
@@ -213,7 +216,7 @@ def _set_aside(folder: Path) -> Path:
 
 
 def _finish(stage: StageFolder, name: str, config: dict[str, Any], inputs: dict[str, str]) -> None:
-    """Writes the manifest, which makes the stage complete, and tells what was skipped."""
+    """Writes the manifest, which makes the stage complete, and prints what was skipped."""
     results = {path for pattern in _RESULTS for path in stage.path.glob(pattern) if path.is_file()}
     results -= {*stage.path.glob("parts/*"), stage.path / "manifest.json"}  # left by a run with something to try again
     manifest = {
@@ -227,16 +230,16 @@ def _finish(stage: StageFolder, name: str, config: dict[str, Any], inputs: dict[
         "versions": versions(),
     }
     write_manifest(stage.path, manifest)
-    if not _to_try_again(stage.skipped):  # only now: without a manifest the parts are all that there is
+    if not _count_retryable(stage.skipped):  # only now: without a manifest the parts are all that there is
         _clear_parts(stage.path)
     if stage.skipped:
         first = "; ".join(f"{entry['item']}: {entry['reason']}" for entry in stage.skipped[:3])
-        told = f"{name}: {len(stage.skipped)} skipped ({first}); all in {stage.path}/manifest.json"
-        console.print(told, style="yellow")
+        notice = f"{name}: {len(stage.skipped)} skipped ({first}); all in {stage.path}/manifest.json"
+        console.print(notice, style="yellow")
 
 
 def _clear_parts(folder: Path) -> None:
-    """Deletes what a finished stage needs no more: the states of its training, but no finished batches."""
+    """Deletes what a complete stage needs no more, as checkpoints; finished batches are kept to repair damage."""
     kept = {path for pattern in _KEPT_PARTS for path in folder.glob(f"parts/{pattern}")}
     for path in set(folder.glob("parts/*")) - kept:
         if path.is_dir():

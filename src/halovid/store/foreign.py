@@ -1,7 +1,8 @@
-"""Files that others made: JSON, JSON Lines, CSV and Parquet, read within bounds, verified, refused in one sentence.
+"""Readers of files that halovid did not write: JSON, JSON Lines, CSV and Parquet, verified and bounded in size.
 
-Prompts, labels, preferences, questions and the data sets of others all come through here. JSON is parsed by Python's
-own module: pyarrow's crashes the process on a line that is `null`, and guesses types: an id becomes a date.
+Prompts, labels, preferences, questions and data sets are all read by these; a file that can't be used is an InputError
+of one sentence. JSON is parsed by Python's own module: pyarrow's crashes the process on a line that is `null`, and
+guesses types, so that an id becomes a date.
 """
 
 from __future__ import annotations
@@ -26,46 +27,46 @@ Row = dict[str, Any]
 MAX_TEXT = 512 * 2**20  # bytes: text is held in memory several times over
 MAX_TABLE = 4 * 2**30  # bytes of a Parquet file's values in memory
 MAX_CELL = 1_000_000  # characters: a larger cell of a CSV file is an unclosed quote, not a prompt
-_BATCH_ROWS = 4096  # of Parquet, decoded at once before their size is looked at
+_BATCH_ROWS = 4096  # rows of Parquet that are decoded at once, before their size is checked
 _repr = reprlib.Repr()
 _repr.maxlevel, _repr.maxstring, _repr.maxother, _repr.maxlong = 3, MOST_SHOWN, MOST_SHOWN, MOST_SHOWN
 
 
 def describe(value: Any) -> str:
-    """Any value as a message repeats it: in one line, at most 100 characters, however deep or long it is."""
+    """Any value for use in a message: on one line, at most 100 characters, however deep or long the value is."""
     return shorten(_repr.repr(value))
 
 
-def read_text(path: Path, what: str = "", most: int = MAX_TEXT) -> str:
+def read_text(path: Path, label: str = "", max_bytes: int = MAX_TEXT) -> str:
     """The text of a UTF-8 file, without a byte order mark.
 
     Args:
-        what: what the file is, as a message puts it before the name: "the recipe ".
-        most: bytes that it may have.
+        label: what the file is, with a space, for messages that put it before the path: "the recipe ".
+        max_bytes: the largest size that is read.
 
     Raises:
         InputError: it can't be read, is no ordinary file, is too large or no UTF-8 text.
     """
-    size = _file_size(path, what)
-    if size > most:
-        raise InputError(f"{what}{path} has {size:,} bytes; at most {most:,} are read as text")
+    size = _file_size(path, label)
+    if size > max_bytes:
+        raise InputError(f"{label}{path} has {size:,} bytes; at most {max_bytes:,} are read as text")
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise_shortage(error)
-        raise InputError(f"can't read {what}{path}: {error.strerror or error}") from error
+        raise InputError(f"can't read {label}{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{what}{path} is not UTF-8 text (byte {error.start})") from None
+        raise InputError(f"{label}{path} is not UTF-8 text (byte {error.start})") from None
 
 
-def _file_size(path: Path, what: str = "") -> int:
-    """The bytes of an ordinary file; InputError for others, of which some never end."""
+def _file_size(path: Path, label: str = "") -> int:
+    """The bytes of an ordinary file; InputError for folders and devices, whose content may never end."""
     try:
         status = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
-        raise InputError(f"can't read {what}{path}: {getattr(error, 'strerror', error)}") from error
+        raise InputError(f"can't read {label}{path}: {getattr(error, 'strerror', error)}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"can't read {what}{path}: it is a folder or device; name a file")
+        raise InputError(f"can't read {label}{path}: it is a folder or device; name a file")
     return status.st_size
 
 
@@ -73,13 +74,13 @@ def parse_json(text: str, subject: str) -> Any:
     """The value of a JSON text in which no object has a key twice.
 
     Args:
-        subject: what the text is, as the start of a message: "labels.jsonl, line 3".
+        subject: what the text is, with which messages begin: "labels.jsonl, line 3".
 
     Raises:
-        InputError: it is no such text, is nested too deeply, or holds a number of thousands of digits.
+        InputError: it is no JSON, has a key twice, is nested too deeply, or holds a number of thousands of digits.
     """
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text, object_pairs_hook=_object_of_unique_keys)
     except json.JSONDecodeError as error:
         raise InputError(f"{subject} is not JSON: {error.msg} at character {error.pos + 1}") from None
     except RecursionError:
@@ -88,13 +89,13 @@ def parse_json(text: str, subject: str) -> Any:
         raise InputError(f"{subject} can't be read: {shorten(str(error))}") from None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> Row:
-    """An object; ValueError when it has a key twice, of which one would be lost."""
+def _object_of_unique_keys(pairs: list[tuple[str, Any]]) -> Row:
+    """The dict of the pairs; ValueError if a key occurs twice, since one of its values would be lost."""
     value = dict(pairs)
     if len(value) < len(pairs):
         keys = [key for key, _ in pairs]
-        twice = next(key for key in value if keys.count(key) > 1)
-        raise ValueError(f"an object has the key {describe(twice)} twice")
+        repeated = next(key for key in value if keys.count(key) > 1)
+        raise ValueError(f"an object has the key {describe(repeated)} twice")
     return value
 
 
@@ -117,7 +118,7 @@ def read_csv(path: Path) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
     """The header of a CSV file, and ("row N", cells) of every row that is not blank; rows may be short or long.
 
     Raises:
-        InputError: see `read_text`; the header has a column twice; later, at a broken or unclosed quote.
+        InputError: see `read_text`; the header has a column twice; while rows are read, a broken or unclosed quote.
     """
     csv.field_size_limit(MAX_CELL)
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
@@ -146,17 +147,17 @@ def read_parquet(path: Path) -> pa.Table:
     try:
         with pq.ParquetFile(path) as file:
             groups = range(file.metadata.num_row_groups)
-            told = sum(file.metadata.row_group(number).total_byte_size for number in groups)
-            for batch in file.iter_batches(_BATCH_ROWS) if told <= MAX_TABLE else ():
+            stated_size = sum(file.metadata.row_group(number).total_byte_size for number in groups)
+            for batch in file.iter_batches(_BATCH_ROWS) if stated_size <= MAX_TABLE else ():
                 size += batch.nbytes
                 if size > MAX_TABLE:
                     break
                 batches.append(batch)
             schema = file.schema_arrow
-        if max(told, size) > MAX_TABLE:
+        if max(stated_size, size) > MAX_TABLE:
             raise InputError(f"{path} holds more than {MAX_TABLE >> 30} GiB of values; cut it into smaller tables")
         table = pa.Table.from_batches(batches, schema)
-        table.validate(full=True)  # offsets and texts, which damage leaves readable and wrong
+        table.validate(full=True)  # of offsets and texts, which can be damaged and still readable
     except InputError:
         raise
     except (OSError, ValueError, OverflowError, MemoryError, pa.ArrowException) as error:
@@ -167,22 +168,22 @@ def read_parquet(path: Path) -> pa.Table:
 
 @dataclass(frozen=True)
 class ForeignTable:
-    """A table as somebody wrote it: its columns are known, what they hold is verified by `conform`."""
+    """A table that halovid did not write: `columns` are the names it has; `conform` verifies their values."""
 
     path: Path
     columns: frozenset[str]
     _content: pa.Table | list[tuple[str, Row]]
 
     def conform(self, schema: pa.Schema) -> pa.Table:
-        """The table with exactly the columns of one of `data.tables`; those it lacks are null.
+        """The table with exactly the columns of a schema of `store.tables`; columns that it lacks are null.
 
         Raises:
-            InputError: it says that it is another table or version, or a value is of another type than its column.
+            InputError: its metadata name another table or version, or a value is of another type than its column.
         """
         if isinstance(self._content, list):
             arrays = [_array(self.path, self._content, field) for field in schema]
         else:
-            _check_kind(self.path, self._content.schema, schema)
+            _check_table_and_version(self.path, self._content.schema, schema)
             arrays = [_cast(self.path, self._content, field) for field in schema]
         return pa.Table.from_arrays(arrays, schema=schema)
 
@@ -210,17 +211,19 @@ def read_table_of_others(path: Path) -> ForeignTable:
     return ForeignTable(path, columns, content)
 
 
-def _check_kind(path: Path, found: pa.Schema, wanted: pa.Schema) -> None:
-    """InputError when a table's metadata name another table or another version of its columns."""
+def _check_table_and_version(path: Path, written: pa.Schema, expected: pa.Schema) -> None:
+    """InputError when a table's metadata name another table or version than expected; they may also be absent."""
     for key in (b"halovid.table", b"halovid.version"):
-        value, right = (found.metadata or {}).get(key), wanted.metadata[key].decode()
-        if value is not None and value != right.encode():
-            what = key.decode().removeprefix("halovid.")
-            raise InputError(f"{path} says that it is of {what} {describe(value)}; here {what} {right!r} is read")
+        written_value, expected_value = (written.metadata or {}).get(key), expected.metadata[key].decode()
+        if written_value is not None and written_value != expected_value.encode():
+            name = key.decode().removeprefix("halovid.")
+            raise InputError(
+                f"{path} says that it is of {name} {describe(written_value)}; here {name} {expected_value!r} is read"
+            )
 
 
 def _array(path: Path, rows: list[tuple[str, Row]], field: pa.Field) -> pa.Array:
-    """A column of JSON rows; InputError names the first value that is of another type."""
+    """A column of JSON rows; InputError for the first value that is of another type."""
     values = [row.get(field.name) for _, row in rows]
     for (name, _), value in zip(rows, values, strict=True):
         if not _is_value(value, field.type):
@@ -232,7 +235,7 @@ def _array(path: Path, rows: list[tuple[str, Row]], field: pa.Field) -> pa.Array
 
 
 def _cast(path: Path, table: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
-    """A column of a Parquet table as a type that it is of in substance; InputError for others."""
+    """A column of a Parquet table, cast to the field's type; InputError if it is of a different kind."""
     if field.name not in table.column_names:
         return pa.nulls(len(table), field.type)
     column = table.column(field.name)
@@ -263,15 +266,15 @@ def _is_value(value: Any, dtype: pa.DataType) -> bool:
     return isinstance(value, numbers) and not isinstance(value, bool)
 
 
-def _is_type(found: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether a column of one type holds what another does, up to its width."""
-    if pa.types.is_dictionary(found):
-        return _is_type(found.value_type, wanted)
-    if pa.types.is_null(found):
+def _is_type(dtype: pa.DataType, expected: pa.DataType) -> bool:
+    """Whether values of a type are of the expected kind (text, whole number, number, list), of whatever width."""
+    if pa.types.is_dictionary(dtype):
+        return _is_type(dtype.value_type, expected)
+    if pa.types.is_null(dtype):
         return True
-    if pa.types.is_list(wanted):
-        is_list = pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found)
-        return is_list and _is_type(found.value_type, wanted.value_type)
-    if pa.types.is_string(wanted):
-        return bool(pa.types.is_string(found) or pa.types.is_large_string(found))
-    return bool(pa.types.is_integer(found) or (pa.types.is_floating(wanted) and pa.types.is_floating(found)))
+    if pa.types.is_list(expected):
+        is_list = pa.types.is_list(dtype) or pa.types.is_large_list(dtype) or pa.types.is_fixed_size_list(dtype)
+        return is_list and _is_type(dtype.value_type, expected.value_type)
+    if pa.types.is_string(expected):
+        return bool(pa.types.is_string(dtype) or pa.types.is_large_string(dtype))
+    return bool(pa.types.is_integer(dtype) or (pa.types.is_floating(expected) and pa.types.is_floating(dtype)))

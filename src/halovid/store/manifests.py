@@ -1,6 +1,6 @@
-"""Manifests: what a finished stage tells of itself, and whether its files are still what it wrote.
+"""Manifests of complete stages, and the checks that their files are still what the stages wrote.
 
-RUN/<stage>/manifest.json is written last, so a stage with one is complete. It holds the hashes of all outputs and a
+RUN/<stage>/manifest.json is written last, so a stage that has one is complete. It holds the hashes of all outputs and a
 checksum of itself; tables hold the hashes of the files that they name.
 """
 
@@ -21,7 +21,7 @@ _PACKAGES = ("halovid", "torch", "diffusers", "transformers", "peft", "safetenso
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a finished stage, or None when there is none.
+    """The manifest in a stage's folder, without its checksum; None if there is none.
 
     Raises:
         InputError: the manifest is damaged, or not that of a stage.
@@ -44,15 +44,14 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Python's and the main packages' versions."""
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"python": platform.python_version()} | found
+    """The versions of Python and of the packages that results depend on most, by name."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def is_complete(folder: Path, fingerprint: str) -> bool:
-    """True when the folder holds a finished stage of this fingerprint whose outputs are all undamaged.
+    """Whether the folder holds a complete stage of this fingerprint whose outputs are all undamaged.
 
-    What is damaged is deleted, so that it is made anew, and the stage counts as interrupted.
+    Damaged outputs are deleted together with the manifest, so that the stage continues as if it had been interrupted.
     """
     manifest = read_manifest(folder)
     if manifest is None or manifest["fingerprint"] != fingerprint:
@@ -64,25 +63,25 @@ def is_complete(folder: Path, fingerprint: str) -> bool:
         console.print(f"{folder.name}: {names}{more} missing or damaged, made again", style="yellow")
         (folder / "manifest.json").unlink()
         for path in damaged:
-            if path.resolve().is_relative_to(folder.resolve()):  # whatever a foreign table may name
+            if path.resolve().is_relative_to(folder.resolve()):  # a table could name any file
                 path.unlink(missing_ok=True)
     return not damaged
 
 
 def _damaged_outputs(folder: Path, manifest: dict[str, Any]) -> list[Path]:
-    """The files of a finished stage, those named in its tables included, that are missing or not what it wrote."""
+    """The outputs of a stage, including the files that its tables name, that are missing or not what it wrote."""
     damaged = [folder / name for name, digest in manifest["outputs"].items() if not is_intact(folder / name, digest)]
     for name in manifest["outputs"]:
         if name.endswith(".parquet") and folder / name not in damaged:
-            named = read_named_files(folder / name)
-            damaged += [folder / file for file, digest in named if not is_intact(folder / file, digest)]
+            named_files = read_named_files(folder / name)
+            damaged += [folder / file for file, digest in named_files if not is_intact(folder / file, digest)]
     return damaged
 
 
 def check_stage(run_dir: Path, stage: str) -> str:
-    """Identity of what a stage wrote: its settings and outputs, which are checked to be undamaged.
+    """A hash of the settings and outputs of a stage, after checking that the outputs are undamaged.
 
-    The files that its tables name, as clips, are checked by those who read them.
+    The files that its tables name, such as clips, are checked when they are read.
 
     Raises:
         InputError: the stage is not complete.
@@ -98,13 +97,13 @@ def check_stage(run_dir: Path, stage: str) -> str:
 
 
 def _result_hash(manifest: dict[str, Any] | None) -> str:
-    """Identity of the result that a manifest describes."""
+    """A hash that identifies the result that a manifest describes."""
     assert manifest is not None
     return hash_value({"fingerprint": manifest["fingerprint"], "outputs": manifest["outputs"]})
 
 
 def is_current(run_dir: Path, stage: str) -> bool:
-    """True when a stage is complete and was made from what the stages before it hold now."""
+    """Whether a stage is complete and was computed from what the stages before it hold now."""
     manifest = read_manifest(run_dir / stage)
     if manifest is None:
         return False
@@ -117,13 +116,13 @@ def is_current(run_dir: Path, stage: str) -> bool:
 
 
 def is_imported(run_dir: Path, stage: str) -> bool:
-    """True when a stage was not run but made from the same data as the run's clips, see `halovid.commands.exchange`."""
+    """Whether a stage was imported together with the run's clips instead of computed, see `commands.exchange`."""
     sources = [(read_manifest(run_dir / name) or {}).get("config", {}).get("imported") for name in ("generate", stage)]
     return sources[0] is not None and sources[0] == sources[1]
 
 
 def read_log(run_dir: Path, stage: str) -> list[dict[str, Any]]:
-    """What a training logged at each step.
+    """The lines of a training's log.jsonl: the step and its metrics.
 
     Raises:
         InputError: the stage is not complete.

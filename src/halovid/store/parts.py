@@ -1,9 +1,9 @@
-"""Finished batches of a stage: Parquet files that outlive a kill.
+"""Parts: the finished batches of a stage, as Parquet files that survive a kill.
 
-PARTS/<description>-<first>-<stop>-<hash>.parquet    what became of the items first .. stop - 1
+PARTS/<description>-<first>-<stop>-<hash>.parquet    the rows of the items first .. stop - 1
 
-A part covers a range of items, not a numbered batch, so a stage that goes on with another batch size cuts only what is
-not covered yet. The file's name holds the beginning of the SHA-256 of its bytes: a damaged part is told by its name.
+A part covers a range of items, not a numbered batch, so a stage that continues with another batch size divides only the
+items that are not covered yet. The file's name holds the beginning of the SHA-256 of its bytes, which reveals damage.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NAME = re.compile(r"-(?P<first>\d{6,})-(?P<stop>\d{6,})-(?P<hash>[0-9a-f]{16})\
 
 @dataclass(frozen=True)
 class Part:
-    """The rows that came of a range of items, and which of them were skipped."""
+    """The rows that a range of items gave, and the items that were skipped, as a manifest lists them."""
 
     items: range
     table: pa.Table
@@ -40,44 +40,50 @@ class Part:
 
     @property
     def to_try_again(self) -> bool:
-        """Whether an item was skipped that may come out otherwise another time."""
+        """Whether an item was skipped that may succeed another time."""
         return any("again" in entry for entry in self.skipped)
 
 
 class PartFolder:
-    """The parts of one list of items; files that their rows name lie beside the folder of parts."""
+    """Reads and writes the parts of one list of items.
+
+    Args:
+        folder: holds the parts; paths of files that rows name start from the folder above it.
+        description: tells the parts of this list from those of others in the folder.
+        schema: of the rows.
+    """
 
     def __init__(self, folder: Path, description: str, schema: pa.Schema) -> None:
         self._folder, self._stage, self._schema = folder, folder.parent, schema
         self._prefix = description.replace(" ", "-")
 
     def read(self, count: int) -> list[Part]:
-        """All finished parts of `count` items, in order; what is damaged or to be tried again is deleted.
+        """The usable parts of `count` items, in order; parts that are damaged or to be tried again are deleted.
 
-        A part is damaged, too, when a file that its rows name is.
+        A part also counts as damaged when a file that its rows name is.
         """
-        kept: list[Part] = []
+        usable: list[Part] = []
         for path in sorted(self._folder.glob(f"{self._prefix}-*.parquet")):
             match = _NAME.fullmatch(path.name.removeprefix(self._prefix))
-            if match is None:  # of another list, whose description begins alike
+            if match is None:  # a part of another list whose description begins with the same words
                 continue
             items = range(int(match["first"]), int(match["stop"]))
             part = self._read_part(path, items) if hash_file(path).startswith(match["hash"]) else None
-            overlaps = bool(kept) and items.start < kept[-1].items.stop
+            overlaps = bool(usable) and items.start < usable[-1].items.stop
             if part is None or not items or items.stop > count or overlaps or damaged_files(self._stage, part.table):
                 console.print(f"{path} is damaged; what it holds is made again", style="yellow")
                 path.unlink()
             elif part.to_try_again:
                 path.unlink()
             else:
-                kept.append(part)
-        return kept
+                usable.append(part)
+        return usable
 
     def write(self, items: range, table: pa.Table, skipped: Skipped) -> Part:
-        """Keeps what became of a range of items."""
-        noted = table.replace_schema_metadata({**(self._schema.metadata or {}), _SKIPPED: json.dumps(skipped).encode()})
+        """Writes the part of a range of items: the rows they gave, and the items that were skipped."""
+        metadata = {**(self._schema.metadata or {}), _SKIPPED: json.dumps(skipped).encode()}
         buffer = pa.BufferOutputStream()
-        pq.write_table(noted, buffer)
+        pq.write_table(table.replace_schema_metadata(metadata), buffer)
         content = buffer.getvalue().to_pybytes()
         digest = hashlib.sha256(content).hexdigest()[:16]
         path = self._folder / f"{self._prefix}-{items.start:06d}-{items.stop:06d}-{digest}.parquet"
@@ -86,7 +92,7 @@ class PartFolder:
         return Part(items, table.replace_schema_metadata(self._schema.metadata), skipped, path)
 
     def _read_part(self, path: Path, items: range) -> Part | None:
-        """A part; None when it is not one of this schema, as one of another version of halovid."""
+        """The part in a file; None if it is not of this schema, as after an update of halovid."""
         try:
             table = pq.read_table(path)
             skipped = json.loads(table.schema.metadata[_SKIPPED])
@@ -98,25 +104,25 @@ class PartFolder:
 
 
 def damaged_files(folder: Path, table: pa.Table) -> list[Path]:
-    """The files named by a table of a folder that are missing or not what they were."""
+    """The files that a table names, relative to `folder`, that are missing or have another hash."""
     return [folder / name for name, digest in named_files(table) if not is_intact(folder / name, digest)]
 
 
 def uncovered(finished: Iterable[range], count: int, size: int) -> list[range]:
-    """The items 0 .. count - 1 that lie in no finished range, in runs of at most `size`.
+    """The items 0 .. count - 1 that lie in no finished range, as ranges of at most `size` items.
 
     Args:
         finished: ranges in order that do not overlap.
     """
-    gaps: list[range] = []
+    batches: list[range] = []
     start = 0
     for covered in (*finished, range(count, count)):
-        gaps += [range(first, min(first + size, covered.start)) for first in range(start, covered.start, size)]
+        batches += [range(first, min(first + size, covered.start)) for first in range(start, covered.start, size)]
         start = covered.stop
-    return gaps
+    return batches
 
 
 def joined(parts: Sequence[Part], schema: pa.Schema) -> pa.Table:
-    """The rows of all parts as one piece: equal however they were cut."""
+    """The rows of all parts as one table, which is the same however the items were divided."""
     tables = [part.table for part in parts]
     return pa.concat_tables(tables).combine_chunks() if tables else schema.empty_table()

@@ -1,4 +1,4 @@
-"""Backbones: clips and prompts -> grids of features. One file per family."""
+"""Backbones of the reward network, which turn clips and prompts into grids of features. One file per family."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def make_spec(
     """What the configured backbone is built from.
 
     Args:
-        size: frames, height and width of the clips that it sees.
-        prompt_width: of the generator's text conditions, for backbones that do not read text.
+        size: (frames, height, width) of the clips that it sees.
+        prompt_width: the width D of the generator's text states, for backbones that read these instead of text.
         dtype: float32 or bfloat16, for language models.
 
     Raises:
-        InputError: tokens do not fit the size, or the pretrained model can't be read.
+        InputError: the frames are no multiple of `reward.patch_size`, or the pretrained model can't be read.
     """
     frames, height, width = size
     if config.model is None and (height % config.patch_size or width % config.patch_size):
@@ -89,7 +89,7 @@ def make_spec(
 def _language_spec(
     config: RewardConfig, clip: dict[str, Any], pretrained: dict[str, Any], fps: float, dtype: str
 ) -> LanguageSpec:
-    """The specification of a language model, which sees `patch_size` pixels of the clip per token side."""
+    """The specification of a language model; a visual token covers `patch_size` x `patch_size` pixels of the clip."""
     model = model_config(pretrained["model"])
     family = LANGUAGE_MODELS[config.backbone]
     if model.model_type not in family.kinds:
@@ -99,9 +99,9 @@ def _language_spec(
         )
     if dtype == "float16":
         raise InputError("dtype is float16; language models as reward backbones take float32 or bfloat16")
-    lead = clip["temporal_stride"] - 1 if clip["causal_first_frame"] else 0
-    rows, columns = (-(-clip[side] // config.patch_size) for side in ("frame_height", "frame_width"))
-    frames, height, width = family.plan(model, config.frames or clip["num_frames"] + lead, rows, columns)
+    repeated_frames = clip["temporal_stride"] - 1 if clip["causal_first_frame"] else 0  # see `BackboneSpec.lead`
+    rows, columns = (-(-clip[length] // config.patch_size) for length in ("frame_height", "frame_width"))
+    frames, height, width = family.plan(model, config.frames or clip["num_frames"] + repeated_frames, rows, columns)
     return LanguageSpec(
         name=config.backbone,
         width=model.get_text_config().hidden_size,

@@ -1,4 +1,4 @@
-"""What a backbone is built from and what it gives."""
+"""What every backbone of the reward network has in common: specification, interface, features, choice of frames."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from halovid.config.sections import LoraOptions
 class BackboneSpec(BaseModel):
     """What every backbone is built from; saved beside the weights.
 
-    width: of its features.  num_frames, frame_height, frame_width: of the clips that it sees.
-    temporal_stride, causal_first_frame: how the diffusion model that makes the clips divides time.
+    width: of its features, D.  num_frames, frame_height, frame_width: of the clips that it sees.
+    temporal_stride, causal_first_frame: those of the generator's autoencoder, see `maths.grid.LatentGeometry`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,17 +30,18 @@ class BackboneSpec(BaseModel):
 
     @property
     def lead(self) -> int:
-        """How many copies of the first frame go ahead of the clip.
+        """How many copies of the first frame are put before the clip.
 
-        A causal autoencoder's first frame has a latent frame of its own: with the copies it is as long as all others.
+        A causal autoencoder's first frame is a latent frame of its own; with the copies it is as long as the others.
         """
         return self.temporal_stride - 1 if self.causal_first_frame else 0
 
 
 class EncoderSpec(BackboneSpec):
-    """A video encoder and the transformer layer that shows it the prompt.
+    """A video encoder, and a transformer layer by which its cells attend to the prompt.
 
-    With `model`, a folder or hub id, the encoder starts from pretrained weights; `lora` then says how it is adapted.
+    model: a folder or hub id, whose pretrained weights the encoder starts from; None trains it from scratch.
+    lora: train adapters instead of the pretrained weights.
     """
 
     name: Literal["conv", "videomae", "vjepa2"]
@@ -66,17 +67,18 @@ class LanguageSpec(BackboneSpec):
 
 
 class Features(NamedTuple):
-    """What heads read: `grid` [B, T', h', w', D], one vector per cell, and `clip` [B, D], one for the whole clip."""
+    """What the heads read: `grid` [B, T', h', w', D], a vector per cell, and `clip` [B, D], one for the whole clip."""
 
     grid: Tensor
     clip: Tensor
 
 
 class Backbone(nn.Module, ABC):
-    """Clips and prompts -> features.
+    """Turns clips and prompts into features.
 
-    pretrained: whether it starts from weights that exist.  reads_text: whether prompts are token ids.
-    adapted: the submodule whose own weights are frozen under LoRA adapters, if there is one.
+    pretrained: whether it starts from pretrained weights.
+    reads_text: whether it takes prompts as token ids; else as text states of the generator.
+    adapted: the name of the submodule whose weights are frozen under LoRA adapters; None without adapters.
     """
 
     pretrained = False
@@ -85,30 +87,27 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, video: Tensor, prompts: Tensor) -> Features:
-        """Features of clips [B, 3, F, H, W] in [-1, 1].
+        """The features of clips [B, 3, F, H, W] in [-1, 1].
 
         Args:
-            prompts: [B, L, D'] text conditions of the generator, zero rows are padding; or [B, L] token ids, -1 is
-                padding, for a backbone that reads text.
+            prompts: text states of the generator [B, L, D'], zero rows are padding; for a backbone that reads text,
+                token ids [B, L], -1 is padding.
         """
 
     def tokenize(self, prompts: list[str]) -> Tensor:
-        """[B, L] token ids of prompts, padded with -1."""
+        """The token ids of prompts, [B, L], padded with -1; TypeError unless the backbone reads text."""
         raise TypeError(f"{type(self).__name__} reads text conditions, not text")
 
     def checkpoint_gradients(self) -> None:
-        """Saves memory in training: from now on activations are computed again in the backward pass, not kept.
-
-        A backbone with few activations changes nothing.
-        """
+        """Turns on gradient checkpointing, if the backbone has enough activations to gain from it."""
 
 
 def frame_times(spec: BackboneSpec, count: int) -> Tensor:
-    """[count] indices of frames that are evenly spaced in the time of the diffusion model's latents.
+    """The indices of `count` frames, [count], that are evenly spaced over the latent frames of the clip.
 
-    In that time every latent frame is equally long: with a causal autoencoder the first frame, which is a latent frame
-    by itself, is as long as the `temporal_stride` frames of any other. If `count` is a multiple of the number of latent
-    frames, each of them gives equally many indices.
+    Latent frames count as equally long: with a causal autoencoder the first frame, which is a latent frame of its own,
+    is as long as the `temporal_stride` frames of any other. If `count` is a multiple of the number of latent frames,
+    equally many indices fall into each.
     """
     length = spec.num_frames + spec.lead
     padded = ((torch.arange(count) + 0.5) * length / count).long()

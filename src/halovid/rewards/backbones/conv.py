@@ -1,4 +1,4 @@
-"""Residual 3-D convolutions, trained from nothing."""
+"""Residual 3-D convolutions, trained from scratch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class ConvEncoder(nn.Module):
     """Residual 3-D convolutions, which learn local defects from a few hundred clips; transformers need many more.
 
     Height and width are halved until a cell is `patch_size` pixels wide. In time a cell is a latent frame of the
-    diffusion model that makes the clips.
+    generator.
     """
 
     _times: Tensor
@@ -26,8 +26,8 @@ class ConvEncoder(nn.Module):
         for width in widths:
             layers += [_convolution(inputs, width, (1, 2, 2)), _Residual(width)]
             inputs = width
-        together = (spec.temporal_stride, 1, 1)
-        layers.append(nn.Conv3d(inputs, spec.width, together, together))
+        latent_frame = (spec.temporal_stride, 1, 1)
+        layers.append(nn.Conv3d(inputs, spec.width, latent_frame, latent_frame))
         layers += [_Residual(spec.width) for _ in range(spec.layers)]
         self.layers = nn.Sequential(*layers)
 

@@ -1,4 +1,4 @@
-"""Idefics2, also from VideoScore's weights."""
+"""Idefics2 as a backbone; it may start from VideoScore's weights."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from halovid.rewards.readers.text import fill
 
 
 class Idefics2Backbone(LanguageBackbone):
-    """Idefics2's visual tokens lie nowhere: each is a mixture of its frame's patches.
+    """Idefics2, whose visual tokens have no place in the picture: each is a mixture of all patches of its frame.
 
-    A cell is a patch of the vision tower. It gets the mean of the tokens' states by how much they looked at it, plus
-    a linear image of what the tower saw there, which starts as zero: so cells begin on the scale of the model's own
-    states and learn what the mixtures have lost.
+    A cell is a patch of the vision tower. Its feature is the mean of the visual tokens' states, weighted by how much
+    each attends to the patch, plus a linear projection of the tower's own feature of the patch. The projection starts
+    at zero, so cells begin on the scale of the model's states and then learn what the mixtures lose.
     """
 
     _reader: idefics2.Idefics2Reader
@@ -49,9 +49,9 @@ class Idefics2Backbone(LanguageBackbone):
         return fill(idefics2.CHAT, question=fill(QUESTION, video=frames))
 
     def cells(self, visual: Tensor) -> Tensor:
-        """[B, T', h', w', D]: each patch's share of the tokens' states, and what was seen there."""
+        """The features of the patches, [B, T', h', w', D], see the class, from the visual tokens' states [B, n, D]."""
         states = visual.unflatten(1, (self.spec.frames, -1))
-        weights = self._glances.weights.unflatten(0, states.shape[:2]).to(states)
-        share = weights / weights.sum(2, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
-        seen = self.local(self._glances.patches.float()).unflatten(0, states.shape[:2])
-        return (torch.einsum("bnkp,bnkd->bnpd", share, states) + seen).unflatten(2, self._grid[1:])
+        attention = self._glances.weights.unflatten(0, states.shape[:2]).to(states)
+        shares = attention / attention.sum(2, keepdim=True).clamp(min=torch.finfo(attention.dtype).tiny)
+        projected = self.local(self._glances.patches.float()).unflatten(0, states.shape[:2])
+        return (torch.einsum("bnkp,bnkd->bnpd", shares, states) + projected).unflatten(2, self._grid[1:])

@@ -1,4 +1,4 @@
-"""Idefics2."""
+"""How Idefics2 is shown a clip."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _HALF = (0.5, 0.5, 0.5)
 
 
 class Idefics2Reader:
-    """Shows an Idefics2 model frames.
+    """Shows frames to an Idefics2 model, which resamples each into a fixed number of tokens without a place.
 
-    Each frame's patches are resampled into a fixed number of tokens that lie nowhere in particular.
+    visual: id of the tokens that stand for frames.  tokens: how many per frame.  patch: side of the vision tower's
+    patches in pixels.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
@@ -34,7 +35,7 @@ class Idefics2Reader:
         return border + token * self.tokens + border
 
     def read(self, ids: Tensor, mask: Tensor, frames: Tensor) -> Tensor:
-        """Hidden states [B, L, D] of token ids [B, L] with frames [B, n, 3, H, W] of bytes."""
+        """The hidden states [B, L, D] of token ids [B, L] with frames [B, n, 3, H, W] of bytes."""
         pixels = normalise(frames, _HALF, _HALF)
         output = self._model(
             input_ids=ids, attention_mask=mask.long(), pixel_values=pixels.to(self._model.dtype), use_cache=False
@@ -43,9 +44,10 @@ class Idefics2Reader:
 
 
 class Glances:
-    """Where the tokens of each frame looked, and what the vision tower saw there, of the reader's latest call.
+    """Keeps, of the model's latest forward pass, the attention of visual tokens to patches, and the patches' features.
 
-    weights: [frames, tokens, patches], of attention.  patches: [frames, patches, vision width].
+    weights: [frames, tokens, patches], attention in the last layer of the resampler, mean over its heads.
+    patches: [frames, patches, vision width], the output of the vision tower.
     """
 
     def __init__(self, model: Any) -> None:
@@ -57,8 +59,8 @@ class Glances:
         model.vision_model.register_forward_hook(self._keep_patches)
 
     def _keep_weights(self, module: Any, inputs: Any, output: Any) -> None:
-        patches = self.patches.shape[1]  # tokens look at each other too: those weights come last
-        self.weights = output[1].detach().float().mean(1)[..., :patches]  # mean over heads
+        patches = self.patches.shape[1]  # tokens attend to each other too; these weights come last
+        self.weights = output[1].detach().float().mean(1)[..., :patches]
 
     def _keep_patches(self, module: Any, inputs: Any, output: Any) -> None:
         self.patches = output.last_hidden_state

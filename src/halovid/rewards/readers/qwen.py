@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL."""
+"""How Qwen2-VL, Qwen2.5-VL and Qwen3-VL are shown a clip."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 class QwenReader:
-    """Shows a Qwen model clips.
+    """Shows clips to a Qwen model.
+
+    visual: id of the tokens that stand for a clip.  patch: side of the vision tower's patches in pixels.
+    merge: patches along a side of a visual token.  factor: pixels along it.  together: frames that share a token.
 
     Args:
         model: the transformer without its head.
-        tokenizer: which must have the token that stands for a clip.
-        sequential: number the tokens one after the other instead of by time, row and column, as the released reward
-            models of this family were trained.
-        frame_seconds: how long each frame is shown; Qwen2.5-VL's positions in time are those of a clock.
+        tokenizer: must have the token that stands for a clip.
+        sequential: number positions one after the other instead of by time, row and column: the released reward models
+            of this family were trained so.
+        frame_seconds: how long each frame is shown; Qwen2.5-VL's positions in time are in seconds.
     """
 
     def __init__(self, model: Any, tokenizer: Any, sequential: bool = False, frame_seconds: float = 0.5) -> None:
@@ -35,41 +38,50 @@ class QwenReader:
         self.together: int = config.vision_config.temporal_patch_size
         self.patch: int = config.vision_config.patch_size
         self.factor = self.patch * self.merge
-        self._clocked = config.model_type == "qwen2_5_vl"
-        self._told_time = config.model_type == "qwen3_vl"
-        self._statistics = _HALF if self._told_time else _CLIP
+        self._has_positions_in_seconds = config.model_type == "qwen2_5_vl"
+        self._has_times_in_text = config.model_type == "qwen3_vl"
+        self._statistics = _HALF if self._has_times_in_text else _CLIP
 
     def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """(T', h', w') of the visual tokens of so many frames of so many pixels."""
+        """The grid (T', h', w') of the visual tokens of so many frames of height x width pixels."""
         return frames // self.together, height // self.factor, width // self.factor
 
     def visual_text(self, grid: tuple[int, int, int], seconds: list[float]) -> str:
-        """The text that stands for a clip. Qwen3-VL is told when its frames are shown, `seconds` each."""
-        cells, rows, columns = grid
+        """The text that stands for a clip; for Qwen3-VL with the times of its frames.
+
+        Args:
+            grid: (T', h', w') of the visual tokens.
+            seconds: when each frame is shown.
+        """
+        times, rows, columns = grid
         tokens = "<|video_pad|>" * (rows * columns)
-        if not self._told_time:
-            return f"<|vision_start|>{tokens * cells}<|vision_end|>"
-        ends = zip(seconds[:: self.together], seconds[self.together - 1 :: self.together], strict=True)
+        if not self._has_times_in_text:
+            return f"<|vision_start|>{tokens * times}<|vision_end|>"
+        first_and_last = zip(seconds[:: self.together], seconds[self.together - 1 :: self.together], strict=True)
         return "".join(
-            f"<{(first + last) / 2:.1f} seconds><|vision_start|>{tokens}<|vision_end|>" for first, last in ends
+            f"<{(first + last) / 2:.1f} seconds><|vision_start|>{tokens}<|vision_end|>"
+            for first, last in first_and_last
         )
 
     def read(self, ids: Tensor, mask: Tensor, frames: Tensor) -> Tensor:
-        """Hidden states [B, L, D] of token ids [B, L] with frames [B, n, 3, H, W] of bytes, multiples of `factor`."""
+        """The hidden states [B, L, D] of token ids [B, L] with frames [B, n, 3, H, W] of bytes.
+
+        H and W must be multiples of `factor`.
+        """
         count, _, height, width = frames.shape[1:]
         pixels = cut_into_patches(normalise(frames, *self._statistics), self.patch, self.merge, self.together)
-        size = [count // self.together, height // self.patch, width // self.patch]
+        patch_grid = [count // self.together, height // self.patch, width // self.patch]
         visual = (ids == self.visual) & mask
         positions = torch.arange(ids.shape[1], device=ids.device).expand(3, len(ids), -1)
-        order = {"position_ids": positions} if self._sequential else {"mm_token_type_ids": 2 * visual.long()}
-        if self._clocked:
-            order["second_per_grid_ts"] = torch.full((len(ids),), self.together * self._frame_seconds)
+        position_options = {"position_ids": positions} if self._sequential else {"mm_token_type_ids": 2 * visual.long()}
+        if self._has_positions_in_seconds:
+            position_options["second_per_grid_ts"] = torch.full((len(ids),), self.together * self._frame_seconds)
         output = self._model(
             input_ids=ids,
             attention_mask=mask.long(),
             pixel_values_videos=pixels.to(self._model.dtype),
-            video_grid_thw=torch.tensor([size] * len(ids), device=ids.device),
+            video_grid_thw=torch.tensor([patch_grid] * len(ids), device=ids.device),
             use_cache=False,
-            **order,
+            **position_options,
         )
         return output.last_hidden_state

@@ -1,4 +1,4 @@
-"""SmolVLM2."""
+"""How SmolVLM2 is shown a clip."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HALF = (0.5, 0.5, 0.5)
 
 
 class SmolVLMReader:
-    """Shows a SmolVLM model frames, squares of `side` pixels, each a square of `cells` x `cells` tokens."""
+    """Shows frames to a SmolVLM model: squares of `side` pixels, each of `cells` x `cells` visual tokens."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self._model = model
@@ -25,13 +25,13 @@ class SmolVLMReader:
         self.cells: int = self.side // config.vision_config.patch_size // config.scale_factor
 
     def visual_text(self, seconds: list[float]) -> str:
-        """The text that stands for a clip, frame by frame with the time of each."""
+        """The text that stands for a clip: its frames, and when each of them is shown."""
         tokens = "<image>" * self.cells**2
         picture = f"<fake_token_around_image><global-img>{tokens}<fake_token_around_image>"
         return "".join(f"\nFrame from {int(s) // 60:02d}:{int(s) % 60:02d}:{picture}" for s in seconds)
 
     def read(self, ids: Tensor, mask: Tensor, frames: Tensor) -> Tensor:
-        """Hidden states [B, L, D] of token ids [B, L] with frames [B, n, 3, side, side] of bytes."""
+        """The hidden states [B, L, D] of token ids [B, L] with frames [B, n, 3, side, side] of bytes."""
         pixels = normalise(frames, _HALF, _HALF)
         output = self._model(
             input_ids=ids, attention_mask=mask.long(), pixel_values=pixels.to(self._model.dtype), use_cache=False
