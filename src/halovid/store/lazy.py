@@ -1,4 +1,4 @@
-"""Things that a table names and nobody imports before they are needed."""
+"""Importing functions and classes by name when they are used, so that tables of names import nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def load_named(name: str) -> Any:
-    """What stands behind a name such as `"halovid.world.judge:InspectorJudge"`; its module is imported only now.
+    """The object that a name such as `"halovid.world.judge:InspectorJudge"` means; its module is imported now.
 
     Raises:
         ImportError: the module, or a package that it needs, is not installed.

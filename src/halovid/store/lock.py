@@ -19,10 +19,10 @@ from halovid.store.files import write_text
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Holds a run folder, which is made where there is none, for this process.
+    """A context in which this process alone works in a run folder; the folder is made if there is none.
 
     Raises:
-        InputError: another process holds it, or it can't be written.
+        InputError: another process works in it, or it can't be written.
     """
     owner = run_dir / ".lock-owner"
     lock = FileLock(run_dir / ".lock", timeout=0)

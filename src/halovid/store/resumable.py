@@ -1,4 +1,4 @@
-"""The steps of a training that may be killed anywhere: where it stands, its log and its checkpoints."""
+"""The step loop of a training that can be killed at any time and continued: its checkpoints and its log."""
 
 from __future__ import annotations
 
@@ -19,37 +19,40 @@ class Stateful(Protocol):
         """Its state: nested dicts and lists of tensors and JSON values."""
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
-        """Takes over what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
 
 
 class ResumableTraining:
-    """Counts steps, and keeps a checkpoint and the log with it; continues from the checkpoint where there is one.
+    """Counts the steps of a training, and saves checkpoints and the log; restores a checkpoint that exists already.
 
-    To resume exactly, a step must draw all its randomness from its own number.
+    For a resumed training to be exact, a step must derive all its randomness from its own number.
+
+    done: how many steps are done.
 
     Args:
         checkpoint: a safetensors file.
-        parts: what the checkpoint holds, by name.
+        states: what the checkpoint holds, by name; they are restored from it.
         log: a JSON Lines file; it is written with every checkpoint.
-        writes: whether this process is the one that writes, of several that share the training.
+        writes: whether this process writes the files, of several that share the training.
 
     Raises:
         InputError: the checkpoint is damaged.
     """
 
-    def __init__(self, checkpoint: Path, parts: Mapping[str, Stateful], log: Path, writes: bool = True) -> None:
-        self._checkpoint, self._parts, self._log, self._writes = checkpoint, parts, log, writes
+    def __init__(self, checkpoint: Path, states: Mapping[str, Stateful], log: Path, writes: bool = True) -> None:
+        self._checkpoint, self._states, self._log, self._writes = checkpoint, states, log, writes
         self.done, self._lines = 0, []
         if checkpoint.exists():
-            state = load_checkpoint(checkpoint)
-            for name, part in parts.items():
-                part.load_state_dict(state[name])
-            self.done, self._lines = state["step"], state["log"]
+            stored = load_checkpoint(checkpoint)
+            for name, state in states.items():
+                state.load_state_dict(stored[name])
+            self.done, self._lines = stored["step"], stored["log"]
 
     def steps(self, total: int, checkpoint_every: int, description: str) -> Iterator[int]:
-        """The numbers of the steps that are left, from `done` to `total` - 1; each counts when the next is asked for.
+        """The numbers of the remaining steps, from `done` to `total` - 1, for a `for` loop that does them.
 
-        There is a checkpoint after every `checkpoint_every` steps and at the end.
+        A step counts as done when the loop asks for the next one. A checkpoint is saved after every `checkpoint_every`
+        steps and at the end.
         """
         with progress(description, total, self.done) as advance:
             while self.done < total:
@@ -61,12 +64,12 @@ class ResumableTraining:
         self._save()
 
     def record(self, metrics: dict[str, float]) -> None:
-        """Adds a line to the log, for the step that is being done; steps are counted from 1 there."""
+        """Adds a line with the metrics of the current step to the log, in which steps are counted from 1."""
         self._lines.append({"step": self.done + 1} | metrics)
 
     def _save(self) -> None:
         if not self._writes:
             return
         write_text(self._log, "".join(json.dumps(line) + "\n" for line in self._lines))
-        state = {name: part.state_dict() for name, part in self._parts.items()}
-        save_checkpoint(self._checkpoint, state | {"step": self.done, "log": self._lines})
+        states = {name: state.state_dict() for name, state in self._states.items()}
+        save_checkpoint(self._checkpoint, states | {"step": self.done, "log": self._lines})

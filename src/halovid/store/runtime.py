@@ -1,4 +1,4 @@
-"""Device, number format, threads, progress: what a stage needs of the machine."""
+"""What a stage uses of the machine: device, number format, threads, memory, and the console with its progress bars."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, which `halovid --help` must 
     import torch
 
 T = TypeVar("T")
-_HELD_BYTES = 1 << 29  # of float32 clips in one batch: what is computed of them takes several times as much
+_HELD_BYTES = 1 << 29  # of the float32 clips of a batch; what is computed from them takes several times as much
 
 
 # names and reasons hold anybody's words, which are no markup; lines are not cut, so that paths can be copied whole
@@ -65,7 +65,7 @@ def set_threads(threads: int | None) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Lets torch work on one CPU thread: for what must come out alike, to the bit, on any machine and setting."""
+    """A context in which torch uses one CPU thread, for results that must be the same to the bit on any machine."""
     import torch
 
     threads = torch.get_num_threads()
@@ -135,12 +135,12 @@ def announce(what: str) -> None:
     console.print(f"{what} ...", style="dim")
 
 
-def clips_at_once(size: tuple[int, int, int], most: int) -> int:
-    """How many clips of so many frames, height and width are held in memory together: at least one, at most `most`."""
+def clips_at_once(size: tuple[int, int, int], limit: int) -> int:
+    """How many clips of this size (frames, height, width) to hold in memory together: at least 1, at most `limit`."""
     frames, height, width = size
-    return max(1, min(most, _HELD_BYTES // (3 * frames * height * width * 4)))
+    return max(1, min(limit, _HELD_BYTES // (3 * frames * height * width * 4)))
 
 
 def batches(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    """`items` cut into runs of `size`."""
+    """The items in batches of `size`; the last one may be smaller."""
     return [items[first : first + size] for first in range(0, len(items), size)]

@@ -1,4 +1,4 @@
-"""Where a command builds what must appear whole or not at all, and what becomes of it after a kill."""
+"""A hidden folder in which a command builds a result that must appear whole or not at all, even after a kill."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from filelock import FileLock, Timeout
 
 from halovid.store.errors import InputError
 
-_MARK = ".halovid"  # tells that a scratch folder is ours; locked by the process that works in it
+_MARK = ".halovid"  # file that tells a scratch folder from folders of others; locked by the process that works in it
 
 
 @contextmanager
 def scratch_folder(target: Path) -> Iterator[Path]:
-    """An empty folder on the disk of `target` in which it can be built, to be moved into place by `Path.replace`.
+    """An empty folder on the disk of `target`, to build it in and then move it into place by `Path.replace`.
 
-    It lies in a hidden folder beside `target`, which is gone at the end. After a kill that stays; the next
-    command with the same target removes it.
+    It is inside a hidden folder beside `target`, which is deleted at the end; what a killed process has left is deleted
+    by the next command with the same target.
 
     Raises:
         InputError: another process is making the same target, something else has the hidden folder's name, or nothing

@@ -19,7 +19,7 @@ from halovid.store.errors import InputError
 from halovid.store.files import atomic_path, write_text
 from halovid.store.troubles import raise_shortage
 
-_HASH = "_sha256"  # how the column beside a column of files ends
+_HASH = "_sha256"  # a column of file names, as `video`, has a column of their hashes: `video_sha256`
 _TEXT, _INT, _FLOAT = pa.string(), pa.int64(), pa.float32()
 _PATCHES = pa.list_(_FLOAT)  # t * h * w values, time slowest
 
@@ -220,10 +220,10 @@ def table_version(schema: pa.Schema) -> tuple[str, str]:
 
 
 def named_files(table: pa.Table) -> Iterator[tuple[str, str]]:
-    """The files that a table names, relative to its folder, and the SHA-256 that each must have.
+    """The files that a table names, relative to its folder, each with the SHA-256 that it must have.
 
-    They stand in a column beside which another tells their hashes: `video` and `video_sha256`. Files whose hash nobody
-    wrote down are left out.
+    These are the files in a column that has a column of hashes, as `video` and `video_sha256`; files without a hash are
+    left out.
     """
     for column in table.column_names:
         if f"{column}{_HASH}" in table.column_names:

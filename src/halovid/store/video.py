@@ -1,4 +1,4 @@
-"""Clips as files: H.264 mp4 for people and browsers, safetensors for exact latents."""
+"""Reading video files, and writing clips as H.264 mp4, which browsers play."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def convert_video(source: Path, target: Path, fps: float) -> None:
 
 
 def _write_timed(path: Path, timed_pictures: Iterable[tuple[np.ndarray, float | None]], fps: float) -> None:
-    """Writes pictures, each with the second at which it is shown, or None where the speed alone tells that."""
+    """Writes pictures, each with the second at which it is shown, or None to show them at the rate `fps`."""
     timed_pictures = iter(timed_pictures)
     first = next(timed_pictures, None)
     if first is None:
@@ -110,7 +110,7 @@ def _add_stream(container: av.container.OutputContainer, height: int, width: int
 
 
 def _encode(stream: av.VideoStream, frame: av.VideoFrame | None) -> list[av.Packet]:
-    """What the encoder gives for a frame, or at the end."""
+    """The packets that the encoder returns for a frame, or for None at the end of the stream."""
     try:
         return stream.encode(frame)
     except av.FFmpegError as error:
@@ -156,7 +156,7 @@ def probe_video(path: Path) -> VideoInfo:
     count = height = width = hidden = 0
     last_time = 0.0
     with _opened(path) as (container, stream):
-        listed, fps, duration = stream.frames, float(stream.average_rate or 0), _told_seconds(stream)
+        listed, fps, duration = stream.frames, float(stream.average_rate or 0), _stated_seconds(stream)
         for packet in container.demux(stream):
             hidden += packet.is_discard  # an edit list leaves it out
             for frame in packet.decode():
@@ -172,11 +172,11 @@ def probe_video(path: Path) -> VideoInfo:
     return VideoInfo(count, height, width, fps)
 
 
-def _told_seconds(stream: av.VideoStream) -> float:
-    """How long Matroska and WebM files, which do not count their frames, say that they last; 0 for all others."""
-    parts = stream.metadata.get("DURATION", "0:0:0").split(":")
+def _stated_seconds(stream: av.VideoStream) -> float:
+    """The duration in seconds that Matroska and WebM files, which do not count their frames, state; 0 for others."""
+    hours_minutes_seconds = stream.metadata.get("DURATION", "0:0:0").split(":")
     try:
-        return sum(float(part) * 60**place for place, part in enumerate(reversed(parts)))
+        return sum(float(digits) * 60**power for power, digits in enumerate(reversed(hours_minutes_seconds)))
     except ValueError:
         return 0.0
 
@@ -191,18 +191,18 @@ def read_video(path: Path, size: tuple[int, int] | None = None, num_frames: int 
     Raises:
         InputError: the file is missing or can't be decoded.
     """
-    wanted = None if num_frames is None else _choose_frames(path, num_frames)
-    kept: dict[int, Tensor] = {}
+    chosen = None if num_frames is None else _choose_frames(path, num_frames)
+    frames: dict[int, Tensor] = {}
     reformatter = VideoReformatter()
     for index, frame in enumerate(_decoded(path)):
-        if wanted is None or index in wanted:
-            kept[index] = _resize(torch.from_numpy(_pixels(frame, reformatter)), size)
-    if not kept:
+        if chosen is None or index in chosen:
+            frames[index] = _resize(torch.from_numpy(_pixels(frame, reformatter)), size)
+    if not frames:
         raise InputError(f"{path} holds no frame")
-    last = max(kept)  # fewer frames than packets: the last one stands for those that are missing
-    order = sorted(kept) if wanted is None else [min(index, last) for index in wanted]
+    last = max(frames)  # a file may hold fewer frames than packets: the last one stands for those that are missing
+    order = sorted(frames) if chosen is None else [min(index, last) for index in chosen]
     try:
-        pixels = torch.stack([kept[index] for index in order])
+        pixels = torch.stack([frames[index] for index in order])
     except (KeyError, RuntimeError) as error:
         raise_shortage(error)
         raise InputError(f"{path} holds frames of several sizes, or not all that it tells of") from error
@@ -220,39 +220,45 @@ def read_pictures(path: Path) -> Generator[np.ndarray]:
         yield _pixels(frame, reformatter)
 
 
-def even_frames(count: int, wanted: int) -> list[int]:
-    """Which of `count` frames are shown as `wanted` ones, evenly from first to last; repeated where they are few."""
-    return np.linspace(0, max(count - 1, 0), wanted).round().astype(int).tolist()
+def even_frames(count: int, num_frames: int) -> list[int]:
+    """The indices of `num_frames` of `count` frames, evenly from first to last; too few frames are repeated."""
+    return np.linspace(0, max(count - 1, 0), num_frames).round().astype(int).tolist()
 
 
-def frames_shown_at(times: Sequence[int], wanted: int) -> list[int]:
-    """Which frames are seen at `wanted` moments, spaced evenly in time from the first frame to the last.
+def frames_shown_at(times: Sequence[int], num_frames: int) -> list[int]:
+    """The indices of the frames that are shown at `num_frames` moments, evenly in time from first to last frame.
 
-    A frame is seen from its own time until that of the next one. Frames at a steady rate are taken by `even_frames`.
+    A frame is shown from its own time until that of the next one. Frames at a steady rate are taken by `even_frames`.
 
     Args:
-        times: of the frames in the order in which they are shown, in any unit of which steady files keep to within one.
+        times: of the frames in the order in which they are shown, in the file's clock; gaps of a steady rate differ by
+            at most 1.
     """
     gaps = np.diff(np.asarray(times))
     if not len(gaps) or np.ptp(gaps) <= 1:
-        return even_frames(len(times), wanted)
-    # half of the shortest gap later, as rates that are nearly steady should not lose frames by rounding
-    moments = np.linspace(times[0], times[-1], wanted) + gaps.min() / 2
+        return even_frames(len(times), num_frames)
+    # half of the shortest gap later, so that a nearly steady rate does not lose frames by rounding
+    moments = np.linspace(times[0], times[-1], num_frames) + gaps.min() / 2
     return (np.searchsorted(times, moments, side="right") - 1).tolist()
 
 
 def _decoded(path: Path) -> Generator[av.VideoFrame]:
-    """The frames of a file as they are stored; what goes wrong where they are used is not taken for a fault of it."""
+    """The frames of a file as they are stored, not yet turned upright; InputError if it can't be decoded.
+
+    Errors of the code that uses the frames stay what they are.
+    """
     with _opened(path) as (container, stream):
         yield from container.decode(stream)
 
 
-def _choose_frames(path: Path, wanted: int) -> list[int]:
-    """Which frames of a video `read_video` takes, found without decoding them."""
+def _choose_frames(path: Path, num_frames: int) -> list[int]:
+    """The indices of the frames that `read_video` takes, found without decoding the video."""
     with _opened(path) as (container, stream):
         packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
         times = [packet.pts for packet in packets if packet.pts is not None]
-    return even_frames(len(packets), wanted) if len(times) < len(packets) else frames_shown_at(sorted(times), wanted)
+    if len(times) < len(packets):
+        return even_frames(len(packets), num_frames)
+    return frames_shown_at(sorted(times), num_frames)
 
 
 def _shown_size(frame: av.VideoFrame) -> tuple[int, int]:
@@ -293,7 +299,7 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
 
 
 def _resize(frame: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """[H, W, 3] bytes -> [3, H, W] floats of the wanted size."""
+    """A frame [H, W, 3] of bytes as [3, H, W] floats in 0..255 at this size (H, W); None keeps its own."""
     pixels = frame.permute(2, 0, 1).float()
     if size is None or size == tuple(pixels.shape[-2:]):
         return pixels
@@ -305,7 +311,7 @@ def _resize(frame: Tensor, size: tuple[int, int] | None) -> Tensor:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """An open file and its stream of pictures; InputError for whatever is wrong with it, also inside the block."""
+    """An open file and its video stream; whatever PyAV raises, also inside the block, becomes an InputError."""
     try:
         with av.open(str(path.absolute()), options=_READING) as container:
             stream = container.streams.video[0]

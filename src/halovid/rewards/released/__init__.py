@@ -1,4 +1,4 @@
-"""Published video reward models, in the layouts that are on the hub. One file per family."""
+"""Released (published) video reward models, in the layouts of the hub. One file per family."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _ARCHITECTURES = {
 
 
 def find_family(folder: Path) -> str | None:
-    """The family of a released model, a key of RELEASED, by the files in its folder; None for any other folder."""
+    """The family (key of RELEASED) of the released model in a folder, by its files; None for any other folder."""
     if (folder / videoreward.CONFIG).exists():
         return "videoreward"
     if not (folder / "config.json").exists():
@@ -62,7 +62,7 @@ def load_released(model: str, device: torch.device = _CPU, dtype: torch.dtype = 
     """The released reward model of a folder or hub id.
 
     Raises:
-        InputError: it is none that is known here, or its files do not fit exactly.
+        InputError: it is of no known family, or its files do not fit exactly.
     """
     folder = local_folder(model)
     family = find_family(folder)

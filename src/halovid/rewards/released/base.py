@@ -1,4 +1,4 @@
-"""What all released reward models have in common: their interface, the record of a score, how their files are read."""
+"""What all released reward models have in common: their interface, the record of a score, reading their files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ QUESTION_FILE = "prompt.txt"
 
 @dataclass(frozen=True)
 class Head:
-    """The head of a released model, for a training that starts from it.
+    """The linear head of a released model, for a training that starts from it.
 
-    weight: [n, D].  bias: [n].  aspects: which of the recipe's aspects each row rates.
-    shift, scale: [n], with which `shift + scale * score` is on the judges' scale of 1 to 5.
+    weight: [n, D].  bias: [n].  aspects: [n], the recipe's aspect that each row rates.
+    shift, scale: [n]; `shift + scale * score` is on the judges' scale of 1 to 5.
     """
 
     weight: Tensor
@@ -38,7 +38,7 @@ class Head:
 class Start:
     """A language model that a training starts from.
 
-    question: the one that it was trained with, `{prompt}` and `{video}` in it; None if it knows no particular one.
+    question: the question that it was trained with, with `{prompt}` and `{video}` in it; None if there is none.
     head: None for a plain language model.  sequential: see `QwenReader`.
     """
 
@@ -53,9 +53,9 @@ class Start:
 class ReleasedScore:
     """The scores of one clip, and what the model was shown of it: a score means nothing without that.
 
-    scores: by the release's own names.  overall: the one number that its authors make of them.
-    frames: indices into the clip.  fps: frames of the clip a second.  policy: how frames were chosen and shown, and
-    the question.  model: as the user named it.
+    scores: by the release's own names.  overall: its authors' summary of them, as their mean or sum.
+    frames: indices of the frames that it saw.  fps: the clip's frame rate.
+    policy: how frames were chosen and resized, and the question.  model: its name or folder, as the recipe has it.
     """
 
     scores: dict[str, float]
@@ -67,9 +67,9 @@ class ReleasedScore:
 
 
 class UnscoredError(ValueError):
-    """A clip that a reward model gave no score for, and why; other clips may go on.
+    """A reward model gave no score for a clip; the message says why. Other clips can still be scored.
 
-    again: another time it may get one, as after a server's outage.
+    again: another attempt may succeed, as after a server's outage.
     """
 
     def __init__(self, reason: str, again: bool = False) -> None:
@@ -78,9 +78,10 @@ class UnscoredError(ValueError):
 
 
 class ReleasedReward(ABC):
-    """A published video reward model, read here or asked over HTTP.
+    """A released video reward model, loaded here or asked over HTTP.
 
-    names: of its scores, in the order of its outputs.  model_name, policy: see `ReleasedScore`.
+    names: of its scores, in the order of its outputs.
+    model_name, policy: `model` and `policy` of its `ReleasedScore`s.
     """
 
     names: tuple[str, ...]
@@ -89,15 +90,15 @@ class ReleasedReward(ABC):
 
     @abstractmethod
     def choose_frames(self, count: int, fps: float) -> list[int]:
-        """Which of a clip's frames it is shown."""
+        """The indices of the frames that it sees, of a clip of `count` frames at `fps` frames a second."""
 
     @abstractmethod
     def rate(self, frames: Tensor, prompt: str) -> Tensor:
-        """Its scores, [names], of frames [n, 3, H, W] of bytes."""
+        """Its scores, [len(names)], of a clip's chosen frames [n, 3, H, W] of bytes."""
 
     @abstractmethod
     def overall(self, scores: Tensor) -> float:
-        """The one number that its authors make of the scores."""
+        """The authors' summary of the scores, as their mean or sum."""
 
     @torch.no_grad()
     def score(self, video: Tensor, fps: float, prompt: str) -> ReleasedScore:
@@ -110,8 +111,8 @@ class ReleasedReward(ABC):
             raise InputError(f"fps is {fps}; released reward models need the clip's true frame rate, above 0")
         chosen = self.choose_frames(video.shape[1], fps)
         scores = self.rate(to_bytes(video[:, chosen]).transpose(0, 1), prompt).float().cpu()
-        named = dict(zip(self.names, scores.tolist(), strict=True))
-        return ReleasedScore(named, self.overall(scores), tuple(chosen), fps, self.policy, self.model_name)
+        by_name = dict(zip(self.names, scores.tolist(), strict=True))
+        return ReleasedScore(by_name, self.overall(scores), tuple(chosen), fps, self.policy, self.model_name)
 
 
 class LocalReward(ReleasedReward):
@@ -119,17 +120,20 @@ class LocalReward(ReleasedReward):
 
     @abstractmethod
     def start(self) -> Start:
-        """Its weights, tokenizer and head, for a training that goes on from them."""
+        """Its weights, tokenizer and head, for a training that starts from them."""
 
 
-def question_of(folder: Path, default: str, needed: tuple[str, ...] = ("{prompt}",)) -> tuple[str, str]:
-    """The question that a release is asked, and what to record of it: `prompt.txt` of its folder, or halovid's own.
+def question_of(folder: Path, default: str, placeholders: tuple[str, ...] = ("{prompt}",)) -> tuple[str, str]:
+    """The question that a release is asked, and a mark of it for the record: `prompt.txt` of its folder, or `default`.
 
-    A release answers best to the very words that it was trained with; its authors publish them with their code, not
+    A release answers best to the very words that it was trained with, which its authors publish with their code, not
     with the weights.
 
+    Args:
+        placeholders: strings that the file must hold once each.
+
     Raises:
-        InputError: the file is no text, or lacks one of the strings that are needed.
+        InputError: the file is no text, or does not hold each placeholder once.
     """
     path = folder / QUESTION_FILE
     if not path.exists():
@@ -140,17 +144,17 @@ def question_of(folder: Path, default: str, needed: tuple[str, ...] = ("{prompt}
         raise_shortage(error)
         raise InputError(f"{path} can't be read as UTF-8 text ({error})") from error
     text = text.replace("{text_prompt}", "{prompt}")
-    lacking = [part for part in needed if text.count(part) != 1]
-    if lacking:
-        raise InputError(f"{path} must hold {' and '.join(needed)} once each; check {', '.join(lacking)}")
+    wrong = [placeholder for placeholder in placeholders if text.count(placeholder) != 1]
+    if wrong:
+        raise InputError(f"{path} must hold {' and '.join(placeholders)} once each; check {', '.join(wrong)}")
     return text, f"question {QUESTION_FILE} {hash_value(text)[:12]}"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a release.
+    """The JSON object in a file of a release.
 
     Raises:
-        InputError: the file is missing or holds something else.
+        InputError: the file is missing or damaged, or holds another JSON value.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

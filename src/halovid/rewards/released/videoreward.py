@@ -15,9 +15,9 @@ from torch import Tensor
 
 from halovid.rewards.pretrained import load_base, load_tokenizer, local_folder, make_base
 from halovid.rewards.readers.qwen import QwenReader
-from halovid.rewards.readers.text import fill, plain_text, token_rows, without_pad
+from halovid.rewards.readers.text import fill, plain_text
 from halovid.rewards.released.base import Head, LocalReward, Start, question_of
-from halovid.rewards.released.qwen_frames import CHAT, choose_by_rate, shown, spread
+from halovid.rewards.released.qwen_frames import choose_by_rate, read_clip, spread
 from halovid.rewards.released.settings import VideoRewardSettings, read_settings
 from halovid.rewards.released.weights import assign, merge_lora, read_pickled, read_safetensors
 from halovid.store.errors import InputError
@@ -76,14 +76,9 @@ class VideoReward(LocalReward):
 
     def rate(self, frames: Tensor, prompt: str) -> Tensor:
         """The three normalised scores, each read at a token of its own."""
-        frames = shown(frames, self._reader.factor, self._largest)
-        grid = self._reader.grid(len(frames), *frames.shape[-2:])
         question = fill(self._question, prompt=plain_text(self._tokenizer, prompt))
-        text = fill(CHAT, video=self._reader.visual_text(grid, []), question=question)
-        device = self._model.device
-        ids, mask = without_pad(token_rows(self._tokenizer, [text]).to(device), self._reader.visual)
-        hidden = self._reader.read(ids, mask, frames[None].to(device))[0].float()
-        states = torch.stack([hidden[ids[0] == token][0] for token in self._token_ids])
+        ids, _, hidden = read_clip(self._reader, self._tokenizer, frames, self._largest, question, self._model.device)
+        states = torch.stack([hidden[0, ids[0] == token][0].float() for token in self._token_ids])
         raw = (states * self._weight.to(states)).sum(1)  # row k of the head at token k
         return (raw.cpu() - self._mean) / self._std
 
@@ -129,16 +124,16 @@ def _load_weights(
         model = load_base(str(base), KINDS, dtype)
         model.resize_token_embeddings(vocabulary, mean_resizing=False)
         state = model.state_dict()
-        more = _renamed(read_pickled(checkpoint / "non_lora_state_dict.pth"))
-        state |= more | _renamed(read_safetensors(checkpoint / "adapter_model.safetensors"))
+        not_adapted = _renamed(read_pickled(checkpoint / "non_lora_state_dict.pth"))
+        state |= not_adapted | _renamed(read_safetensors(checkpoint / "adapter_model.safetensors"))
     lora = settings.lora
     state = merge_lora(state, lora.lora_r, lora.lora_alpha, lora.use_rslora, str(checkpoint))
     head = state.pop("rm_head.weight", None)
     state.pop("lm_head.weight", None)
     shape = (settings.model.output_dim, model.config.get_text_config().hidden_size)
     if head is None or head.shape != shape:
-        given = "missing" if head is None else tuple(head.shape)
-        raise InputError(f"{checkpoint}: rm_head.weight is {given}; it must be {shape}")
+        stored = "missing" if head is None else tuple(head.shape)
+        raise InputError(f"{checkpoint}: rm_head.weight is {stored}; it must be {shape}")
     assign(model, state, str(checkpoint))
     return model, head.float().expand(len(TOKENS), -1)
 
@@ -156,7 +151,7 @@ def _latest(folder: Path) -> Path:
 
 
 def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of the release, of old transformers under peft, as those of today's model without a head."""
+    """The state with names of today's transformers model without a head; releases have those of older ones and peft."""
     renamed = {}
     for name, value in state.items():
         name = name.removeprefix("base_model.model.")

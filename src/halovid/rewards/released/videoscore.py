@@ -65,8 +65,8 @@ class VideoScore(LocalReward):
 
     def choose_frames(self, count: int, fps: float) -> list[int]:
         """All frames, or as many as the model takes, at equal steps from the first."""
-        kept = min(count, self._max_frames)
-        return [int(index * (count / kept)) for index in range(kept)]
+        num_frames = min(count, self._max_frames)
+        return [int(index * (count / num_frames)) for index in range(num_frames)]
 
     def rate(self, frames: Tensor, prompt: str) -> Tensor:
         """The five scores."""
@@ -74,9 +74,9 @@ class VideoScore(LocalReward):
         ids = token_rows(self._tokenizer, [text + f"{self._reader.frame_text()} " * len(frames)])
         height, width = frames.shape[-2:]
         size = fit_edges(height, width, self._edges.shortest_edge, self._edges.longest_edge)
-        shown = resize(frames, size, "bilinear")[None].to(self._model.device)
+        resized = resize(frames, size, "bilinear")[None].to(self._model.device)
         ids, mask = without_pad(ids.to(self._model.device), self._reader.visual)
-        state = last_of(self._reader.read(ids, mask, shown), mask)[0].float()
+        state = last_of(self._reader.read(ids, mask, resized), mask)[0].float()
         return self._weight.to(state) @ state + self._bias.to(state)
 
     def overall(self, scores: Tensor) -> float:

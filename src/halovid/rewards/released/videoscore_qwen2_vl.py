@@ -13,9 +13,9 @@ from torch import Tensor
 
 from halovid.rewards.pretrained import load_base, load_tokenizer
 from halovid.rewards.readers.qwen import QwenReader
-from halovid.rewards.readers.text import fill, last_of, plain_text, token_rows, without_pad
+from halovid.rewards.readers.text import fill, last_of, plain_text
 from halovid.rewards.released.base import LocalReward, Start, question_of
-from halovid.rewards.released.qwen_frames import CHAT, choose_by_rate, shown
+from halovid.rewards.released.qwen_frames import choose_by_rate, read_clip
 from halovid.rewards.released.videoscore import ASPECTS, HEAD, QUESTION, read_linear, stretched_head
 from halovid.store.errors import InputError
 
@@ -52,13 +52,9 @@ class VideoScoreQwen2VL(LocalReward):
 
     def rate(self, frames: Tensor, prompt: str) -> Tensor:
         """The five scores."""
-        frames = shown(frames, self._reader.factor, None)
-        grid = self._reader.grid(len(frames), *frames.shape[-2:])
         question = fill(self._question, prompt=plain_text(self._tokenizer, prompt))
-        text = fill(CHAT, video=self._reader.visual_text(grid, []), question=question)
-        device = self._model.device
-        ids, mask = without_pad(token_rows(self._tokenizer, [text]).to(device), self._reader.visual)
-        state = last_of(self._reader.read(ids, mask, frames[None].to(device)), mask)[0].float()
+        _, mask, hidden = read_clip(self._reader, self._tokenizer, frames, None, question, self._model.device)
+        state = last_of(hidden, mask)[0].float()
         return self._weight.to(state) @ state + self._bias.to(state)
 
     def overall(self, scores: Tensor) -> float:

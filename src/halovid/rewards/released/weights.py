@@ -54,10 +54,12 @@ def read_tensors(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
     Raises:
         InputError: one is not there.
     """
-    one, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     try:
-        in_parts = not one.exists()
-        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if in_parts else dict.fromkeys(names, one)
+        if single.exists():
+            files = dict.fromkeys(names, single)
+        else:
+            files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         tensors = {}
         for name in names:
             with safe_open(folder / Path(files[name]).name, framework="pt") as file:
@@ -99,8 +101,8 @@ def merge_lora(
     pairs: dict[str, dict[str, Tensor]] = {}
     for name, value in state.items():
         if ".lora_" in name:
-            layer, _, rest = name.partition(".lora_")
-            pairs.setdefault(layer, {})[rest.partition(".")[0]] = value
+            layer, _, matrix = name.partition(".lora_")  # "A.weight", "B.default.weight"
+            pairs.setdefault(layer, {})[matrix.partition(".")[0]] = value
     scale = alpha / (math.sqrt(rank) if rank_stabilised else rank)
     for layer, pair in pairs.items():
         weight = plain.get(f"{layer}.weight")
