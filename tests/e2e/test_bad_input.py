@@ -497,7 +497,7 @@ class FullDisk:
         if self.room < 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def save_file(self, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    def save_file(self, tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
         """Fails as safetensors does, which has an exception of its own."""
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
@@ -529,7 +529,8 @@ def test_a_disk_that_is_full_at_the_last_write(
 ) -> None:
     run_dir = finished_run(before="score")
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", FullDisk(room=1 + 1 + 1 + 3 + 2).fsync)
+        room = 3 + 4 + 2  # lock, fingerprint and threads; four parts; two tables
+        patch.setattr(os, "fsync", FullDisk(room).fsync)
         assert_refused(run_here("score", tiny_recipe, run_dir), *FULL)
     assert (run_dir / "score" / "generate" / "rewards.parquet").exists() and not (
         run_dir / "score" / "manifest.json"
