@@ -334,6 +334,18 @@ def test_truncated_latents(finished_run: Copy, first_run: tuple[Path, Outcome], 
     assert "pair: complete, skipped" in run_here("pair", tiny_recipe, run_dir).stderr, "the same clips again"
 
 
+@pytest.mark.parametrize("name", ["geometry.json", "prompts/p00001.safetensors", "clips.parquet"])
+def test_what_lies_beside_clips_is_made_anew_without_sampling(
+    name: str, finished_run: Copy, first_run: tuple[Path, Outcome], tiny_recipe: Path
+) -> None:
+    run_dir = finished_run(before="judge")
+    (run_dir / "generate" / name).unlink()
+    before = snapshot(run_dir / "generate" / "clips")
+    assert run_here("generate", tiny_recipe, run_dir).code == 0
+    assert snapshot(run_dir / "generate" / "clips") == before
+    assert results(run_dir, "generate") == results(first_run[0], "generate")
+
+
 def test_one_damaged_clip_costs_one_batch(
     finished_run: Copy, first_run: tuple[Path, Outcome], tiny_recipe: Path
 ) -> None:
