@@ -349,6 +349,18 @@ def test_truncated_latents(finished_run: Copy, first_run: tuple[Path, Outcome], 
     assert "pair: complete, skipped" in run_here("pair", tiny_recipe, run_dir).stderr, "the same clips again"
 
 
+@pytest.mark.parametrize("name", ["geometry.json", "prompts/p00001.safetensors", "clips.parquet"])
+def test_what_lies_beside_clips_is_made_anew_without_sampling(
+    name: str, finished_run: Copy, first_run: tuple[Path, Outcome], tiny_recipe: Path
+) -> None:
+    run_dir = finished_run(before="judge")
+    (run_dir / "generate" / name).unlink()
+    before = snapshot(run_dir / "generate" / "clips")
+    assert run_here("generate", tiny_recipe, run_dir).code == 0
+    assert snapshot(run_dir / "generate" / "clips") == before
+    assert results(run_dir, "generate") == results(first_run[0], "generate")
+
+
 def test_one_damaged_clip_costs_one_batch(
     finished_run: Copy, first_run: tuple[Path, Outcome], tiny_recipe: Path
 ) -> None:
@@ -512,7 +524,7 @@ class FullDisk:
         if self.room < 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def save_file(self, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    def save_file(self, tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
         """Fails as safetensors does, which has an exception of its own."""
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
@@ -544,7 +556,8 @@ def test_a_disk_that_is_full_at_the_last_write(
 ) -> None:
     run_dir = finished_run(before="score")
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", FullDisk(room=1 + 1 + 1 + 3 + 2).fsync)
+        room = 3 + 4 + 2  # lock, fingerprint and threads; four parts; two tables
+        patch.setattr(os, "fsync", FullDisk(room).fsync)
         assert_refused(run_here("score", tiny_recipe, run_dir), *FULL)
     assert (run_dir / "score" / "generate" / "rewards.parquet").exists() and not (
         run_dir / "score" / "manifest.json"

@@ -50,8 +50,8 @@ CASES = [
     Case("good", Kill("parts/encode-good-clips-000003-*.parquet"), done=("encode good clips: 3/4",)),
     Case(
         "score",
-        Kill("parts/score-generate-000004-*.parquet", "after"),
-        done=("score generate: 4/12", "score generate: 8/12"),
+        Kill("parts/score-000004-*.parquet", "after"),
+        done=("score: 4/16", "score: 8/16"),
     ),
     Case("restore", Kill("parts/restore-000003-*.parquet"), ("parts/restore-000000-*.parquet",), ("restore: 3/8",)),
     Case("pair", Kill("pair/pairs.parquet")),
@@ -138,13 +138,13 @@ def test_continued_with_a_smaller_batch(
     first_run: tuple[Path, Outcome], finished_run: Callable[..., Path], tiny_recipe: Path, tmp_path: Path
 ) -> None:
     run_dir = finished_run(before="score")
-    kill = Kill("parts/score-generate-000004-*.parquet", "after")
+    kill = Kill("parts/score-000004-*.parquet", "after")
     process = start_apart(Plan(("score", str(tiny_recipe), str(run_dir)), tmp_path / "log", kill))
     process.join(120)
     assert process.exitcode == -signal.SIGKILL, (tmp_path / "log").read_text()
     outcome = run_here("score", tiny_recipe, run_dir, "--set", "score.batch_size=3")
     assert outcome.code == 0, outcome.stderr
-    assert "score generate: 8/12" not in outcome.stderr, "made a second time"
+    assert "score: 8/16" not in outcome.stderr, "made a second time"
     assert manifest(run_dir, "score")["fingerprint"] == manifest(first_run[0], "score")["fingerprint"]
     continued, whole = (
         read_table(folder / "score/generate/rewards.parquet", REWARDS) for folder in (run_dir, first_run[0])

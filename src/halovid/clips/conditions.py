@@ -28,7 +28,7 @@ def write_geometry(folder: Path, geometry: LatentGeometry) -> None:
 
 
 def encode_conditions(folder: Path, prompts: Sequence[Prompt], config: RunConfig) -> None:
-    """Writes those conditionings of the prompts and of the negative prompt that are missing or damaged.
+    """Writes the geometry, and those conditionings of the prompts and the negative prompt that are missing or damaged.
 
     Text encoders are loaded only if there are any, and are freed afterwards. Each prompt is encoded alone, so that its
     conditioning does not depend on the other prompts.
@@ -36,7 +36,7 @@ def encode_conditions(folder: Path, prompts: Sequence[Prompt], config: RunConfig
     texts = {condition_path(folder, prompt.prompt_id): prompt.text for prompt in prompts}
     texts[_negative_path(folder, config)] = config.generator.negative_prompt
     missing = {path: text for path, text in texts.items() if not is_readable(path)}
-    if not missing:
+    if not missing and (folder / "geometry.json").exists():
         return
     model = open_model(config, {"text"})
     write_geometry(folder, model.geometry)
