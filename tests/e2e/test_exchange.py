@@ -135,7 +135,8 @@ def test_preferences_align_the_generator_by_clips_alone(
     assert [(pair["chosen"], pair["rejected"]) for pair in pairs] == [
         (f"clip{n}", f"clip{n + 1}") for n in (0, 3, 6, 9)
     ]
-    outcome = run_here("align", recipe(), run, "--set", "align.sample_prompts=0")  # nothing to watch: no reward model
+    plain = recipe(pair={"sources": ["candidates"]}, align={"sample_prompts": 0})  # no other clips, no reward model
+    outcome = run_here("align", plain, run)
     assert outcome.code == 0, outcome.stderr
     log = [json.loads(line) for line in (run / "align/log.jsonl").read_text().splitlines()]
     assert all(torch.isfinite(torch.tensor(line["loss/total"])) for line in log)
