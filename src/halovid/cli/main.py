@@ -72,7 +72,7 @@ def run(recipe: Recipe, run_dir: RunDir, overrides: Overrides = None) -> None:
     with interruptible():
         imported = [name for name in STAGES if is_imported(run_dir, name)]
         console.print(planned_run(config, imported))
-        required = required_stages(config, given=imported)
+        required = required_stages(config, available=imported)
         to_run = [name for name in required if name not in imported]
         for warning in check_stages(to_run, config, run_dir):
             console.print(warning, style="yellow")

@@ -1,6 +1,7 @@
-"""Pipelines from folders and from the hub: only the parts that are asked for, and each of them whole.
+"""Loading diffusers pipelines from folders and from the hub, component by component.
 
-Weights that are missing would be random ones, so a component whose file does not hold exactly its weights is refused.
+A component is refused unless its file holds exactly its weights: diffusers would fill in missing ones with random
+numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from halovid.store.hub import cached_commit, hub_commit
 from halovid.store.lazy import load_named
 from halovid.store.troubles import raise_shortage
 
-PACKAGED = {"world": "halovid.world:packaged_pipeline"}  # model in a recipe -> function that gives its folder
+PACKAGED = {"world": "halovid.world:packaged_pipeline"}  # `generator.model` -> function that returns its folder
 INDEX = "model_index.json"
 # what readers of model files raise when a file is missing, cut off, of another kind or of another model
 _UNREADABLE = (
@@ -36,8 +37,11 @@ _UNREADABLE = (
 
 
 @contextmanager
-def readable(what: str, advice: str) -> Iterator[None]:
-    """Turns whatever an unreadable model file raises inside into an InputError; what the machine lacks stays so."""
+def readable(subject: str, advice: str) -> Iterator[None]:
+    """A context in which whatever an unreadable model file raises becomes an InputError about `subject`.
+
+    Errors because the machine lacks something, such as memory, stay what they are.
+    """
     try:
         yield
     except InputError:
@@ -45,17 +49,17 @@ def readable(what: str, advice: str) -> Iterator[None]:
     except _UNREADABLE as error:
         raise_shortage(error)
         reason = " ".join(str(error).split())
-        raise InputError(f"{what} can't be read ({type(error).__name__}: {reason[:300]}); {advice}") from error
+        raise InputError(f"{subject} can't be read ({type(error).__name__}: {reason[:300]}); {advice}") from error
 
 
 def model_identity(config: GeneratorConfig) -> str:
-    """What tells a model from others: a hash of a folder's files; of a model of the hub its name and commit.
+    """What identifies a model in a fingerprint: a hash of its folder's files, or its name and commit on the hub.
 
     The commit is that of the copy on this machine, or else the hub's.
 
     Raises:
-        InputError: there is no such model, or no copy here and the hub can't be asked: a misspelt name is told before
-            results of another model are set aside.
+        InputError: there is no such model, or no copy here and the hub can't be asked. So a misspelt name is reported
+            before results of another model are set aside.
     """
     folder = _local_folder(config.model)
     if folder is not None:
@@ -108,19 +112,20 @@ def load_pipeline(
     """The pipeline with the named components, frozen and in evaluation mode; the others are None.
 
     Args:
-        dtypes: the number format of each component; float32 where it says none.
+        names: the components to load.
+        dtypes: the number format of each component; float32 if it is not in here.
 
     Raises:
         InputError: a file can't be read, or holds other weights than its component has.
     """
-    parts: dict[str, Any] = {}
-    for name, (library, kind) in components(index).items():
+    loaded: dict[str, Any] = {}  # component -> model, or None; all others are loaded by diffusers itself
+    for name, (library, class_name) in components(index).items():
         if name not in names:
-            parts[name] = None
-        elif (model := _model_class(library, kind)) is not None:
-            parts[name] = load_component(folder / name, model, dtypes.get(name, torch.float32))
+            loaded[name] = None
+        elif (model := _model_class(library, class_name)) is not None:
+            loaded[name] = load_component(folder / name, model, dtypes.get(name, torch.float32))
     with _quiet(), readable(f"the pipeline {folder}", advice()):
-        pipe = getattr(diffusers, index["_class_name"]).from_pretrained(folder, use_safetensors=True, **parts)
+        pipe = getattr(diffusers, index["_class_name"]).from_pretrained(folder, use_safetensors=True, **loaded)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -133,12 +138,12 @@ def load_component(folder: Path, model: Any, dtype: torch.dtype) -> torch.nn.Mod
     """
     with _quiet(), readable(f"the model {folder}", advice()):
         loaded, report = model.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
-    for problem, word in (("missing_keys", "lacks"), ("unexpected_keys", "has"), ("mismatched_keys", "has misshapen")):
+    for problem, verb in (("missing_keys", "lacks"), ("unexpected_keys", "has"), ("mismatched_keys", "has misshapen")):
         keys = sorted(str(key) for key in report[problem])
         if keys:
             unknown = f" that no {model.__name__} of its config.json has" if problem == "unexpected_keys" else ""
             raise InputError(
-                f"the model {folder} {word} {len(keys)} weights{unknown} ({', '.join(keys[:3])}"
+                f"the model {folder} {verb} {len(keys)} weights{unknown} ({', '.join(keys[:3])}"
                 f"{', ...' if len(keys) > 3 else ''}): its files do not belong together; {advice()}"
             )
     frozen: torch.nn.Module = loaded.requires_grad_(False).eval()
@@ -146,19 +151,19 @@ def load_component(folder: Path, model: Any, dtype: torch.dtype) -> torch.nn.Mod
 
 
 def empty_component(folder: Path, index: dict[str, Any], name: str) -> Any:
-    """A component without weights, for its settings: those that its file leaves out are their defaults."""
-    library, kind = components(index)[name]
+    """A component without weights, to read its settings, including the defaults of those that its file leaves out."""
+    library, class_name = components(index)[name]
     with _quiet(), readable(f"the settings in {folder / name}", advice()), torch.device("meta"):
-        model = getattr(importlib.import_module(library), kind)
-        return model.from_config(model.load_config(folder / name))
+        model_class = getattr(importlib.import_module(library), class_name)
+        return model_class.from_config(model_class.load_config(folder / name))
 
 
-def _model_class(library: str, kind: str) -> Any:
+def _model_class(library: str, class_name: str) -> Any:
     """The class of a component that holds weights; None for tokenizers, schedulers and pipelines' own helpers."""
     if library not in ("diffusers", "transformers"):
         return None
-    found = getattr(importlib.import_module(library), kind, None)
-    return found if isinstance(found, type) and issubclass(found, torch.nn.Module) else None
+    component = getattr(importlib.import_module(library), class_name, None)
+    return component if isinstance(component, type) and issubclass(component, torch.nn.Module) else None
 
 
 def advice() -> str:
@@ -180,7 +185,7 @@ def _local_folder(model: str) -> Path | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the libraries' own words on loading: what matters of them is told as an InputError."""
+    """A context in which diffusers and transformers print nothing: what matters is reported as an InputError."""
     libraries = (diffusers.utils.logging, transformers.utils.logging)
     levels = [library.get_verbosity() for library in libraries]
     for library in libraries:

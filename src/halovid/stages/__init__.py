@@ -18,10 +18,11 @@ if TYPE_CHECKING:  # the table of stages is read for --help, which must not wait
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: what it does, and the stages whose results it reads under a recipe.
+    """A stage of a run.
 
-    saves_memory: the settings to lower where memory is lacking, as they follow the word "lower".
-    unneeded: why a recipe does without it; empty for stages that every run has.
+    help: what it does, reads and writes.  reads: recipe -> names of the stages whose results it reads.
+    saves_memory: which settings to lower when memory is lacking; messages put it after the word "lower".
+    unneeded: why a recipe can do without the stage; empty for stages that every run has.
     """
 
     help: str
@@ -42,8 +43,8 @@ def _reads_of_pair(config: RunConfig) -> Sequence[str]:
 
 
 def _reads_of_align(config: RunConfig) -> Sequence[str]:
-    watched = config.align.sample_prompts > 0 and config.trains_reward
-    return [*config.paired_folders, "pair", *(["reward"] if watched else [])]
+    is_monitored = config.align.sample_prompts > 0 and config.trains_reward
+    return [*config.paired_folders, "pair", *(["reward"] if is_monitored else [])]
 
 
 def _reads_of_baseline(config: RunConfig) -> Sequence[str]:
@@ -155,24 +156,24 @@ STAGES: dict[str, Stage] = {
 }
 
 
-def required_stages(config: RunConfig, target: str = "report", given: Collection[str] = ()) -> list[str]:
+def required_stages(config: RunConfig, target: str = "report", available: Collection[str] = ()) -> list[str]:
     """The stages that `target` needs under this recipe, itself included, in the order of the table.
 
     Args:
-        given: stages whose results are there already, as imported ones are: what they read is not needed for them.
+        available: stages whose results exist already, such as imported ones; what these read is not required for them.
     """
-    required, open_ends = {target}, [target]
-    while open_ends:
-        name = open_ends.pop()
-        reads = [] if name in given else STAGES[name].reads(config)
-        open_ends += [stage for stage in reads if stage not in required]
+    required, unvisited = {target}, [target]
+    while unvisited:
+        name = unvisited.pop()
+        reads = [] if name in available else STAGES[name].reads(config)
+        unvisited += [stage for stage in reads if stage not in required]
         required.update(reads)
     return [name for name in STAGES if name in required]
 
 
 def planned_run(config: RunConfig, imported: Collection[str]) -> str:
-    """What a run is going to do, in one line: its stages, those that are imported, and why others are left out."""
-    required = required_stages(config, given=imported)
+    """One line that says what a run will do: its stages, the imported ones, and why others are left out."""
+    required = required_stages(config, available=imported)
     would_be_required = required_stages(config)
     left_out: dict[str, list[str]] = {}  # reason -> stages
     for name in STAGES:

@@ -1,4 +1,4 @@
-"""Models on the hub of Hugging Face: which commit of one a run uses, told before anything is downloaded."""
+"""Models on the Hugging Face hub: the commit of one that a run will use, found before anything is downloaded."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _REASONS = {
 
 
 def cached_commit(model: str, revision: str | None = None) -> str | None:
-    """The commit of the copy on this machine; None where there is none.
+    """The commit of a model's copy on this machine; None if there is no copy.
 
     Args:
-        revision: a branch, tag or commit; left out, the main branch.
+        revision: a branch, tag or commit; None for the main branch.
     """
     from huggingface_hub import snapshot_download
 
@@ -35,7 +35,7 @@ def hub_commit(model: str, revision: str | None = None, subject: str = "") -> st
 
     Args:
         revision: see `cached_commit`.
-        subject: what names the model, as a message begins with it: "generator.model".
+        subject: the setting that names the model, with which messages begin: "generator.model".
 
     Raises:
         InputError: there is no such model, or no copy here and the hub can't be asked.
@@ -51,8 +51,8 @@ def hub_commit(model: str, revision: str | None = None, subject: str = "") -> st
     except Exception as error:  # what the client of the hub raises without a network changes with its version
         raise_shortage(error)
         first_line = (str(error).splitlines() or [""])[0]
-        asked = f"it was not downloaded before, and the hub can't be asked: {type(error).__name__}: {first_line}"
-        reason = _REASONS.get(type(error).__name__, asked)
+        unreachable = f"it was not downloaded before, and the hub can't be asked: {type(error).__name__}: {first_line}"
+        reason = _REASONS.get(type(error).__name__, unreachable)
     if commit is None:
         raise InputError(f"{subject} {model!r} is neither a folder nor a model that the hub gives ({reason})".lstrip())
     return commit

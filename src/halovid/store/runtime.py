@@ -126,13 +126,13 @@ class _PlainProgress:
         before, self.done = self.done, self.done + count
         if self.done * 10 // max(self.total, 1) > before * 10 // max(self.total, 1):
             rate = (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
-            left = (self.total - self.done) / rate
-            console.print(f"{self.description}: {self.done}/{self.total}, {show_rate(rate)}, {left:.0f} s left")
+            seconds_left = (self.total - self.done) / rate
+            console.print(f"{self.description}: {self.done}/{self.total}, {show_rate(rate)}, {seconds_left:.0f} s left")
 
 
-def announce(what: str) -> None:
-    """Tells what begins and takes a while without a progress bar, as the loading of a model."""
-    console.print(f"{what} ...", style="dim")
+def announce(action: str) -> None:
+    """Prints that an action begins which takes a while and has no progress bar, such as loading a model."""
+    console.print(f"{action} ...", style="dim")
 
 
 def clips_at_once(size: tuple[int, int, int], limit: int) -> int:

@@ -1,4 +1,4 @@
-"""What the machine refuses, in one sentence that says what to do: space, rights, handles, memory."""
+"""Errors because the machine lacks something (disk space, rights, file handles, memory), as sentences for the user."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ _ADVICE = {
 _HANDLES = (errno.EMFILE, errno.ENFILE)
 _SHORTAGES = (errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "_status_alloc_failed")
-
-
 _SAVES_MEMORY = (
     "the batch_size of the stage (to sample: generator.batch_size), or generator.num_frames, height and width; a "
     "training also needs less with align.micro_batches higher and align.gradient_checkpointing: true"
@@ -30,13 +28,12 @@ _SAVES_MEMORY = (
 
 
 def explain_trouble(error: BaseException, saves_memory: str = _SAVES_MEMORY) -> str | None:
-    """The sentence for an error of the machine; None for any other, which is a mistake of the program.
+    """A sentence that says what the machine lacks and what to do; None for any other error, a mistake of the program.
+
+    Errors of torch, safetensors, pyarrow and PyAV are known by their texts, so that none of these has to be imported.
 
     Args:
-        saves_memory: what to lower where memory is lacking, as it follows the word "lower".
-
-    Besides Python's own errors it knows those of torch, safetensors, pyarrow and PyAV by their texts, so that none of
-    these has to be imported.
+        saves_memory: which settings to lower when memory is lacking; the sentence puts it after the word "lower".
     """
     if _is_memory(error):
         device = next((f" on the {name} device" for name in ("CUDA", "MPS", "XPU") if name in str(error)), "")
@@ -54,39 +51,40 @@ def explain_trouble(error: BaseException, saves_memory: str = _SAVES_MEMORY) -> 
 
 
 def raise_shortage(error: BaseException, of_handles_alone: bool = False) -> None:
-    """Raises an error again that says that the machine lacks memory, handles or space, or that its disk is faulty.
+    """Raises the error again if the machine lacks memory, handles or space, or has a faulty disk; else does nothing.
 
-    For those who turn whatever a reader raises into a fault of the file: of a shortage no file is guilty, so that none
-    may be left out, deleted or made anew because of it.
+    For code that takes whatever a reader raises for damage of the file: a file must not be skipped, deleted or made
+    anew because of a shortage.
 
     Args:
-        of_handles_alone: for readers that call a damaged file a lack of memory or a faulty disk, too.
+        of_handles_alone: raise for a lack of file handles only, since some readers report a damaged file as a lack of
+            memory or a faulty disk.
     """
-    os.close(os.open(os.devnull, os.O_RDONLY))  # safetensors calls a file missing when no handle is left for it
+    os.close(os.open(os.devnull, os.O_RDONLY))  # raises if no handle is left: safetensors then calls a file missing
     code, _ = _code_and_path(error)
     if code in _HANDLES or (not of_handles_alone and (_is_memory(error) or code in _SHORTAGES)):
         raise error
 
 
 def _is_memory(error: BaseException) -> bool:
-    """Whether memory of the machine or of a device is lacking."""
+    """Whether an error says that the machine or a device is out of memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
+    return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in _NO_MEMORY)
 
 
 def _code_and_path(error: BaseException) -> tuple[int | None, str | None]:
-    """The system's error code and the file, as far as they are told; libraries may tell the code in words only."""
+    """The system's error code and the file, as far as the error has them; some libraries put the code in the text."""
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno, error.filename2 or error.filename  # of a copy the second is written
-    told = re.search(r"os error (\d+)|\[errno (\d+)\]", str(error), re.IGNORECASE)
-    return (int(told[1] or told[2]), None) if told else (None, None)
+        return error.errno, error.filename2 or error.filename  # the second file of a copy is the one that is written
+    code_in_text = re.search(r"os error (\d+)|\[errno (\d+)\]", str(error), re.IGNORECASE)
+    return (int(code_in_text[1] or code_in_text[2]), None) if code_in_text else (None, None)
 
 
 def _is_refused_read(path: str, code: int) -> bool:
-    """Whether it is reading that was refused: the file is there, or its folder can't be looked into."""
+    """Whether the right to read was refused, not to write: the file or its folder can't be read."""
     if code not in (errno.EACCES, errno.EPERM):
         return False
     folder = Path(path).parent

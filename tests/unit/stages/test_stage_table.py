@@ -49,8 +49,8 @@ def test_best_of_several_samples_needs_no_training_of_the_generator() -> None:
 
 def test_what_is_given_is_not_made() -> None:
     config = make_config({})
-    assert "judge" not in required_stages(config, given=["reward"])
-    assert required_stages(config, "pair", given=["score"]) == ["score", "pair"]
+    assert "judge" not in required_stages(config, available=["reward"])
+    assert required_stages(config, "pair", available=["score"]) == ["score", "pair"]
 
 
 @given(

@@ -1,6 +1,6 @@
-"""Vision-language models as backbones: one pass over prompt and clip gives every cell that has read the prompt.
+"""Vision-language models as backbones: one pass over prompt and clip gives the features of every cell.
 
-The prompt stands before the clip: a causal model's visual tokens know only what came before them.
+The prompt comes before the clip, since the visual tokens of a causal model attend only to what precedes them.
 """
 
 from __future__ import annotations

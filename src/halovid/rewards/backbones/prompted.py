@@ -27,10 +27,10 @@ class PromptedEncoder(Backbone):
     def forward(self, video: Tensor, prompts: Tensor) -> Features:
         """Features of clips and text conditions; the clip's vector is the mean of its cells'."""
         grid = self.encoder(video)
-        empty = (prompts == 0).all(-1)
-        kept = max(1, int((~empty).sum(1).max()))
-        prompt = self.prompt_projection(prompts[:, :kept])
-        mixed = self.prompt_mixer(grid.flatten(1, 3), prompt, memory_key_padding_mask=empty[:, :kept])
+        empty = (prompts == 0).all(-1)  # padding rows
+        longest = max(1, int((~empty).sum(1).max()))
+        prompt = self.prompt_projection(prompts[:, :longest])
+        mixed = self.prompt_mixer(grid.flatten(1, 3), prompt, memory_key_padding_mask=empty[:, :longest])
         cells = self.norm(mixed).unflatten(1, grid.shape[1:4])
         return Features(cells, cells.mean((1, 2, 3)))
 

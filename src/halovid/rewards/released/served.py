@@ -34,9 +34,10 @@ _NUMBER = r"\W{0,4}(\d+(?:\.\d+)?)(?!\s*(?:-|to)\s*\d)"  # of "4", "**4**", "[4]
 
 @dataclass(frozen=True)
 class Family:
-    """How a served model is asked and answers.
+    """How a served model is asked, and how its answers are read.
 
-    names: of its scores.  patterns: what stands ahead of each score's number in an answer, as a regular expression.
+    names: of its scores.  patterns: for each score, a regular expression of what precedes its number in an answer.
+    question: the words it is asked with, unless the recipe names a file; `{prompt}` once in them.
     """
 
     names: tuple[str, ...]
@@ -76,19 +77,22 @@ Text Caption: [{prompt}]
 
 @dataclass(frozen=True)
 class ScoreQuestion:
-    """A question about frames, [n, 3, H, W] of bytes, in the words of a family's training: never a conversation."""
+    """A question about frames, [n, 3, H, W] of bytes, in the words of the family's training.
+
+    These models do not converse: after a wrong answer the same question is asked again.
+    """
 
     family: Family
     text: str
     frames: Tensor
 
     def messages(self) -> list[dict[str, Any]]:
-        """The pictures, then the words."""
+        """The chat messages of the request: one, with the pictures first and then the text."""
         pictures = [{"type": "image_url", "image_url": {"url": _data_url(frame)}} for frame in self.frames]
         return [{"role": "user", "content": [*pictures, {"type": "text", "text": self.text}]}]
 
     def form(self) -> dict[str, Any]:
-        """Nothing: the answer is a text."""
+        """No options for a format of the answer: it is plain text."""
         return {}
 
     def read(self, text: str) -> list[float]:
@@ -103,15 +107,15 @@ class ScoreQuestion:
         return scores
 
     def sent_back(self, answer: str, problem: str) -> ScoreQuestion:
-        """The same question: the models know no other."""
+        """The same question again, see the class."""
         return self
 
     def text_bytes(self) -> int:
-        """UTF-8 bytes of the words."""
+        """UTF-8 bytes of the text."""
         return len(self.text.encode("utf-8", "surrogatepass"))
 
     def text_tokens(self) -> int:
-        """Estimated tokens of the words."""
+        """Estimated tokens of the text."""
         return count_text_tokens(self.text_bytes())
 
     def picture_tokens(self, model: ModelConfig) -> int:
@@ -120,12 +124,12 @@ class ScoreQuestion:
         return len(self.frames) * count_picture_tokens(width, height, model.image_patch)
 
     def answer_tokens(self) -> int:
-        """Estimated tokens of the answer, which thinks first."""
+        """Estimated tokens of the answer, including the reasoning before the scores."""
         return _ANSWER_TOKENS
 
 
 class ServedReward(ReleasedReward):
-    """A reward model of a server. What it answered is kept on disk, so that nothing is asked twice.
+    """A released reward model behind a server. Its answers are kept on disk, so that nothing is asked twice.
 
     Raises:
         InputError: a package of the extra `vlm` is missing, or the question's file can't be read or lacks `{prompt}`.
@@ -147,7 +151,7 @@ class ServedReward(ReleasedReward):
         self.policy = f"{config.frames_per_second:g} frames a second, ends included, as pictures; greedy; {mark}"
 
     def choose_frames(self, count: int, fps: float) -> list[int]:
-        """So many frames a second."""
+        """The frames of `score.server.frames_per_second`; see `ReleasedReward.choose_frames`."""
         return choose_by_rate(count, fps, self._rate)
 
     def rate(self, frames: Tensor, prompt: str) -> Tensor:
@@ -178,8 +182,8 @@ def served_identity(config: ServerConfig) -> dict[str, Any]:
     Raises:
         InputError: the question's file can't be read or lacks `{prompt}`.
     """
-    asked = config.model_dump(mode="json", include={"family", "model", "base_url", "frames_per_second"})
-    return asked | {"max_output_tokens": config.max_output_tokens, "question": hash_value(read_question(config))}
+    settings = config.model_dump(mode="json", include={"family", "model", "base_url", "frames_per_second"})
+    return settings | {"max_output_tokens": config.max_output_tokens, "question": hash_value(read_question(config))}
 
 
 def read_scores(answer: str, family: Family) -> list[float] | None:

@@ -114,7 +114,7 @@ def stretched_head(weight: Tensor, bias: Tensor) -> Head:
 
 
 def _max_frames(name: str) -> int:
-    """How many frames a version sees: it is told by the last part of its name, or by its name in the hub's cache."""
+    """How many frames the model sees, by the version in the last part of its name or in its name in the hub's cache."""
     path = Path(name).absolute()
     names = [path.name, *(part for part in path.parts if part.startswith("models--"))]
     return _FRAMES_V1_1 if any("v1.1" in part for part in names) else _FRAMES
