@@ -137,14 +137,14 @@ def test_a_model_that_does_not_exist(
     assert results(run_dir, "generate") == results(first_run[0], "generate")
 
 
-@pytest.mark.parametrize("setting", ["reward.model", "score.released", "good.source"])
+@pytest.mark.parametrize("setting", ["reward.model", "score.released", "good.source", "judge.questions"])
 def test_a_model_or_folder_that_is_not_there_is_told_before_anything_is_run(
     setting: str, finished_run: Copy, tiny_recipe: Path
 ) -> None:
     run_dir = finished_run()
     stage, _ = setting.split(".")
     for command in ("run", stage):
-        refuse(run_dir, command, tiny_recipe, run_dir, "--set", f"{setting}=no/such-model", words=("'no/such-model'",))
+        refuse(run_dir, command, tiny_recipe, run_dir, "--set", f"{setting}=no/such-model", words=("no/such-model",))
     assert not (run_dir / "superseded").exists()
 
 

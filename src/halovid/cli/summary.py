@@ -28,8 +28,9 @@ def print_summary(run_dir: Path) -> None:
     for folder in sorted(run_dir.iterdir()):
         manifest = read_manifest(folder) if folder.is_dir() else None
         if manifest and manifest["skipped"]:
-            console.print(f"{folder.name}: {len(manifest['skipped'])} items skipped, listed in {folder}/manifest.json")
-    console.print(f"report: {run_dir / 'report' / 'report.html'}", soft_wrap=True)
+            listed = f"{len(manifest['skipped'])} items skipped, listed in {folder}/manifest.json"
+            console.print(f"{folder.name}: {listed}", soft_wrap=True, markup=False)
+    console.print(f"report: {run_dir / 'report' / 'report.html'}", soft_wrap=True, markup=False)
 
 
 def _comparison(metrics: Sequence[Mapping[str, Any]]) -> Table:

@@ -41,8 +41,9 @@ _LABELS_WITH_VOTES = LABELS.append(pa.field("votes", pa.list_(pa.struct(list(VOT
 
 
 def check(config: RunConfig) -> None:
-    """Raises InputError when the judge lacks something: a file of labels, a key, a package."""
+    """Raises InputError when the judge lacks something: a file of labels or of questions, a package."""
     make_judge(config.judge, config.grid, config.seed)
+    file_identity(config.judge.questions, "judge.questions")
 
 
 def warnings(config: RunConfig) -> list[str]:
