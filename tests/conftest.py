@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import hypothesis
 import pytest
 import safetensors.torch
 import torch
@@ -39,6 +40,9 @@ from halovid.store.tables import CLIPS, read_table, rows_to_table, write_table
 from halovid.store.video import write_video
 from tiny_pipelines import tiny_wan
 
+# how long an example takes says something of the machine, nothing of the code
+hypothesis.settings.register_profile("halovid", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("halovid")
 pytest_plugins = ["people_fixtures", "chromium_fixtures", "vlm_fixtures"]
 torch.set_num_threads(1)
 diffusers.utils.logging.disable_progress_bar()
