@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from conftest import LORA, manifest, run_here
 from halovid.config.recipes import load_config
 from halovid.config.reward import RewardConfig
+from halovid.measuring.plain import PlainInstrument
 from halovid.models import base, open_model
 from halovid.models.loading import load_pipeline
 from halovid.stages import required_stages
@@ -91,7 +92,9 @@ def test_all_stages_are_complete_and_nothing_was_skipped(finished: tuple[Path, P
 def test_text_encoders_are_open_while_prompts_are_encoded_and_never_else(finished: tuple[Path, Path]) -> None:
     opened = OPENED[finished[1]]
     reading = [names for names in opened if "text_encoder" in names]
-    assert reading == [{"text_encoder", "tokenizer", "scheduler"}] * 2  # in generate and in baseline
+    assert len(reading) == 2  # in generate and in baseline
+    for names in reading:
+        assert not names & {"transformer", "unet", "vae"}
     assert len(opened) == 2 + 5  # generate, restore, align, baseline, evaluate
 
 
@@ -123,7 +126,7 @@ def test_base_and_aligned_clips_differ_and_are_compared(finished: tuple[Path, Pa
     for before, aligned in zip(*clips, strict=True):
         assert not torch.allclose(load_file(before)["latents"], load_file(aligned)["latents"], atol=1e-3)
     measures = {row["measure"] for row in pq.read_table(finished[1] / "evaluate" / "metrics.parquet").to_pylist()}
-    assert "flow_warp_error" in measures
+    assert measures == (PlainInstrument.measures.keys() if load_config(finished[0]).generator.num_frames > 1 else set())
 
 
 def test_the_merged_pipeline_is_one_of_the_same_family(finished: tuple[Path, Path], tmp_path: Path) -> None:

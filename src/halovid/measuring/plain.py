@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from halovid.config.run import RunConfig
@@ -47,7 +48,9 @@ class PlainInstrument:
         return cls()
 
     def measure(self, clips: ClipBatch, skip: Skip) -> dict[str, Tensor]:
-        """Measure id -> its value for each clip, [B]; `maths.video_metrics` has the formulas."""
+        """Measure id -> its value for each clip, [B]; NaN for a single frame. Formulas: `maths.video_metrics`."""
+        if clips.video.shape[2] == 1:
+            return {name: torch.full((len(clips.video),), torch.nan) for name in self.measures}
         flow = video_metrics.estimate_flow(clips.video)
         return {
             "temporal_flickering": video_metrics.temporal_flickering(clips.video),

@@ -141,10 +141,8 @@ class DiffusionModel:
             name: value.to(dtype) if value.is_floating_point() else value
             for name, value in conditioning.tensors.items()
         }
-        packed, timestep = self._family.pack(self._pipe, noisy.to(dtype)), self.noise.timestep(level)
-        output = self._family.predict(self._pipe, network, packed, timestep, tensors, self._config)
-        shape = (noisy.shape[2], noisy.shape[3], noisy.shape[4])
-        return self._family.unpack(self._pipe, output, shape)
+        timestep = self.noise.timestep(level)
+        return self._family.predict(self._pipe, network, noisy.to(dtype), timestep, tensors, self._config)
 
     def predict_guided(self, noisy: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
         """The network's output with classifier-free guidance, as sampling uses it, [B, C, T, h, w]."""
@@ -235,7 +233,7 @@ def find_geometry(family: Family, folder: Path, index: dict[str, Any], config: G
         InputError: the pipeline can't be driven or read, or makes no clips of the configured size.
     """
     with readable(f"the settings in {folder}", advice()):
-        problem = family.problem(folder)
+        problem = family.problem(folder, config)
     if problem:
         raise InputError(f"generator.model {config.model!r} {problem}")
     geometry = family.geometry(empty_component(folder, index, family.autoencoders[0]))

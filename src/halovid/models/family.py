@@ -35,7 +35,11 @@ def call_arguments(config: GeneratorConfig) -> dict[str, Any]:
 
 
 def latent_statistics(autoencoder: Any) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation by which latents are normalised for the denoiser, [1, C or 1, 1, 1, 1] each."""
+    """Mean and standard deviation by which latents are normalised for the denoiser, [1, C or 1, 1, 1, 1] each.
+
+    They are read from the autoencoder's config: latents_mean or shift_factor, latents_std and scaling_factor. A family
+    whose autoencoder keeps them elsewhere brings its own `encode_video` and `decode_video`.
+    """
     config = autoencoder.config
     mean = torch.tensor(config.get("latents_mean") or [config.get("shift_factor") or 0.0])
     std = torch.tensor(config.get("latents_std") or [1.0]) / (config.get("scaling_factor") or 1.0)
@@ -71,12 +75,17 @@ def decode_frames(autoencoder: Any, latents: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Family:
-    """How the pipelines of one class are used. `pipe` below is the diffusers pipeline with the parts that are open.
+    """How the pipelines of one class are used.
+
+    `pipe` below is the diffusers pipeline with the parts that are open; the others are None. What it tells of a part
+    that is not open, such as `pipe.vae_scale_factor_spatial`, is a default of its class.
 
     Args:
         encode: (pipe, prompts) -> the tensors of `records.Conditioning`, by the argument names of the pipeline's call.
-        predict: (pipe, network, noisy latents in the network's layout, timestep [B], tensors, config) -> the network's
-            output, without guidance. Training calls it, so it must not use `torch.no_grad`.
+            One of them is `prompt_embeds`, [B, L, D]. If the network is told which of these tokens count, another is
+            that mask, [B, L], with a name that ends in `mask`.
+        predict: (pipe, network, noisy latents [B, C, T, h, w], timestep [B], tensors, config) -> the network's output,
+            [B, C, T, h, w], without guidance. Training calls it, so it must not use `torch.no_grad`.
         geometry: autoencoder -> its strides. The autoencoder may have no weights.
         denoisers: names of the components that training changes.
         autoencoders: names of the components that encode and decode clips.
@@ -85,13 +94,14 @@ class Family:
         side_multiple: height and width in latent cells must be multiples of it.
         encode_video: (autoencoder, clips [B, 3, F, H, W]) -> normalised latents [B, C, T, h, w].
         decode_video: the inverse of `encode_video`.
-        pack: (pipe, latents [B, C, T, h, w]) -> the latents in the network's layout.
-        unpack: (pipe, latents in the network's layout, (T, h, w)) -> [B, C, T, h, w].
+        unpack: (pipe, latents as the pipeline's call gives them, (T, h, w)) -> [B, C, T, h, w].
         call: config -> the arguments of the pipeline's call, besides prompts and seeds.
-        guided: config -> whether sampling uses classifier-free guidance with a negative prompt.
+        guided: config -> whether sampling uses classifier-free guidance with a negative prompt; False where the
+            guidance scale is an input of the network, which `predict` takes from the configuration.
         noise: scheduler -> the noise process.
         prepare: pipe -> None; may change an open denoiser in place, e.g. to make it faster, but not its output.
-        problem: the pipeline's folder -> why a pipeline of this class can't be used, or None.
+        problem: (the pipeline's folder, config) -> why this pipeline can't be used, or not with these settings, as the
+            end of a sentence that begins with its name; None if it can.
     """
 
     encode: Callable[[Any, list[str]], dict[str, Tensor]]
@@ -104,10 +114,9 @@ class Family:
     side_multiple: int = 1
     encode_video: Callable[[Any, Tensor], Tensor] = encode_clips
     decode_video: Callable[[Any, Tensor], Tensor] = decode_clips
-    pack: Callable[[Any, Tensor], Tensor] = lambda pipe, latents: latents
     unpack: Callable[[Any, Tensor, tuple[int, int, int]], Tensor] = lambda pipe, latents, shape: latents
     call: Callable[[GeneratorConfig], dict[str, Any]] = call_arguments
     guided: Callable[[GeneratorConfig], bool] = lambda config: config.guidance_scale > 1
     noise: Callable[[Any], NoiseProcess] = noise_from_scheduler
     prepare: Callable[[Any], None] = lambda pipe: None
-    problem: Callable[[Path], str | None] = lambda folder: None
+    problem: Callable[[Path, GeneratorConfig], str | None] = lambda folder, config: None

@@ -122,22 +122,30 @@ def hacking_warnings(base: Reading, current: Reading, seed: int = 0) -> list[str
     A change counts when its paired 95% bootstrap interval over the clips excludes zero. A measure that should stay the
     same, as motion, is worse when that interval lies below a loss of a fifth.
     """
-    rewarded = ~np.isnan(base.values[REWARD]) & ~np.isnan(current.values[REWARD])
-    base, current = base.subset(rewarded), current.subset(rewarded)
-    if rewarded.sum() < _MIN_CLIPS or _change(base, current, REWARD, seed).low <= 0:
+    base, current = _with_values(base, current, REWARD)
+    if len(current.values[REWARD]) < _MIN_CLIPS or _change(base, current, REWARD, seed).low <= 0:
         return []
     warnings = []
     for name, measure in MEASURES.items():
         if name not in current.values:
             continue
-        before, after = base.values[name].mean(), current.values[name].mean()
-        if _is_worse(measure, _change(base, current, name, seed), before):
+        known_base, known_current = _with_values(base, current, name)
+        if len(known_current.values[name]) < _MIN_CLIPS:
+            continue
+        before, after = known_base.values[name].mean(), known_current.values[name].mean()
+        if _is_worse(measure, _change(known_base, known_current, name, seed), before):
             warnings.append(
                 f"step {current.step}: the reward rose from {show_number(base.values[REWARD].mean())} to "
                 f"{show_number(current.values[REWARD].mean())}, but {measure.title} went from {show_number(before)} to "
                 f"{show_number(after)}"
             )
     return warnings
+
+
+def _with_values(base: Reading, current: Reading, name: str) -> tuple[Reading, Reading]:
+    """Both readings of the clips that have a value of this measure in both."""
+    known = ~np.isnan(base.values[name]) & ~np.isnan(current.values[name])
+    return base.subset(known), current.subset(known)
 
 
 def _change(base: Reading, current: Reading, name: str, seed: int) -> Interval:

@@ -109,6 +109,14 @@ def test_a_clip_alone_has_the_values_that_it_has_in_a_batch(
                 torch.testing.assert_close(value[0], values[key][index], rtol=1e-4, atol=1e-3, msg=key)
 
 
+def test_clips_of_one_frame_have_no_measures_of_motion(clips: ClipBatch) -> None:
+    [plain] = open_instruments(["plain"], recipe("plain"), Path("nowhere"))
+    pictures = ClipBatch(clips.video[:, :, :1], clips.rows, clips.geometry, clips.grid, clips.conditioning)
+    values = plain.measure(pictures, never)
+    assert values.keys() == plain.measures.keys()
+    assert all(value.shape == (3,) and value.isnan().all() for value in values.values())
+
+
 def test_measuring_twice_gives_the_same(instrument: Instrument, values: dict[str, Tensor], clips: ClipBatch) -> None:
     for key, value in instrument.measure(clips, never).items():
         torch.testing.assert_close(value, values[key], rtol=0, atol=0, equal_nan=True)

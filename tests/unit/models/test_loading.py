@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from halovid.config.run import GeneratorConfig
 from halovid.models import FAMILIES, check_model, load_family, model_identity
+from halovid.models.base import find_geometry
 from halovid.models.loading import INDEX
 from halovid.store.errors import InputError
 from tiny_pipelines import TINY
@@ -94,3 +96,18 @@ def test_relatives_of_a_family_that_it_does_not_drive(
     path.unlink()
     with pytest.raises(InputError, match="can't be read"):
         check_model(config(tmp_path, **size))
+
+
+def test_a_family_can_refuse_settings_that_its_pipeline_would_ignore(tmp_path: Path) -> None:
+    """A pipeline of pictures makes one frame, whatever a recipe asks for."""
+
+    def only_pictures(folder: Path, config: GeneratorConfig) -> str | None:
+        return None if config.num_frames == 1 else f"makes pictures: generator.num_frames is {config.num_frames}, not 1"
+
+    name = "TextToVideoSDPipeline"
+    TINY[name].build().save_pretrained(tmp_path)
+    family = dataclasses.replace(load_family(name, ""), problem=only_pictures)
+    index = json.loads((tmp_path / INDEX).read_text(encoding="utf-8"))
+    find_geometry(family, tmp_path, index, config(tmp_path, num_frames=1))
+    with pytest.raises(InputError, match=r"makes pictures: generator\.num_frames is 13, not 1$"):
+        find_geometry(family, tmp_path, index, config(tmp_path, num_frames=13))

@@ -56,6 +56,14 @@ def test_a_change_within_the_noise_or_a_little_less_motion_is_no_reason_to_warn(
     assert hacking_warnings(reading(0), reading(5, reward=0.5, lower=0.002, same=-0.1)) == []
 
 
+def test_a_measure_that_no_clip_has_says_nothing_and_one_that_some_have_is_compared_on_those() -> None:
+    base, now = reading(0), reading(5, reward=0.5, lower=0.5, higher=-0.5)
+    now.values[LOWER][:] = np.nan
+    now.values[HIGHER][0] = base.values[HIGHER][1] = np.nan
+    [sentence] = hacking_warnings(base, now)
+    assert MEASURES[HIGHER].title in sentence
+
+
 def test_fewer_than_four_clips_say_nothing() -> None:
     first, second = (
         Reading(r.step, {k: v[:3] for k, v in r.values.items()}) for r in (reading(0), reading(5, reward=1, lower=1))

@@ -22,11 +22,13 @@ def _predict(
     pipe: Any, network: Any, noisy: Tensor, timestep: Tensor, tensors: dict[str, Tensor], config: GeneratorConfig
 ) -> Tensor:
     """The 5B has rotary positions, which the pipeline computes from the size in pixels; the 2B has none."""
-    frames, (height, width) = noisy.shape[1], noisy.shape[3:]
+    frames, height, width = noisy.shape[2:]
     rotary, stride = None, pipe.vae_scale_factor_spatial
     if network.config.use_rotary_positional_embeddings:
         rotary = pipe._prepare_rotary_positional_embeddings(height * stride, width * stride, frames, noisy.device)
-    return network(noisy, tensors["prompt_embeds"], timestep, image_rotary_emb=rotary, return_dict=False)[0]
+    texts = tensors["prompt_embeds"]
+    output = network(noisy.transpose(1, 2), texts, timestep, image_rotary_emb=rotary, return_dict=False)[0]
+    return output.transpose(1, 2)
 
 
 def _geometry(vae: Any) -> LatentGeometry:
@@ -34,7 +36,7 @@ def _geometry(vae: Any) -> LatentGeometry:
     return LatentGeometry(int(vae.config.temporal_compression_ratio), spatial, causal_first_frame=True)
 
 
-def _problem(folder: Path) -> str | None:
+def _problem(folder: Path, config: GeneratorConfig) -> str | None:
     settings = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
     if settings.get("patch_size_t") is None:
         return None
@@ -47,7 +49,6 @@ FAMILY = Family(
     geometry=_geometry,
     frame_multiple=2,  # the decoder takes two latent frames at a time and reads an even number of them as another clip
     side_multiple=2,
-    pack=lambda pipe, latents: latents.transpose(1, 2),
     unpack=lambda pipe, latents, shape: latents.transpose(1, 2),
     problem=_problem,
 )

@@ -35,7 +35,7 @@ def _geometry(vae: Any) -> LatentGeometry:
     return LatentGeometry(vae.config.scale_factor_temporal, vae.config.scale_factor_spatial, causal_first_frame=True)
 
 
-def _problem(folder: Path) -> str | None:
+def _problem(folder: Path, config: GeneratorConfig) -> str | None:
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     one_expert = index.get("transformer", [None])[0] and not index.get("transformer_2", [None])[0]
     if one_expert and not index.get("expand_timesteps"):
