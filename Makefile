@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: demo test clean
+.PHONY: demo test test-runs test-units clean
 
 demo: $(VENV)/installed
 	$(BIN)/halovid run recipes/demo.yaml $(RUN)
@@ -13,7 +13,14 @@ test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-runs test-units
+
+# the two halves of the tests, which `test` runs side by side: whole runs take as long as everything else
+test-runs:
+	$(BIN)/python -m pytest tests/e2e tests/golden
+
+test-units:
+	$(BIN)/python -m pytest --ignore tests/e2e --ignore tests/golden
 
 # torch is free in the range; the constraints hold it to a release with a CPU build that all the others fit
 $(VENV)/installed: pyproject.toml constraints-cpu.txt
