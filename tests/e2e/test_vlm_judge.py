@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -95,8 +96,7 @@ def test_a_complete_stage_needs_no_key_and_no_server(
     assert judge().code == 0
     monkeypatch.delenv("OPENAI_API_KEY")
     assert "complete" in judge().stderr
-    for path in (run_dir / "judge").rglob("*"):
-        path.unlink()
+    shutil.rmtree(run_dir / "judge")
     outcome = judge()  # all answers are on disk
     assert outcome.code == 0, outcome.stderr
     assert len(labels(run_dir)) == CLIPS * 5

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
+from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from halovid.config.run import GeneratorConfig
@@ -136,7 +137,7 @@ class DiffusionModel:
         """The network's output without guidance, [B, C, T, h, w]; training compares it with `noise.target`."""
         self._need("denoiser")
         [network] = self.denoisers.values()
-        dtype = next(network.parameters()).dtype
+        dtype = _number_format(network)
         tensors = {
             name: value.to(dtype) if value.is_floating_point() else value
             for name, value in conditioning.tensors.items()
@@ -194,7 +195,7 @@ class DiffusionModel:
             if (folder / LORA_FILE).exists():
                 load_lora(network, name, folder)
             else:
-                trained = load_component(folder / name, type(network), next(network.parameters()).dtype)
+                trained = load_component(folder / name, type(network), _number_format(network))
                 network.load_state_dict(trained.state_dict())
 
     def save_merged(self, folder: Path) -> None:
@@ -255,3 +256,8 @@ def _check_size(config: GeneratorConfig, geometry: LatentGeometry, family: Famil
         stride = geometry.temporal_stride * family.frame_multiple
         allowed = f"{stride} * k + {lone_frames}" if lone_frames else f"a multiple of {stride}"
         raise InputError(f"generator.num_frames is {config.num_frames}; {config.model!r} needs {allowed}")
+
+
+def _number_format(network: nn.Module) -> torch.dtype:
+    """What a network computes in: some of its parameters may be kept in float32, and an adapter's always are."""
+    return cast(ModelMixin, network).dtype
