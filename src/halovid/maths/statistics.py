@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,10 +43,7 @@ def spearman(scores: ArrayLike, truth: ArrayLike) -> float:
     Raises:
         ValueError: the shapes differ, or a value is NaN.
     """
-    first, second = _matched(scores, truth, "truth")
-    if _is_constant(first) or _is_constant(second):
-        return math.nan
-    return float(stats.spearmanr(first, second).statistic)
+    return _rank_correlation(stats.spearmanr, scores, truth)
 
 
 def kendall(scores: ArrayLike, truth: ArrayLike) -> float:
@@ -58,10 +56,15 @@ def kendall(scores: ArrayLike, truth: ArrayLike) -> float:
     Raises:
         ValueError: the shapes differ, or a value is NaN.
     """
+    return _rank_correlation(stats.kendalltau, scores, truth)  # variant "b" is scipy's default
+
+
+def _rank_correlation(correlate: Callable[..., Any], scores: ArrayLike, truth: ArrayLike) -> float:
+    """What scipy's `correlate` gives of two matching arrays; NaN when one of them is constant or empty."""
     first, second = _matched(scores, truth, "truth")
     if _is_constant(first) or _is_constant(second):
         return math.nan
-    return float(stats.kendalltau(first, second, variant="b").statistic)
+    return float(correlate(first, second).statistic)
 
 
 def auroc(scores: ArrayLike, positive: ArrayLike) -> float:

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -30,7 +30,6 @@ from halovid.store.runtime import console, progress, set_threads
 from halovid.store.tables import rows_to_table, write_table
 from halovid.store.work import Executor, Item, LocalExecutor, Work, skipped_entry
 
-T = TypeVar("T")
 # Files whose hashes go into the manifest. Those of clips and latents are in the tables that name them.
 _RESULTS = (
     *("*.parquet", "*/*.parquet", "*.safetensors", "*.json", "*.jsonl", "*.html"),
