@@ -31,6 +31,7 @@ FLOORS = (
     "clips",  # clip folders and prompt files
     "labelling",  # labels from people
     "rewards",  # reward models
+    "search",  # better clips of the same generator, found by their rewards
     "measuring",  # measures of clips, and how raters agree
     "training",  # how a generator is trained
     "stages",  # the steps of a run

@@ -24,7 +24,7 @@ class GoodConfig(Section):
 class RestoreConfig(Section):
     """Clips that get noise and are denoised by the base model: the same layout, with the model's own defects."""
 
-    source: Literal["good", "candidates"] = Field("good", description="which clips are made anew")
+    source: Literal["good", "candidates", "repaired"] = Field("good", description="which clips are made anew")
     per_prompt: int = Field(3, ge=1, le=10_000, description="clips per prompt")
     most_regions: int | None = Field(
         None,
@@ -47,10 +47,11 @@ class RestoreConfig(Section):
     @property
     def originals(self) -> str:
         """The stage whose clips are made anew."""
-        return "good" if self.source == "good" else "generate"
+        return {"good": "good", "candidates": "generate", "repaired": "repair"}[self.source]
 
 
-PairSource = Literal["candidates", "good", "twins", "restored", "preferences"]
+PairSource = Literal["candidates", "repaired", "before_repair", "good", "twins", "restored", "preferences"]
+REWARDED: tuple[PairSource, ...] = ("candidates", "repaired", "before_repair", "good", "twins")  # margins by rewards
 
 
 class PairConfig(Section):
@@ -59,8 +60,10 @@ class PairConfig(Section):
     sources: tuple[PairSource, ...] = Field(
         ("candidates",),
         min_length=1,
-        description="candidates among each other, good clips against all candidates, clips against what `restore` made "
-        "of them (twins: the rewards tell which patches lost; restored: the regions do), pairs that somebody compared",
+        description="candidates among each other; repaired clips against the candidates that were not repaired, or "
+        "before_repair: each against the candidate that it was made from; good clips against all candidates; clips "
+        "against what `restore` made of them (twins: the rewards tell which patches lost; restored: the regions do); "
+        "preferences: pairs that somebody compared",
     )
     preferences: Path | None = Field(
         None, description="preferences: a table that `halovid label export --what preferences` wrote"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from halovid.config.objectives import GranDPOOptions, ObjectiveOptions
-from halovid.config.pairs import GoodConfig, PairConfig, RestoreConfig
+from halovid.config.pairs import REWARDED, GoodConfig, PairConfig, PairSource, RestoreConfig
 from halovid.config.reward import RewardConfig, ScoreConfig
+from halovid.config.search import RepairConfig, RepairOptions
 from halovid.config.sections import (
     Batch,
     Execution,
@@ -168,10 +170,12 @@ class EvaluateConfig(Section):
         2, ge=1, le=10_000, description="clips per prompt and model; base and aligned share their seeds"
     )
     step: Steps | None = Field(None, description="one of align.snapshots instead of the last step")
-    best_of: int = Field(
-        1, ge=1, le=10_000, description="no training: the base, and the best of so many tries by the reward"
+    generator: Literal["aligned", "base"] = Field(
+        "aligned", description="what is held against the base: the aligned generator, or the base with a search"
     )
+    best_of: int = Field(1, ge=1, le=10_000, description="keep the best of so many clips by the reward")
     best_by: Literal["clip", "patch"] = Field("clip", description="reward that best_of compares")
+    repair: RepairOptions | None = Field(None, description="repair the clips; left out: they stay as sampled")
     instruments: tuple[InstrumentName, ...] = Field(
         ("inspector", "critic", "diversity", "plain"),
         min_length=1,
@@ -182,6 +186,17 @@ class EvaluateConfig(Section):
     num_resamples: int = Field(
         10_000, ge=100, le=1_000_000, description="bootstrap resamples behind each confidence interval"
     )
+
+    @property
+    def searches(self) -> bool:
+        """Whether clips are chosen or repaired by their rewards."""
+        return self.best_of > 1 or self.repair is not None
+
+    @model_validator(mode="after")
+    def _base_searches(self) -> EvaluateConfig:
+        if self.generator == "base" and not self.searches:
+            raise ValueError("generator is 'base', which would be held against itself: set best_of or repair as well")
+        return self
 
 
 class ReportConfig(Section):
@@ -209,6 +224,7 @@ class RunConfig(Section):
     reward: RewardConfig = Field(RewardConfig(), description="the reward model, trained on the judge's ratings")
     score: ScoreConfig = Field(ScoreConfig(), description="rewards of all clips that pairs are made of")
     good: GoodConfig | None = Field(None, description="good clips of the prompts; left out, there are none")
+    repair: RepairConfig | None = Field(None, description="repaired candidates; left out, there are none")
     restore: RestoreConfig | None = Field(
         None, description="clips made anew by the base model; left out, there are none"
     )
@@ -251,26 +267,35 @@ class RunConfig(Section):
 
     @property
     def scored_folders(self) -> list[str]:
-        """The clip folders (stages) whose clips need rewards, since pairs are made of these."""
-        folders = {"candidates": ["generate"], "good": ["generate", "good"], "twins": ["restore"]}
-        needed = {folder for source in self.pair.sources for folder in folders.get(source, [])}
-        if "twins" in self.pair.sources and self.restore is not None:
-            needed.add(self.restore.originals)
-        return [folder for folder in ("generate", "good", "restore") if folder in needed]
+        """The clip folders (stages) whose clips need rewards, since the margins of pairs come from these."""
+        return self._folders_of([source for source in self.pair.sources if source in REWARDED])
 
     @property
     def paired_folders(self) -> list[str]:
         """The clip folders (stages) that a training on the pairs reads: those of the clips, and of the prompts."""
-        needed = {"generate", *self.scored_folders}
-        if self.pair.remade and self.restore is not None:
-            needed |= {"restore", self.restore.originals}
-        return [folder for folder in ("generate", "good", "restore") if folder in needed]
+        return self._folders_of([*self.pair.sources, "candidates"])
+
+    def _folders_of(self, sources: Sequence[PairSource]) -> list[str]:
+        """The clip folders (stages) whose clips these sources pair, in the order of the stages."""
+        remade = {"restore", self.restore.originals} if self.restore else set()
+        folders: dict[PairSource, set[str]] = {
+            "candidates": {"generate"},
+            "repaired": {"generate", "repair"},
+            "before_repair": {"generate", "repair"},
+            "good": {"generate", "good"},
+            "twins": remade,
+            "restored": remade,
+            "preferences": {"generate"},
+        }
+        needed = {folder for source in sources for folder in folders[source]}
+        return [folder for folder in ("generate", "good", "repair", "restore") if folder in needed]
 
     @property
     def trains_reward(self) -> bool:
         """Whether a run trains a reward model of its own: rewards are asked for, and no released model gives them."""
-        asked = bool(self.scored_folders) or self.evaluate.best_of > 1 or "reward" in self.evaluate.instruments
-        return asked and self.score.uses_run_network
+        by_training = bool(self.scored_folders) or "repair" in self.paired_folders
+        by_evaluation = self.evaluate.searches or "reward" in self.evaluate.instruments
+        return (by_training or by_evaluation) and self.score.uses_run_network
 
     @property
     def has_rewarder(self) -> bool:
@@ -290,8 +315,13 @@ class RunConfig(Section):
             raise ValueError("pair.sources has 'preferences': name the table of them as pair.preferences")
         if "good" in self.pair.sources and self.good is None:
             raise ValueError("pair.sources has 'good': the recipe needs a section `good` for it")
+        repaired = {"repaired", "before_repair"} & set(self.pair.sources)
+        if repaired and self.repair is None:
+            raise ValueError(f"pair.sources has {sorted(repaired)}: the recipe needs a section `repair` for it")
         if self.restore is not None and self.restore.source == "good" and self.good is None:
             raise ValueError("restore.source is 'good': the recipe needs a section `good` for it")
+        if self.restore is not None and self.restore.source == "repaired" and self.repair is None:
+            raise ValueError("restore.source is 'repaired': the recipe needs a section `repair` for it")
         return self
 
     @model_validator(mode="after")
@@ -303,7 +333,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _step_is_kept(self) -> RunConfig:
         step = self.evaluate.step
-        if step is not None and self.evaluate.best_of == 1 and step not in self.align.snapshots:
+        if step is not None and self.evaluate.generator == "aligned" and step not in self.align.snapshots:
             raise ValueError(f"evaluate.step is {step}, of which align keeps no weights: add it to align.snapshots")
         return self
 

@@ -145,6 +145,11 @@ class DiffusionModel:
         timestep = self.noise.timestep(level)
         return self._family.predict(self._pipe, network, noisy.to(dtype), timestep, tensors, self._config)
 
+    @property
+    def calls_per_step(self) -> int:
+        """How often a step of sampling calls the network: twice with classifier-free guidance."""
+        return 1 if self.negative() is None else 2
+
     def predict_guided(self, noisy: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
         """The network's output with classifier-free guidance, as sampling uses it, [B, C, T, h, w]."""
         output, negative = self.predict(noisy, level, conditioning), self.negative()

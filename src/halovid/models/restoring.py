@@ -33,13 +33,15 @@ def random_regions(shape: tuple[int, int, int], config: RestoreConfig, rng: np.r
 
 
 @torch.no_grad()
-def restore(
+def remake(
     model: DiffusionModel,
     latents: Tensor,
     mask: Tensor,
     conditioning: Conditioning,
     noise: Tensor,
-    config: RestoreConfig,
+    *,
+    sigma: float,
+    steps: int,
 ) -> Tensor:
     """The latents with the cells under the mask made anew by the model from noise level `sigma` on, [B, C, T, h, w].
 
@@ -49,9 +51,11 @@ def restore(
     Args:
         latents, noise: [B, C, T, h, w].
         mask: [B, T, h, w], 1 for cells to make anew, else 0.
+        sigma: the noise level that the cells start from, in 0..1.
+        steps: of equal size, from there to the clip.
     """
     mask = mask[:, None].to(latents)
-    levels = torch.linspace(config.sigma, 0, config.steps + 1, device=latents.device)[:, None].expand(-1, len(latents))
+    levels = torch.linspace(sigma, 0, steps + 1, device=latents.device)[:, None].expand(-1, len(latents))
     sample = model.noise.noisy(latents, noise, levels[0])
     for level, next_level in itertools.pairwise(levels):
         output = model.predict_guided(sample, level, conditioning)

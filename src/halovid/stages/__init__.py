@@ -39,7 +39,8 @@ def _reads_of_pair(config: RunConfig) -> Sequence[str]:
     sources = set(config.pair.sources)
     scored = ["score"] if config.scored_folders else []
     restored = ["restore"] if config.pair.remade else []
-    return [*scored, *restored, *(["generate"] if "preferences" in sources else [])]
+    repaired = ["repair"] if "before_repair" in sources or "repaired" in sources else []
+    return [*scored, *restored, *repaired, *(["generate"] if "preferences" in sources else [])]
 
 
 def _reads_of_align(config: RunConfig) -> Sequence[str]:
@@ -52,9 +53,9 @@ def _reads_of_baseline(config: RunConfig) -> Sequence[str]:
 
 
 def _reads_of_evaluate(config: RunConfig) -> Sequence[str]:
-    best_of = config.evaluate.best_of > 1
-    rewarded = (best_of or "reward" in config.evaluate.instruments) and config.trains_reward
-    return ["baseline", *([] if best_of else ["align"]), *(["reward"] if rewarded else [])]
+    rewarded = (config.evaluate.searches or "reward" in config.evaluate.instruments) and config.trains_reward
+    aligned = config.evaluate.generator == "aligned"
+    return ["baseline", *(["align"] if aligned else []), *(["reward"] if rewarded else [])]
 
 
 def _reads_of_report(config: RunConfig) -> Sequence[str]:
@@ -66,7 +67,7 @@ _CLIP_SIZE = "generator.num_frames, height and width"
 _SAMPLING = f"generator.batch_size, or {_CLIP_SIZE}"
 _REPLACED = "what is imported takes its place"
 _TRAINS_NO_REWARD = "this recipe trains no reward model"
-_TRAINS_NO_GENERATOR = "evaluate.best_of trains no generator"
+_TRAINS_NO_GENERATOR = "evaluate.generator is the base"
 
 # In the order in which a run does them: every stage reads only those above it.
 STAGES: dict[str, Stage] = {
@@ -98,9 +99,16 @@ STAGES: dict[str, Stage] = {
         saves_memory=f"good.batch_size, or {_CLIP_SIZE}",
         unneeded="no pair needs them",
     ),
+    "repair": Stage(
+        "Repair the best candidates: the base model makes their defective regions anew as long as the rewards rise. "
+        "Reads RUN/generate, RUN/reward; writes RUN/repair: mp4 clips, their latents, repairs.parquet.",
+        lambda config: ["generate", *(["reward"] if config.score.uses_run_network else [])],
+        saves_memory=f"repair.batch_size, or {_CLIP_SIZE}",
+        unneeded="no pair needs them",
+    ),
     "restore": Stage(
-        "Let the base model make clips anew: the same layout with its own defects. Reads RUN/generate or "
-        "RUN/good; writes RUN/restore: mp4 clips, their latents, pairs.parquet.",
+        "Let the base model make clips anew: the same layout with its own defects. Reads RUN/generate, "
+        "RUN/good or RUN/repair; writes RUN/restore: mp4 clips, their latents, pairs.parquet.",
         lambda config: sorted({"generate", config.restore.originals}) if config.restore else ["generate"],
         saves_memory=f"restore.batch_size, or {_CLIP_SIZE}",
         unneeded="no pair needs them",

@@ -2,9 +2,9 @@
 
     halovid evaluate RECIPE.yaml RUN
 
-Reads RUN/baseline and RUN/align. With `evaluate.best_of` above 1 the base generator with best-of-N sampling stands in
-for the aligned one, and RUN/align is not read. Reads RUN/reward for best-of-N, or if `evaluate.instruments` has
-"reward", when the run trains its own reward model.
+Reads RUN/baseline and RUN/align. With `evaluate.generator: base` the base generator with a search, best-of-N or repair,
+stands in for the aligned one, and RUN/align is not read. Reads RUN/reward for a search, or if `evaluate.instruments`
+has "reward", when the run trains its own reward model.
 Writes RUN/evaluate: a clip folder, measures.parquet with a row per clip and measure of both models, and
 metrics.parquet, which compares aligned with base measure by measure, with intervals.
 """
@@ -34,7 +34,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     depends = config.part("seed", "dtype", "grid", "generator", "evaluate") | {
         "model": model_identity(config.generator)
     }
-    if config.evaluate.best_of > 1 or "reward" in config.evaluate.instruments:
+    if config.evaluate.searches or "reward" in config.evaluate.instruments:
         depends |= {"rewarder": rewarder_identity(config)}
     with open_stage(run_dir, "evaluate", depends, STAGES["evaluate"].reads(config)) as stage:
         if stage is None:
@@ -52,17 +52,18 @@ def run(config: RunConfig, run_dir: Path) -> None:
 
 
 def _sampling(config: RunConfig, run_dir: Path) -> SampleClips:
-    """How the clips that are compared with the base's are sampled: by the aligned generator, or best-of-N by the base.
+    """How the clips that are compared with the base's are sampled: by which generator, with which search.
 
     Raises:
         InputError: align kept no weights of `evaluate.step`.
     """
     folder, seed = run_dir / "evaluate", config.seed + EVALUATION_SEED
-    if config.evaluate.best_of > 1:
-        return SampleClips(config, folder, seed, best_of_run=run_dir)
+    search_run = run_dir if config.evaluate.searches else None
+    if config.evaluate.generator == "base":
+        return SampleClips(config, folder, seed, search_run=search_run)
     weights = run_dir / "align" / "weights"
     if config.evaluate.step is not None:
         weights = snapshot_folder(run_dir / "align", config.evaluate.step)
         if not weights.exists():
             raise InputError(f"evaluate.step is {config.evaluate.step}, but align kept no weights of it: {weights}")
-    return SampleClips(config, folder, seed, weights)
+    return SampleClips(config, folder, seed, weights, search_run)

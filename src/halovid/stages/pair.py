@@ -2,9 +2,10 @@
 
     halovid pair RECIPE.yaml RUN
 
-Reads, as each of `pair.sources` needs them: RUN/score for "candidates" and "good"; RUN/score and RUN/restore for
-"twins"; RUN/restore for "restored"; RUN/generate and the file `pair.preferences` for "preferences". Writes
-RUN/pair/pairs.parquet: folder and id of both clips of a pair, the margin between the clips and of every patch.
+Reads, as each of `pair.sources` needs them: RUN/score for "candidates" and "good"; RUN/score and RUN/repair for
+"repaired" and "before_repair"; RUN/score and RUN/restore for "twins"; RUN/restore for "restored"; RUN/generate and the
+file `pair.preferences` for "preferences". Writes RUN/pair/pairs.parquet: folder and id of both clips of a pair, the
+margin between the clips and of every patch.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from halovid.stages import STAGES
 from halovid.store.errors import InputError
 from halovid.store.files import file_identity
 from halovid.store.folders import StageFolder, open_stage
-from halovid.store.tables import CLIPS, PAIRS, REWARDS, patch_lists, patch_matrix, read_table, rows_to_table
+from halovid.store.tables import CLIPS, PAIRS, REPAIRS, REWARDS, patch_lists, patch_matrix, read_table, rows_to_table
 
 
 def check(config: RunConfig) -> None:
@@ -53,14 +54,22 @@ def _pairs_of(source: PairSource, config: RunConfig, run_dir: Path, stage: Stage
         mean_of_raters = mean_rater(read_raters(config.pair.preferences, {}), "everybody")
         clips = read_table(run_dir / "generate" / "clips.parquet", CLIPS)
         return make_preferred_pairs(mean_of_raters, clips, config, stage)
+    if source == "twins":
+        assert config.restore is not None  # the configuration has checked it
+        restored_pairs = read_table(run_dir / "restore" / "pairs.parquet", PAIRS)
+        rewards = pa.concat_tables([read_rewards(run_dir, name) for name in (config.restore.originals, "restore")])
+        return make_twin_pairs(restored_pairs, rewards, config, stage)
+    candidates = read_rewards(run_dir, "generate")
     if source == "candidates":
-        return make_pairs(read_rewards(run_dir, "generate"), config, stage)
+        return make_pairs(candidates, config, stage)
     if source == "good":
-        return make_good_pairs(read_rewards(run_dir, "good"), read_rewards(run_dir, "generate"), config, stage)
-    assert config.restore is not None  # the configuration has checked it
-    restored_pairs = read_table(run_dir / "restore" / "pairs.parquet", PAIRS)
-    rewards = pa.concat_tables([read_rewards(run_dir, name) for name in (config.restore.originals, "restore")])
-    return make_twin_pairs(restored_pairs, rewards, config, stage)
+        return make_good_pairs(read_rewards(run_dir, "good"), candidates, config, stage)
+    repairs = read_table(run_dir / "repair" / "repairs.parquet", REPAIRS)
+    repaired = read_rewards(run_dir, "repair")
+    if source == "repaired":
+        not_repaired = pc.invert(pc.is_in(candidates["clip_id"], repairs["original"].combine_chunks()))
+        return make_good_pairs(repaired, candidates.filter(not_repaired), config, stage)
+    return make_repair_pairs(repairs, pa.concat_tables([repaired, candidates]), config, stage)
 
 
 def read_rewards(run_dir: Path, folder: str) -> pa.Table:
@@ -83,7 +92,7 @@ def make_pairs(rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.T
 
 
 def make_good_pairs(good: pa.Table, candidates: pa.Table, config: RunConfig, stage: StageFolder) -> pa.Table:
-    """Pairs of every good clip with every candidate of its prompt; the one with the higher reward is chosen.
+    """Pairs of every good or repaired clip with every candidate of its prompt; that with the higher reward is chosen.
 
     Raises:
         InputError: there is no pair at all.
@@ -92,6 +101,24 @@ def make_good_pairs(good: pa.Table, candidates: pa.Table, config: RunConfig, sta
     chosen, rejected = pairing.all_pairs(_prompts(rewards), _rewards(rewards))
     good_with_candidate = (chosen < len(good)) != (rejected < len(good))
     return _pair_table(rewards, (chosen[good_with_candidate], rejected[good_with_candidate]), config, stage)
+
+
+def make_repair_pairs(repairs: pa.Table, rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.Table:
+    """Pairs of every repaired clip, which is chosen, with the candidate that it was made from.
+
+    Args:
+        repairs: rows of tables.REPAIRS.
+        rewards: of the repaired clips and the candidates, with the column `folder`.
+
+    Raises:
+        InputError: there is no pair at all.
+    """
+    rewards = rewards.combine_chunks()
+    repairs = repairs.filter(pc.equal(repairs["round"], 0))  # one row for each clip
+    rows = [pc.index_in(repairs[column].combine_chunks(), rewards["clip_id"]) for column in ("clip_id", "original")]
+    rewarded = pc.and_(pc.is_valid(rows[0]), pc.is_valid(rows[1]))
+    repaired, originals = (index.filter(rewarded).to_numpy() for index in rows)
+    return _pair_table(rewards, (repaired, originals), config, stage)
 
 
 def make_twin_pairs(restored_pairs: pa.Table, rewards: pa.Table, config: RunConfig, stage: StageFolder) -> pa.Table:

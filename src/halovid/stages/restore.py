@@ -24,7 +24,7 @@ from halovid.config.run import RunConfig
 from halovid.maths.grid import pool_cells
 from halovid.maths.seeds import clip_seed
 from halovid.models import open_model
-from halovid.models.restoring import random_regions, restore
+from halovid.models.restoring import random_regions, remake
 from halovid.records import Prompt
 from halovid.stages import STAGES
 from halovid.store.folders import open_stage
@@ -107,7 +107,8 @@ class RestoreClips:
             masks = torch.stack([region(job, shape, config) for job in batch]).to(device)
             generators = [torch.Generator().manual_seed(job.seed) for job in batch]
             noise = torch.stack([torch.randn(latents.shape[1:], generator=draw) for draw in generators]).to(latents)
-            restored = restore(model, latents, masks, conditioning, noise, settings)
+            sigma, steps = settings.sigma, settings.steps
+            restored = remake(model, latents, masks, conditioning, noise, sigma=sigma, steps=steps)
             video = model.decode_video(restored)
             clip_ids, prompts, seeds = zip(*((job.name, job.prompt, job.seed) for job in batch), strict=True)
             return write_clips(self.folder, clip_ids, prompts, seeds, restored, video, config.generator.fps)

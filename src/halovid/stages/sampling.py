@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import Tensor
 
 from halovid.clips.conditions import read_conditioning, read_negative
 from halovid.clips.folder import write_clips
 from halovid.config.run import RunConfig
 from halovid.maths.seeds import clip_seed
-from halovid.measuring.best_of import BestOf
-from halovid.models import DiffusionModel, open_model
+from halovid.models import open_model
 from halovid.records import Prompt, PromptBatch
 from halovid.rewards.rewarder import open_rewarder
+from halovid.search.draw import draw_once, draw_with_search
 from halovid.store.folders import StageFolder
 from halovid.store.tables import CLIPS
 from halovid.store.work import Row, Skip, Worker
 
-Draw = Callable[[PromptBatch, list[int]], Tensor]  # B prompts, B seeds -> latents of a clip of each, [B, C, T, h, w]
 PromptSample = tuple[Prompt, int]  # a prompt, and which of its clips is sampled, counted from 0
 
 
@@ -30,14 +27,14 @@ class SampleClips:
 
     seed: the seed of each clip is a function of it, of the prompt and of the sample's number.
     weights: the folder of an aligned generator's weights; None samples with the base.
-    best_of_run: the run whose rewarder chooses the best of `evaluate.best_of` tries; None for a single try.
+    search_run: the run whose rewarder guides the search of section `evaluate`; None samples each clip once.
     """
 
     config: RunConfig
     folder: Path
     seed: int
     weights: Path | None = None
-    best_of_run: Path | None = None
+    search_run: Path | None = None
 
     def open(self) -> Worker[PromptSample]:
         """See `Work.open`."""
@@ -45,7 +42,9 @@ class SampleClips:
         model = open_model(config, {"denoiser", "autoencoder"}, read_negative(folder, config))
         if self.weights is not None:
             model.load_weights(self.weights)
-        draw = self._open_draw(model)
+        draw = draw_once(model)
+        if self.search_run is not None:
+            draw = draw_with_search(model, open_rewarder(config, self.search_run), config.evaluate)
 
         def sample(batch: Sequence[PromptSample], skip: Skip) -> list[Row]:
             prompts = [prompt for prompt, _ in batch]
@@ -58,18 +57,6 @@ class SampleClips:
             return write_clips(folder, clip_ids, prompts, seeds, latents, model.decode_video(latents), fps)
 
         return sample
-
-    def _open_draw(self, model: DiffusionModel) -> Draw:
-        """How a batch of clips is sampled: once, or as the best of several tries."""
-        if self.best_of_run is not None:
-            rewarder = open_rewarder(self.config, self.best_of_run)
-            return BestOf(model, rewarder, self.config.evaluate.best_of, self.config.evaluate.best_by)
-
-        def sample_once(prompts: PromptBatch, seeds: list[int]) -> Tensor:
-            assert prompts.conditioning is not None, "clips are sampled from conditionings"
-            return model.sample(prompts.conditioning, seeds)
-
-        return sample_once
 
 
 def sample_clips(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from halovid.config.run import AlignConfig
 from halovid.models import DiffusionModel
+from halovid.store.errors import InputError
 from halovid.training.parallel import OneProcess, Parallel
 
 
@@ -27,7 +28,8 @@ class Policy:
         parallel: the processes that share the training; None for one process.
 
     Raises:
-        InputError: the network has no layers of the names that the LoRA is to be put on.
+        InputError: the network has no layers of the names that the LoRA is to be put on, or can't recompute
+            activations.
     """
 
     def __init__(self, model: DiffusionModel, config: AlignConfig, parallel: Parallel | None = None) -> None:
@@ -43,7 +45,7 @@ class Policy:
             parallel.wrap(self._reference_denoiser)
             denoiser.requires_grad_(True)
         if config.gradient_checkpointing:
-            denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
+            _checkpoint_gradients(denoiser)
         for value in denoiser.parameters():
             if value.requires_grad:
                 value.data = value.data.float()  # in bfloat16 small updates, also those of the EMA, round to nothing
@@ -97,6 +99,17 @@ class Policy:
     def _set_parameters(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
             self.parameters[name].copy_(value)
+
+
+def _checkpoint_gradients(denoiser: nn.Module) -> None:
+    """Lets a network compute its activations again in the backward pass; InputError when its class can't."""
+    try:
+        denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
+    except ValueError as error:
+        raise InputError(
+            f"align.gradient_checkpointing is true, and {type(denoiser).__name__} does not support it; leave it out, "
+            f"and lower align.batch_size or raise align.micro_batches to save memory"
+        ) from error
 
 
 def snapshot_folder(align_folder: Path, step: int) -> Path:

@@ -17,11 +17,10 @@ from diffusers.loaders import PeftAdapterMixin
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from halovid.config.pairs import RestoreConfig
 from halovid.config.run import GeneratorConfig
 from halovid.config.sections import LoraOptions
 from halovid.models import FAMILIES, PARTS, DiffusionModel, Part, check_model, load_family, load_model
-from halovid.models.restoring import restore
+from halovid.models.restoring import remake
 from halovid.records import Conditioning
 from halovid.store.errors import InputError
 from tiny_pipelines import TINY
@@ -249,8 +248,8 @@ def test_restoring_with_a_perfect_denoiser_gives_the_clip_back(
     latents, noise = samples.double(), torch.randn(samples.shape, dtype=torch.float64)
     monkeypatch.setattr(model, "predict", lambda noisy, level, texts: model.noise.target(latents, noise, level))
     everywhere = torch.ones(len(latents), *latents.shape[2:])
-    found = restore(model, latents, everywhere, conditioning, noise, RestoreConfig(sigma=sigma, steps=5))
-    torch.testing.assert_close(found, latents, rtol=1e-4, atol=1e-4)
+    remade = remake(model, latents, everywhere, conditioning, noise, sigma=sigma, steps=5)
+    torch.testing.assert_close(remade, latents, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="module")

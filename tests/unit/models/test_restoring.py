@@ -13,7 +13,7 @@ from torch import Tensor
 
 from halovid.config.pairs import RestoreConfig
 from halovid.maths.noise import NoiseProcess
-from halovid.models.restoring import random_regions, restore
+from halovid.models.restoring import random_regions, remake
 from halovid.records import Conditioning
 
 B, C, T, H, W = 2, 3, 5, 7, 11
@@ -45,11 +45,11 @@ def test_inside_the_region_is_what_the_model_makes_and_outside_the_clip_itself(k
     mask = (random(B, T, H, W, seed=3) > 0).double()
     model: Any = LeadsTo(goal, kind)
     texts = Conditioning({"prompt_embeds": torch.tensor([1.0, 2.0])[:, None, None]})
-    found = restore(model, clip, mask, texts, noise, RestoreConfig(sigma=sigma, steps=5))
+    remade = remake(model, clip, mask, texts, noise, sigma=sigma, steps=5)
     inside = mask[:, None].bool().expand(-1, C, -1, -1, -1)
     goal = goal * torch.tensor([1.0, 2.0])[:, None, None, None, None]
-    torch.testing.assert_close(found[inside], goal[inside])
-    torch.testing.assert_close(found[~inside], clip[~inside])
+    torch.testing.assert_close(remade[inside], goal[inside])
+    torch.testing.assert_close(remade[~inside], clip[~inside])
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

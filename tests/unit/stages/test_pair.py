@@ -19,12 +19,13 @@ from halovid.stages.pair import (
     make_good_pairs,
     make_pairs,
     make_preferred_pairs,
+    make_repair_pairs,
     make_twin_pairs,
     with_folder,
 )
 from halovid.store.errors import InputError
 from halovid.store.folders import StageFolder
-from halovid.store.tables import CLIPS, PAIRS, REWARDS, patch_matrix, rows_to_table
+from halovid.store.tables import CLIPS, PAIRS, REPAIRS, REWARDS, patch_matrix, rows_to_table
 
 GRID = PatchGrid(2, 2, 2)
 
@@ -147,6 +148,26 @@ def test_a_clip_meets_its_twin_where_that_is_worse(tmp_path: Path) -> None:
     ]
     assert patch_matrix(table, "patch_margins").tolist() == [[-0.75, 2.25, 0.25, 0.25, 0, 0, 0, 0]]
     assert [entry["item"] for entry in stage.skipped] == ["b"]
+
+
+def test_a_repaired_clip_meets_the_candidate_that_it_was_made_from(tmp_path: Path) -> None:
+    def rewarded(clip: str, reward: float) -> dict[str, Any]:
+        return {"prompt_id": "p", "clip_id": clip, "reward": reward, "patch_rewards": [reward] * GRID.num_patches}
+
+    rounds = [
+        dict.fromkeys(REPAIRS.names) | {"clip_id": f"r{clip}", "original": f"c{clip}", "round": number}
+        for clip, number in [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1)]
+    ]
+    repaired = rows_to_table([rewarded("r0", 4.5), rewarded("r1", 4.0), rewarded("r2", 3.0)], REWARDS)
+    candidates = rows_to_table([rewarded("c0", 4.25), rewarded("c1", 4.0), rewarded("c3", 1.0)], REWARDS)
+    rewards = pa.concat_tables([with_folder(repaired, "repair"), with_folder(candidates, "generate")])
+    table = make_repair_pairs(
+        rows_to_table(rounds, REPAIRS), rewards, RunConfig(grid=GRID), StageFolder(tmp_path, "")
+    )  # r1 was not made better, and the original of r2 has no reward
+    columns = ["chosen", "chosen_folder", "rejected", "rejected_folder", "clip_margin"]
+    assert table.select(columns).to_pylist() == [
+        dict(zip(columns, ("r0", "repair", "c0", "generate", 0.25), strict=True))
+    ]
 
 
 CLIP_ROWS = [

@@ -19,12 +19,12 @@ from halovid.commands.score_folder import score_folder
 from halovid.config.recipes import make_config
 from halovid.config.run import RunConfig
 from halovid.maths.grid import LatentGeometry
-from halovid.measuring.best_of import BestOf
 from halovid.records import Conditioning, PromptBatch
 from halovid.rewards import training
 from halovid.rewards.released import UnscoredError
 from halovid.rewards.released.served import ServedReward
 from halovid.rewards.rewarder import open_rewarder
+from halovid.search.best_of import BestOf
 from halovid.stages import STAGES, reward, score
 from halovid.store import resumable, tables
 from halovid.store.checkpoint import save_tensors

@@ -14,20 +14,20 @@ from halovid import stages
 from halovid.config.recipes import make_config
 from halovid.stages import STAGES, required_stages
 
-GOOD_AND_RESTORE: dict[str, Any] = {"good": {}, "restore": {}}
-SOURCES = ("candidates", "good", "twins", "restored")
+ALL_CLIPS: dict[str, Any] = {"good": {}, "repair": {}, "restore": {}}
+SOURCES = ("candidates", "good", "repaired", "before_repair", "twins", "restored")
 
 
 def required(**recipe: Any) -> set[str]:
     return set(required_stages(make_config(recipe)))
 
 
-def test_the_usual_run_needs_everything_but_good_clips() -> None:
-    assert required() == set(STAGES) - {"good", "restore"}
+def test_the_usual_run_needs_everything_but_further_clips() -> None:
+    assert required() == set(STAGES) - {"good", "repair", "restore"}
 
 
 def test_a_section_that_nothing_uses_is_not_run() -> None:
-    assert required(**GOOD_AND_RESTORE) == required()
+    assert required(**ALL_CLIPS) == required()
 
 
 @pytest.mark.parametrize(
@@ -39,12 +39,18 @@ def test_a_released_reward_model_needs_no_labels_and_no_training(score: dict[str
 
 
 def test_pairs_that_no_reward_decides_need_no_judge() -> None:
-    needed = required(**GOOD_AND_RESTORE, pair={"sources": ["restored"]})
-    assert needed == set(STAGES) - {"judge", "reward", "score", "examine"}
+    needed = required(**ALL_CLIPS, pair={"sources": ["restored"]})
+    assert needed == set(STAGES) - {"judge", "reward", "repair", "score", "examine"}
 
 
 def test_best_of_several_samples_needs_no_training_of_the_generator() -> None:
-    assert not {"pair", "align", "score", "good", "restore"} & required(evaluate={"best_of": 4})
+    assert not {"pair", "align", "score", "good", "restore"} & required(evaluate={"generator": "base", "best_of": 4})
+
+
+def test_repaired_clips_need_rewards_even_where_pairs_do_not() -> None:
+    remade = {"repair": {}, "restore": {"source": "repaired"}, "pair": {"sources": ["restored"]}}
+    assert {"reward", "repair", "restore"} <= required(**remade) and "score" not in required(**remade)
+    assert "reward" in required(evaluate={"repair": {}}, pair={"sources": ["restored"]}, good={}, restore={})
 
 
 def test_what_is_given_is_not_made() -> None:
@@ -58,13 +64,14 @@ def test_what_is_given_is_not_made() -> None:
     st.booleans(),
     st.booleans(),
     st.integers(1, 2),
-    st.sampled_from(["good", "candidates"]),
+    st.sampled_from(["good", "candidates", "repaired"]),
 )
 def test_every_stage_reads_only_stages_of_the_run_that_come_before_it(
     sources: set[str], released: bool, reward: bool, best_of: int, originals: str
 ) -> None:
     recipe = {
         "good": {},
+        "repair": {},
         "restore": {"source": originals},
         "pair": {"sources": sorted(sources)},
         "score": {"released": "folder"} if released else {},

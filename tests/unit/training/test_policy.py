@@ -156,3 +156,10 @@ def test_parameters_are_collected_after_the_network_was_wrapped(method: str, mak
     assert network in parallel.wrapped and len(parallel.wrapped) == (2 if method == "full" else 1)
     now = dict(network.named_parameters())
     assert all(value is now[name] for name, value in policy.parameters.items())
+
+
+def test_a_network_that_cant_recompute_activations_is_an_error(make_policy: MakePolicy, monkeypatch: Any) -> None:
+    network = type(denoiser(make_policy("full")))
+    monkeypatch.setattr(network, "_supports_gradient_checkpointing", False)
+    with pytest.raises(InputError, match=f"{network.__name__} does not support it"):
+        make_policy("full", gradient_checkpointing=True)

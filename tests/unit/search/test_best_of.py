@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from halovid.maths.grid import LatentGeometry
-from halovid.measuring.best_of import BestOf
 from halovid.records import Conditioning, PromptBatch, Refusal, Rewards
+from halovid.search.best_of import BestOf
 from halovid.store.errors import InputError
 
 TEXTS = Conditioning({"prompt_embeds": torch.zeros(2, 1, 1)})
@@ -62,5 +62,5 @@ def test_a_try_that_is_refused_for_good_is_the_worst() -> None:
 
 
 def test_a_try_that_could_not_be_rewarded_yet_stops_the_choice() -> None:
-    with pytest.raises(InputError, match=r"can't be compared for best-of-3: down; run it again"):
+    with pytest.raises(InputError, match=r"can't be compared with others: down; run it again"):
         BestOf(SeedSampler(), Nearness(13, refused=(12,), again=True), 3, "clip")(PROMPTS, [10, 20])

@@ -10,11 +10,11 @@ from torch import Tensor
 from halovid.models import Sampler
 from halovid.records import PromptBatch
 from halovid.rewards.rewarder import Rewarder
-from halovid.store.errors import InputError
+from halovid.search.rewarding import reward_latents
 
 
 class BestOf:
-    """Samples `count` clips of each prompt and keeps the best; a `stages.sampling.Draw`.
+    """Samples `count` clips of each prompt and keeps the best; a `search.draw.Draw`.
 
     Args:
         by: compare the rewards of the clips, or the mean rewards of their patches.
@@ -30,8 +30,7 @@ class BestOf:
         rewarder refuses for good counts as the worst.
 
         Raises:
-            InputError: the rewarder refuses a try but might reward it later, as while its server is down: the choice
-                would not be among all tries.
+            InputError: see `reward_latents`.
         """
         conditioning = prompts.conditioning
         assert conditioning is not None, "clips are sampled from conditionings"
@@ -42,8 +41,5 @@ class BestOf:
 
     def _reward(self, latents: Tensor, prompts: PromptBatch) -> Tensor:
         """The rewards that are compared, [B]; minus infinity for a clip that is refused."""
-        rewards = self._rewarder.reward(self._model.decode_video(latents), prompts)
-        for refusal in rewards.refusals:
-            if refusal is not None and refusal.again:
-                raise InputError(f"a clip can't be compared for best-of-{self._count}: {refusal.reason}; run it again")
+        rewards = reward_latents(self._model, self._rewarder, latents, prompts)
         return (rewards.clip if self._by == "clip" else rewards.patch_means).nan_to_num(nan=-torch.inf)
