@@ -128,18 +128,29 @@ class ScoreConfig(Section):
         description="all patches in one pass over the clip, or each patch cut out and rated as a clip of its own",
     )
     batch_size: Execution[Batch] = Field(32, description="clips scored at once")
+    trained: Path | None = Field(
+        None,
+        description="folder of a reward model that another run has trained, as RUN/reward; it takes the place of "
+        "the run's own",
+    )
     released: HubName | None = Field(
         None, description="folder or hub id of a released video reward model that scores instead of the run's own"
     )
     server: ServerConfig | None = Field(None, description="a released reward model that a server runs")
 
     @property
-    def uses_run_network(self) -> bool:
-        """Whether the run's own reward network gives the rewards, and not a released or served model."""
+    def uses_network(self) -> bool:
+        """Whether a reward network of halovid's gives the rewards, and not a released or served model."""
         return self.released is None and self.server is None
+
+    @property
+    def uses_run_network(self) -> bool:
+        """Whether the reward network that the run itself trains gives the rewards."""
+        return self.uses_network and self.trained is None
 
     @model_validator(mode="after")
     def _one_model(self) -> ScoreConfig:
-        if self.released and self.server:
-            raise ValueError("released and server name two reward models; leave one out")
+        named = [name for name in ("trained", "released", "server") if getattr(self, name)]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)} name {len(named)} reward models; keep one")
         return self

@@ -18,6 +18,7 @@ from halovid.store.checkpoint import checksum_of_tensors
 from halovid.store.errors import InputError
 from halovid.store.files import atomic_path, write_text
 
+WEIGHTS_FILE, SPEC_FILE = "reward.safetensors", "reward.json"  # the files of a reward model
 _CHECKSUM = "sha256"  # key of the checksum in the metadata of reward.safetensors
 _MIN_SCALE = 0.1  # of an aspect whose labels hardly differ, so that scores are not divided by nearly zero
 
@@ -153,8 +154,8 @@ def save_reward(network: RewardNetwork, folder: Path) -> None:
     """Writes reward.json and reward.safetensors, whose metadata holds a checksum of both."""
     spec = network.spec.model_dump_json(indent=2) + "\n"
     state = {name: value.cpu().contiguous() for name, value in network.stored_state().items()}
-    write_text(folder / "reward.json", spec)
-    with atomic_path(folder / "reward.safetensors") as temporary:
+    write_text(folder / SPEC_FILE, spec)
+    with atomic_path(folder / WEIGHTS_FILE) as temporary:
         save_file(state, temporary, metadata={_CHECKSUM: checksum_of_tensors(state, spec)})
 
 
@@ -193,8 +194,8 @@ def _read_checked(folder: Path) -> tuple[str, dict[str, Tensor]]:
         ValueError: they are not what was saved. Files without a checksum, as older versions wrote, are not checked.
         OSError, SafetensorError: a file can't be read.
     """
-    spec = (folder / "reward.json").read_text(encoding="utf-8")
-    with safe_open(folder / "reward.safetensors", framework="pt") as file:
+    spec = (folder / SPEC_FILE).read_text(encoding="utf-8")
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
         metadata = file.metadata() or {}
         state = {name: file.get_tensor(name) for name in file.keys()}
     if _CHECKSUM in metadata and metadata[_CHECKSUM] != checksum_of_tensors(state, spec):

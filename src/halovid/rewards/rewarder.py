@@ -16,11 +16,12 @@ from halovid.config.run import RunConfig
 from halovid.maths.grid import LatentGeometry, PatchGrid
 from halovid.records import AspectRatings, PromptBatch, Refusal, Rewards, Showing
 from halovid.rewards.data import prompt_inputs
-from halovid.rewards.network import RewardNetwork, load_reward
+from halovid.rewards.network import WEIGHTS_FILE, RewardNetwork, load_reward
 from halovid.rewards.pretrained import check_model, model_identity
 from halovid.rewards.released import ReleasedReward, ReleasedScore, UnscoredError, load_released
 from halovid.rewards.released.served import ServedReward, served_identity
 from halovid.rewards.scoring import crop_patches, rate_clips
+from halovid.store.files import file_identity
 from halovid.store.runtime import one_thread, resolve_device, resolve_dtype
 
 
@@ -153,7 +154,7 @@ def refuse_what_is_not_finite(rewards: Rewards) -> Rewards:
 
 
 def open_rewarder(config: RunConfig, run_dir: Path) -> Rewarder:
-    """The rewarder that a recipe names: a released or served model, or else the network in RUN/reward.
+    """The rewarder that a recipe names: a released, served or trained model, or else the network in RUN/reward.
 
     Raises:
         InputError: the model can't be read, or a package that its server needs is missing.
@@ -164,15 +165,19 @@ def open_rewarder(config: RunConfig, run_dir: Path) -> Rewarder:
     if config.score.released:
         released = load_released(config.score.released, device, resolve_dtype(config.dtype, device))
         return ReleasedRewarder(released, config.grid)
-    return NetworkRewarder(load_reward(run_dir / "reward").to(device), config.grid, config.score.scoring)
+    network = load_reward(config.score.trained or run_dir / "reward")
+    return NetworkRewarder(network.to(device), config.grid, config.score.scoring)
 
 
 def check_rewarder(config: RunConfig) -> None:
     """Looks, before anything is run, whether the rewarder that a recipe names can be had; nothing is downloaded.
 
     Raises:
-        InputError: the released model is neither a folder nor on the hub, or the server needs a package or a file.
+        InputError: the released model is neither a folder nor on the hub, the server needs a package or a file, or the
+            folder of the trained model holds none.
     """
+    if config.score.trained:
+        load_reward(config.score.trained)
     if config.score.server:
         ServedReward(config.score.server)
     elif config.score.released:
@@ -185,4 +190,6 @@ def rewarder_identity(config: RunConfig) -> dict[str, Any]:
         return {"server": served_identity(config.score.server)}
     if config.score.released:
         return {"released": model_identity(config.score.released), "dtype": config.dtype}
-    return {"scoring": config.score.scoring}
+    weights = config.score.trained and config.score.trained / WEIGHTS_FILE
+    trained = {"trained": file_identity(weights, "score.trained")} if weights else {}
+    return {"scoring": config.score.scoring} | trained

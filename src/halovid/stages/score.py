@@ -2,9 +2,10 @@
 
     halovid score RECIPE.yaml RUN
 
-Reads RUN/reward, and those of the clip folders RUN/generate, RUN/good and RUN/restore that `pair.sources` compares by
-rewards. For each of these FOLDERs writes RUN/score/FOLDER/rewards.parquet, and ratings.parquet with the ratings by
-aspect, in the columns of a judge's labels. A reward is the mean rating over the aspects.
+Reads RUN/reward, or with `score.trained` that of another run, and those of the clip folders RUN/generate, RUN/good,
+RUN/repair and RUN/restore that `pair.sources` compares by rewards. For each of these FOLDERs writes
+RUN/score/FOLDER/rewards.parquet, and ratings.parquet with the ratings by aspect, in the columns of a judge's labels. A
+reward is the mean rating over the aspects.
 
 With `score.released` or `score.server` a released reward model takes the place of RUN/reward and rates every patch as a
 crop; then RUN/score/FOLDER/released.parquet, instead of ratings.parquet, has all its scores and what it was shown.
@@ -31,7 +32,7 @@ from halovid.store.folders import StageFolder, open_stage
 from halovid.store.tables import LABELS, RELEASED, REWARDS
 from halovid.store.work import Row, Skip, Worker
 
-# The rows that the work returns for the run's own network: rewards, with the ratings that they are means of.
+# The rows that the work returns for a reward network: rewards, with the ratings that they are means of.
 _REWARDS_WITH_RATINGS = REWARDS.append(pa.field("ratings", pa.list_(pa.struct(list(LABELS)))))
 _FOLDER = pa.field("folder", pa.string())  # the name of the clip folder that a clip is in
 
@@ -58,18 +59,18 @@ def run(config: RunConfig, run_dir: Path) -> None:
             (name, row) for name in config.scored_folders for row in ClipFolder(run_dir / name, config.scored_size).rows
         ]
         # A released model takes many passes or paid calls for a clip: its results are kept clip by clip.
-        uses_run_network = config.score.uses_run_network
-        batch_size, schema = (config.score.batch_size, _REWARDS_WITH_RATINGS) if uses_run_network else (1, RELEASED)
+        uses_network = config.score.uses_network
+        batch_size, schema = (config.score.batch_size, _REWARDS_WITH_RATINGS) if uses_network else (1, RELEASED)
         work = ScoreClips(config, run_dir)
         scored = stage.map_batches("score", clips, batch_size, work, schema.append(_FOLDER))
         for name in config.scored_folders:
-            _write_tables(stage, name, scored.filter(pc.equal(scored["folder"], name)), uses_run_network)
+            _write_tables(stage, name, scored.filter(pc.equal(scored["folder"], name)), uses_network)
         stage.check_outage()
 
 
-def _write_tables(stage: StageFolder, name: str, scored: pa.Table, uses_run_network: bool) -> None:
+def _write_tables(stage: StageFolder, name: str, scored: pa.Table, uses_network: bool) -> None:
     """Writes the tables of the clip folder `name`: rewards, and what they were computed from."""
-    if uses_run_network:
+    if uses_network:
         ratings = pa.Table.from_struct_array(scored["ratings"].combine_chunks().flatten())
         stage.write(f"{name}/ratings.parquet", ratings.cast(LABELS))
     else:
@@ -90,7 +91,7 @@ class ScoreClips:
         rewarder = open_rewarder(config, self.run_dir)
         folder_names = {"generate", *config.scored_folders}
         folders = {name: ClipFolder(self.run_dir / name, config.scored_size) for name in folder_names}
-        make_row = _row_with_ratings if config.score.uses_run_network else _released_row
+        make_row = _row_with_ratings if config.score.uses_network else _released_row
 
         def score(batch: Sequence[tuple[str, Row]], skip: Skip) -> list[Row]:
             return [row for name, rows in _by_folder(batch) for row in score_folder(name, rows, skip)]
