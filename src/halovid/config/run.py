@@ -331,6 +331,14 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _coarser_regions(self) -> RunConfig:
+        for name, options in (("repair", self.repair), ("evaluate.repair", self.evaluate.repair)):
+            regions = options.regions.shape if options else (1, 1, 1)
+            if any(parts > judged for parts, judged in zip(regions, self.grid.shape, strict=True)):
+                raise ValueError(f"{name}.regions {regions} must not be finer than grid {self.grid.shape}")
+        return self
+
+    @model_validator(mode="after")
     def _step_is_kept(self) -> RunConfig:
         step = self.evaluate.step
         if step is not None and self.evaluate.generator == "aligned" and step not in self.align.snapshots:

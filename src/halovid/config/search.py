@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from halovid.config.sections import Batch, Execution, Section
+from halovid.maths.grid import PatchGrid
 
 
 class RepairOptions(Section):
@@ -15,10 +14,11 @@ class RepairOptions(Section):
     rounds: int = Field(5, ge=1, le=1000, description="how often the regions that are still defective are made anew")
     tries: int = Field(1, ge=1, le=1000, description="per round; of several the best is kept, region by region")
     threshold: float = Field(4.4, description="patches with a reward below it are defective")
-    region: Literal["columns", "patches"] = Field(
-        "columns", description="make whole columns of patches anew, from the first frame to the last, or single patches"
+    regions: PatchGrid = Field(
+        PatchGrid(1, 2, 2),
+        description="what is made anew as a whole: the parts of this coarser grid in which a patch is defective",
     )
-    dilation: int = Field(1, ge=0, le=1000, description="patches by which a defective region grows on each side")
+    dilation: int = Field(0, ge=0, le=1000, description="patches by which a defective region grows on each side")
     sigma: float = Field(
         0.9, gt=0, le=1, description="noise level that regions are brought to before they are denoised"
     )

@@ -1,42 +1,47 @@
-"""Defective regions: which patches of a clip to make anew, by the rewards of its patches."""
+"""Defective regions: which parts of a clip to make anew, by the rewards of its patches."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import Literal
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
 
-from halovid.maths.grid import membership
+from halovid.maths.grid import PatchGrid, membership
+
+_HALF = 0.5 - 1e-6  # shares of one half are rounded
 
 
-def defective_regions(
-    rewards: Tensor, threshold: float, region: Literal["columns", "patches"], dilation: int
-) -> list[Tensor]:
+def defective_regions(rewards: Tensor, threshold: float, regions: PatchGrid, dilation: int) -> list[Tensor]:
     """The defective regions of a clip, each a mask [t, h, w] of booleans; none for a clip without a defect.
 
-    Patches that touch, also at an edge or a corner, are one region, after all have grown by `dilation`.
+    Within a region each column of patches in time counts by the mean of its worse half, so that one noisy reward
+    condemns nothing; the region is defective if its worst column is below the threshold.
 
     Args:
         rewards: of the patches, [t, h, w].
-        threshold: a patch with a reward below it is defective; a column is, by the mean of the worse half of its
-            patches in time, so that one noisy reward condemns no column.
-        region: "columns" reach from the first patch in time to the last.
-        dilation: how many patches a region grows on each side, in space, and in time unless it is a column.
+        threshold: lower rewards are defective.
+        regions: a division of the clip, at most as fine as the patches.
+        dilation: by how many patches a defective region grows on each side; regions may then overlap.
     """
-    if region == "columns":
-        worse_half = rewards.sort(0).values[: math.ceil(len(rewards) / 2)]
-        defective = (worse_half.mean(0, keepdim=True) < threshold).expand_as(rewards).numpy()
-    else:
-        defective = (rewards < threshold).numpy()
     touching = np.ones((3, 3, 3), bool)
-    if dilation and defective.any():  # ndimage takes 0 iterations for "until nothing changes"
-        defective = ndimage.binary_dilation(defective, touching, iterations=dilation)
-    labels, count = ndimage.label(defective, touching)
-    return [torch.from_numpy(labels == label) for label in range(1, count + 1)]
+    masks = []
+    for mask in _masks(regions, (rewards.shape[0], rewards.shape[1], rewards.shape[2])):
+        columns = rewards[mask.any(2).any(1)][:, mask.any(2).any(0)][:, :, mask.any(1).any(0)]
+        worse_half = columns.sort(0).values[: math.ceil(len(columns) / 2)]
+        if worse_half.mean(0).min() < threshold:
+            grown = ndimage.binary_dilation(mask.numpy(), touching, iterations=dilation) if dilation else mask.numpy()
+            masks.append(torch.from_numpy(grown))
+    return masks
+
+
+def _masks(regions: PatchGrid, shape: tuple[int, int, int]) -> list[Tensor]:
+    """The patches of each region, [t, h, w] of booleans: those of which at least half lies in it."""
+    inside = [membership(patches, parts) >= _HALF for patches, parts in zip(shape, regions.shape, strict=True)]
+    return [t[:, None, None] & h[:, None] & w for t, h, w in itertools.product(*inside)]
 
 
 def latent_mask(regions: Tensor, latent_shape: tuple[int, int, int]) -> Tensor:
@@ -47,4 +52,4 @@ def latent_mask(regions: Tensor, latent_shape: tuple[int, int, int]) -> Tensor:
     """
     shares = [membership(cells, parts) for cells, parts in zip(latent_shape, regions.shape[-3:], strict=True)]
     covered = torch.einsum("...thw,tT,hH,wW->...THW", regions.double(), *shares)
-    return (covered >= 0.5).float()
+    return (covered >= _HALF).float()

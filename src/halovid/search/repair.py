@@ -125,7 +125,7 @@ class Repair:
 
     def _defective_regions(self, patch_rewards: Tensor) -> list[Tensor]:
         options = self._options
-        return defective_regions(patch_rewards, options.threshold, options.region, options.dilation)
+        return defective_regions(patch_rewards, options.threshold, options.regions, options.dilation)
 
     def _remade(
         self, clips: RewardedClips, regions: Sequence[Sequence[Tensor]], prompts: PromptBatch, seeds: Sequence[int]

@@ -69,7 +69,7 @@ def prompts_of(*texts: str) -> PromptBatch:
 
 def repair(latents: Tensor, seeds: list[int], **options: Any) -> tuple[RewardedClips, list[RepairRound], int]:
     """The repaired clips, their rounds, and how many clips the network was called with."""
-    settings = RepairOptions(**({"threshold": 4.0, "dilation": 0, "steps": 3} | options))
+    settings = RepairOptions(**({"threshold": 4.0, "regions": GRID, "steps": 3} | options))
     model: Any = Restless()
     clips, rounds = Repair(model, Calm(), settings)(latents, prompts_of(*"abc"[: len(seeds)]), seeds)
     return clips, rounds, model.clips_made
@@ -123,7 +123,7 @@ def test_a_gain_that_is_too_small_is_not_kept() -> None:
 
 def test_a_refused_clip_stays_and_an_outage_is_an_error() -> None:
     model: Any = Restless()
-    latents, prompts, options = clips_of(1, 2), prompts_of("a", "refused"), RepairOptions(threshold=4.0, dilation=0)
+    latents, prompts, options = clips_of(1, 2), prompts_of("a", "refused"), RepairOptions(threshold=4.0, regions=GRID)
     clips, _ = Repair(model, Calm(), options)(latents, prompts, [1, 2])
     assert torch.equal(clips.latents[1], latents[1]) and bool(clips.reward[1].isnan())
     with pytest.raises(InputError, match="can't be compared with others: no; run it again"):
