@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
 
-from halovid.maths.grid import PatchGrid, membership
-
-_HALF = 0.5 - 1e-6  # shares of one half are rounded
+from halovid.maths.grid import PatchGrid
 
 
 def defective_regions(rewards: Tensor, threshold: float, regions: PatchGrid, dilation: int) -> list[Tensor]:
@@ -29,7 +28,7 @@ def defective_regions(rewards: Tensor, threshold: float, regions: PatchGrid, dil
     """
     touching = np.ones((3, 3, 3), bool)
     masks = []
-    for mask in _masks(regions, (rewards.shape[0], rewards.shape[1], rewards.shape[2])):
+    for mask in _masks(regions, rewards.shape):
         columns = rewards[mask.any(2).any(1)][:, mask.any(2).any(0)][:, :, mask.any(1).any(0)]
         worse_half = columns.sort(0).values[: math.ceil(len(columns) / 2)]
         if worse_half.mean(0).min() < threshold:
@@ -38,18 +37,24 @@ def defective_regions(rewards: Tensor, threshold: float, regions: PatchGrid, dil
     return masks
 
 
-def _masks(regions: PatchGrid, shape: tuple[int, int, int]) -> list[Tensor]:
-    """The patches of each region, [t, h, w] of booleans: those of which at least half lies in it."""
-    inside = [membership(patches, parts) >= _HALF for patches, parts in zip(shape, regions.shape, strict=True)]
-    return [t[:, None, None] & h[:, None] & w for t, h, w in itertools.product(*inside)]
+def _masks(regions: PatchGrid, shape: Sequence[int]) -> list[Tensor]:
+    """The patches of each region, [t, h, w] of booleans: those whose centre lies in it."""
+    t, h, w = (_part_of(patches, parts) for patches, parts in zip(shape, regions.shape, strict=True))
+    indices = itertools.product(*map(range, regions.shape))
+    return [(t == i)[:, None, None] & (h == j)[:, None] & (w == k) for i, j, k in indices]
 
 
-def latent_mask(regions: Tensor, latent_shape: tuple[int, int, int]) -> Tensor:
-    """The latent cells of patches, [..., T, h, w]: 1 for cells that mostly lie in a patch that is true, else 0.
+def latent_mask(regions: Tensor, latent_shape: Sequence[int]) -> Tensor:
+    """The latent cells of patches, [..., T, h, w]: 1 for cells whose centre lies in a patch that is true, else 0.
 
     Args:
         regions: [..., t, h, w] of booleans.
+        latent_shape: (T, h, w).
     """
-    shares = [membership(cells, parts) for cells, parts in zip(latent_shape, regions.shape[-3:], strict=True)]
-    covered = torch.einsum("...thw,tT,hH,wW->...THW", regions.double(), *shares)
-    return (covered >= _HALF).float()
+    t, h, w = (_part_of(cells, parts) for cells, parts in zip(latent_shape, regions.shape[-3:], strict=True))
+    return regions[..., t[:, None, None], h[:, None], w].float()
+
+
+def _part_of(num_cells: int, num_parts: int) -> Tensor:
+    """In which of equal parts of an axis the centre of each of its cells lies, [num_cells]."""
+    return (2 * torch.arange(num_cells) + 1) * num_parts // (2 * num_cells)

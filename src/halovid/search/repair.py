@@ -131,7 +131,7 @@ class Repair:
         self, clips: RewardedClips, regions: Sequence[Sequence[Tensor]], prompts: PromptBatch, seeds: Sequence[int]
     ) -> tuple[RewardedClips, list[int]]:
         """The clips with the best try of every region that a try made better, and how many such regions each has."""
-        shape = (clips.latents.shape[2], clips.latents.shape[3], clips.latents.shape[4])
+        shape = clips.latents.shape[2:]
         everywhere = torch.stack([torch.stack(list(masks)).any(0) for masks in regions])
         cells = latent_mask(everywhere, shape).to(clips.latents)
         tries = [
