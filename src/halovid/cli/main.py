@@ -177,6 +177,35 @@ def score(
         importlib.import_module("halovid.commands.score_folder").score_folder(clips, reward, output, config, heatmaps)
 
 
+@app.command(
+    "repair",
+    help=f"{STAGES['repair'].help} With --prompts or --clips it repairs new clips or those of a folder, by a reward "
+    "model that exists already.",
+)
+def repair(
+    recipe: Recipe,
+    run_dir: RunDir,
+    overrides: Overrides = None,
+    prompts: Annotated[Path | None, typer.Option(help="a file of prompts: clips of them are sampled first")] = None,
+    clips: Annotated[Path | None, typer.Option(help="a folder of clips to repair")] = None,
+    reward: Annotated[
+        Path | None, typer.Option(help="with --prompts or --clips: a reward model's folder, or a run that has one")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="with --prompts or --clips: trained weights, as RUN/align/weights of a run")
+    ] = None,
+) -> None:
+    """Repairs the candidates of a run, or clips without a run."""
+    config = _load_config(recipe, overrides)
+    with interruptible():
+        if not any((prompts, clips, reward, weights)):
+            run_stage("repair", config, run_dir)
+            return
+        importlib.import_module("halovid.commands.repair_clips").repair_clips(
+            config, run_dir, prompts=prompts, clips=clips, reward=reward, weights=weights
+        )
+
+
 def _optional_config(recipe: Path | None, overrides: list[str] | None) -> RunConfig | None:
     """The configuration of a recipe, None without one; InputError for --set without a recipe."""
     if recipe is None and overrides:
@@ -187,7 +216,7 @@ def _optional_config(recipe: Path | None, overrides: list[str] | None) -> RunCon
 for _name in STAGES:
     if _name == "judge":
         app.command(_name, help=STAGES[_name].help)(_judge)
-    elif _name != "score":  # defined above, as it also works without a run
+    elif _name not in ("score", "repair"):  # defined above, as they also work without a run
         _add_stage_command(_name)
 
 

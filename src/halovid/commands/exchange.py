@@ -39,7 +39,7 @@ from halovid.store.work import Row, Skip, Worker
 
 _BATCH_SIZE = 8
 _IMPORTED_STAGES = ("generate", "judge", "pair")  # the stages that an import can write
-_PAIR_ONLY = ("good", "restore")  # the stages whose clips are exported only if a pair names them
+_PAIR_ONLY = ("good", "repair", "restore")  # the stages whose clips are exported only if a pair names them
 # of clips that no generator encodes: one latent frame per frame, one latent cell per pixel
 _PIXEL_GEOMETRY = LatentGeometry(temporal_stride=1, spatial_stride=1, causal_first_frame=False)
 

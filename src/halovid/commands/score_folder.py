@@ -27,7 +27,7 @@ from halovid.maths.grid import LatentGeometry, PatchGrid, spread_to_frames
 from halovid.models import open_model
 from halovid.records import Conditioning, PromptBatch, Rewards
 from halovid.rewards.backbones import EncoderSpec
-from halovid.rewards.network import RewardNetwork, load_reward
+from halovid.rewards.network import RewardNetwork, find_reward, load_reward
 from halovid.rewards.rewarder import NetworkRewarder
 from halovid.rewards.scoring import geometry_of
 from halovid.store.errors import InputError
@@ -144,8 +144,7 @@ def _check_targets(clips: Path, output: Path, heatmaps: Path | None) -> None:
 
 def _make_scorer(reward: Path, config: RunConfig | None, prompts: list[str]) -> Scorer:
     """The scorer of a reward model, with all prompts encoded."""
-    reward = reward.resolve()
-    model = reward / "reward" if (reward / "reward" / "reward.json").is_file() else reward
+    model = find_reward(reward.resolve())
     network = load_reward(model)
     config = config or _config_of_run(model)
     set_threads(config.threads)

@@ -47,6 +47,9 @@ class GeneratorConfig(Section):
     revision: str | None = Field(
         None, max_length=100, description="of a model of the hub: branch, tag or commit; its main branch when left out"
     )
+    weights: Path | None = Field(
+        None, description="folder of trained weights to start from, as RUN/align/weights of an earlier round"
+    )
     num_frames: int = Field(13, ge=1, le=10_000, description="frames of a clip")
     height: int = Field(64, ge=8, le=16_384, multiple_of=8, description="height of a clip in pixels")
     width: int = Field(64, ge=8, le=16_384, multiple_of=8, description="width of a clip in pixels")

@@ -9,7 +9,7 @@ import torch
 from halovid.config.run import GeneratorConfig, RunConfig
 from halovid.models.base import PARTS, DiffusionModel, Part, Sampler, find_geometry
 from halovid.models.family import Family
-from halovid.models.loading import find_pipeline, has_settings_here, model_identity
+from halovid.models.loading import check_weights, find_pipeline, has_settings_here, model_identity
 from halovid.records import Conditioning
 from halovid.store.errors import InputError
 from halovid.store.lazy import load_named
@@ -66,8 +66,10 @@ def check_model(config: GeneratorConfig) -> None:
     """Looks for a pipeline, and at its settings where they are on this machine; nothing is loaded or downloaded.
 
     Raises:
-        InputError: there is none, or it can't be driven or read, or makes no clips of the configured size.
+        InputError: there is none, or it can't be driven or read, or makes no clips of the configured size; or there is
+            no folder of weights to start from.
     """
+    check_weights(config)
     if not has_settings_here(config):
         model_identity(config)
     else:

@@ -62,7 +62,8 @@ class DiffusionModel:
         negative: the conditioning of `generator.negative_prompt`, for a model that is opened without "text".
 
     Raises:
-        InputError: the pipeline can't be driven or read, or makes no clips of the configured size.
+        InputError: the pipeline can't be driven or read, or makes no clips of the configured size; or
+            `generator.weights` are damaged or of another model.
     """
 
     def __init__(
@@ -88,6 +89,9 @@ class DiffusionModel:
         self.denoisers: dict[str, nn.Module] = {}
         if "denoiser" in self._parts:
             self.denoisers = {name: getattr(self._pipe, name) for name in family.denoisers}
+            if config.weights is not None:
+                self.load_weights(config.weights)
+                self._merge_lora()  # what is trained from here on gets an adapter of its own
             family.prepare(self._pipe)
 
     @torch.no_grad()
@@ -206,10 +210,13 @@ class DiffusionModel:
     def save_merged(self, folder: Path) -> None:
         """Writes the whole pipeline as a diffusers folder, with the adapter merged into the weights that it adapts."""
         self._need(*PARTS)
+        self._merge_lora()
+        self._pipe.save_pretrained(folder)
+
+    def _merge_lora(self) -> None:
         for network in self.denoisers.values():
             if has_lora(network):
                 merge_lora(network)
-        self._pipe.save_pretrained(folder)
 
     def _need(self, *parts: Part) -> None:
         missing = [part for part in parts if part not in self._parts]

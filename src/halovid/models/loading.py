@@ -21,7 +21,7 @@ import transformers
 from safetensors import SafetensorError
 
 from halovid.config.run import GeneratorConfig
-from halovid.store.errors import InputError
+from halovid.store.errors import InputError, shorten
 from halovid.store.files import hash_folder
 from halovid.store.hub import cached_commit, hub_commit
 from halovid.store.lazy import load_named
@@ -55,12 +55,28 @@ def readable(subject: str, advice: str) -> Iterator[None]:
 def model_identity(config: GeneratorConfig) -> str:
     """What identifies a model in a fingerprint: a hash of its folder's files, or its name and commit on the hub.
 
-    The commit is that of the copy on this machine, or else the hub's.
+    The commit is that of the copy on this machine, or else the hub's. `weights` that it starts from are hashed as well.
 
     Raises:
-        InputError: there is no such model, or no copy here and the hub can't be asked. So a misspelt name is reported
-            before results of another model are set aside.
+        InputError: there is no such model or no such folder of weights, or no copy here and the hub can't be asked. So
+            a misspelt name is reported before results of another model are set aside.
     """
+    check_weights(config)
+    identity = _pipeline_identity(config)
+    return f"{identity} with {hash_folder(config.weights)}" if config.weights else identity
+
+
+def check_weights(config: GeneratorConfig) -> None:
+    """Raises InputError when `generator.weights` names no folder."""
+    if config.weights is not None and not config.weights.is_dir():
+        raise InputError(
+            f"generator.weights is {shorten(str(config.weights))!r}, which is no folder; give one that `halovid align` "
+            f"wrote, as RUN/align/weights"
+        )
+
+
+def _pipeline_identity(config: GeneratorConfig) -> str:
+    """The identity of the pipeline alone."""
     folder = _local_folder(config.model)
     if folder is not None:
         return hash_folder(folder)

@@ -159,6 +159,12 @@ def save_reward(network: RewardNetwork, folder: Path) -> None:
         save_file(state, temporary, metadata={_CHECKSUM: checksum_of_tensors(state, spec)})
 
 
+def find_reward(folder: Path) -> Path:
+    """The folder of a reward model, of which `folder` is one, or a run that has one in its stage `reward`."""
+    in_run = folder / "reward"
+    return in_run if (in_run / SPEC_FILE).is_file() else folder
+
+
 def load_reward(folder: Path) -> RewardNetwork:
     """The network that `save_reward` wrote, in evaluation mode.
 

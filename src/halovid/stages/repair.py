@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -59,11 +60,13 @@ def run(config: RunConfig, run_dir: Path) -> None:
         prompts = list(candidates.by_prompt.values())
         prompts_at_once = max(1, settings.batch_size // settings.per_prompt)
         work = RepairClips(config, run_dir, stage.path)
-        repaired = stage.map_batches("repair", prompts, prompts_at_once, work, _CLIPS_WITH_ROUNDS)
+        repaired = stage.map_batches("repair", prompts, prompts_at_once, work, _CLIPS_WITH_ROUNDS, _rise)
         rounds = pa.Table.from_struct_array(repaired["rounds"].combine_chunks().flatten())
         stage.write("repairs.parquet", rounds.cast(REPAIRS))
         stage.write("clips.parquet", repaired.select(CLIPS.names).cast(CLIPS))
         stage.check_outage()
+        if len(repaired):
+            console.print(f"repair: {len(repaired)} clips, {_rise(repaired.to_pylist())}", highlight=False)
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,15 @@ class RepairClips:
             ]
 
         return repair_prompts
+
+
+def _rise(clips: Sequence[Row]) -> str:
+    """What the repair of these clips did to their rewards, and what it cost."""
+    if not clips:
+        return ""
+    before, after = (np.mean([clip["rounds"][index]["reward"] for clip in clips]) for index in (0, -1))
+    calls = np.mean([sum(done["denoiser_calls"] for done in clip["rounds"]) for clip in clips])
+    return f"reward {before:.3f} -> {after:.3f}, {calls:.0f} denoiser calls a clip"
 
 
 def _best(rows: Sequence[Row], candidates: ClipFolder, rewarder: Rewarder, count: int, skip: Skip) -> list[Row]:

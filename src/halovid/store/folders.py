@@ -13,7 +13,7 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from halovid.store.manifests import check_stage, is_complete, read_manifest, ver
 from halovid.store.parts import PartFolder, joined, uncovered
 from halovid.store.runtime import console, progress, set_threads
 from halovid.store.tables import rows_to_table, write_table
-from halovid.store.work import Executor, Item, LocalExecutor, Work, skipped_entry
+from halovid.store.work import Executor, Item, LocalExecutor, Row, Work, skipped_entry
 
 # Files whose hashes go into the manifest. Those of clips and latents are in the tables that name them.
 _RESULTS = (
@@ -75,12 +75,21 @@ class StageFolder:
         write_json(record, self.threads)
 
     def map_batches(
-        self, description: str, items: Sequence[Item], size: int, work: Work[Item], schema: pa.Schema
+        self,
+        description: str,
+        items: Sequence[Item],
+        size: int,
+        work: Work[Item],
+        schema: pa.Schema,
+        note: Callable[[Sequence[Row]], str] = lambda rows: "",
     ) -> pa.Table:
         """The rows that the work makes of all items, in batches of `size`; finished batches survive a kill.
 
         Batches that an earlier run has finished are kept, whatever their size, except those with items to be tried
         again. The items must be those of the earlier run, which the fingerprint ensures.
+
+        Args:
+            note: what the progress bar says of the rows of the latest batch.
         """
         folder = PartFolder(self.path / "parts", description, schema)
         parts = folder.read(len(items))
@@ -89,7 +98,7 @@ class StageFolder:
             results = self.executor.map(work, (items[batch.start : batch.stop] for batch in batches))
             for batch, result in zip(batches, results, strict=True):
                 parts.append(folder.write(batch, rows_to_table(result.rows, schema), result.skipped))
-                advance(len(batch))
+                advance(len(batch), note(result.rows))
         self._num_rows += sum(len(part.table) for part in parts)
         parts.sort(key=lambda part: part.items.start)
         self.skipped += [entry for part in parts for entry in part.skipped]

@@ -91,9 +91,9 @@ def show_rate(per_second: float) -> str:
 
 
 class Advance(Protocol):
-    """Tells a progress bar that so many more items are done."""
+    """Tells a progress bar that so many more items are done, with a note on what has come of the work so far."""
 
-    def __call__(self, count: int = 1) -> None: ...
+    def __call__(self, count: int = 1, note: str = "") -> None: ...
 
 
 @contextmanager
@@ -106,11 +106,12 @@ def progress(description: str, total: int, done: int = 0) -> Iterator[Advance]:
             MofNCompleteColumn(),
             _RateColumn(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
             console=console,
         )
         with bar:
-            task = bar.add_task(description, total=total, completed=done)
-            yield lambda count=1: bar.advance(task, count)
+            task = bar.add_task(description, total=total, completed=done, note="")
+            yield lambda count=1, note="": bar.update(task, advance=count, note=note)
     else:
         yield _PlainProgress(description, total, done)
 
@@ -122,12 +123,13 @@ class _PlainProgress:
         self.description, self.total, self.first, self.done = description, total, done, done
         self.started = time.monotonic()
 
-    def __call__(self, count: int = 1) -> None:
+    def __call__(self, count: int = 1, note: str = "") -> None:
         before, self.done = self.done, self.done + count
         if self.done * 10 // max(self.total, 1) > before * 10 // max(self.total, 1):
             rate = (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
             seconds_left = (self.total - self.done) / rate
-            console.print(f"{self.description}: {self.done}/{self.total}, {show_rate(rate)}, {seconds_left:.0f} s left")
+            speed = f"{show_rate(rate)}, {seconds_left:.0f} s left"
+            console.print(f"{self.description}: {self.done}/{self.total}, {speed}{note and f'; {note}'}")
 
 
 def announce(action: str) -> None:

@@ -309,6 +309,18 @@ def test_the_merged_pipeline_samples_the_same(
     assert not list(tmp_path.rglob("*lora*"))
 
 
+def test_a_model_that_starts_from_trained_weights_is_that_model_and_can_be_trained_on(
+    trained: tuple[DiffusionModel, Path], folder: Path, conditioning: Conditioning, samples: Tensor
+) -> None:
+    started, level = open_tiny(folder, weights=trained[1]), torch.tensor([0.3, 0.7])
+    with torch.no_grad():
+        expected = trained[0].predict(samples, level, conditioning)
+        torch.testing.assert_close(started.predict(samples, level, conditioning), expected, rtol=1e-4, atol=1e-4)
+        started.add_lora(LORA)
+        with started.without_lora():
+            torch.testing.assert_close(started.predict(samples, level, conditioning), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_whole_weights_go_out_and_back(folder: Path, tmp_path: Path, samples: Tensor) -> None:
     changed, other = open_tiny(folder, ("denoiser", "text")), open_tiny(folder, ("denoiser", "text"))
     [network] = changed.denoisers.values()

@@ -21,7 +21,7 @@ from halovid.rewards.network import RewardNetwork, RewardSpec, save_reward
 from halovid.rewards.released import load_released
 from halovid.rewards.released.base import UnscoredError
 from halovid.rewards.released.served import ServedReward
-from halovid.rewards.rewarder import NetworkRewarder, ReleasedRewarder, Rewarder, open_rewarder
+from halovid.rewards.rewarder import NetworkRewarder, ReleasedRewarder, Rewarder, open_rewarder, rewarder_identity
 from halovid.rewards.scoring import SCORERS
 from halovid.store.errors import InputError
 from tiny_models import encoder_spec, write_language_model, write_videoreward
@@ -226,6 +226,8 @@ def test_the_recipe_says_who_rewards(tmp_path: Path) -> None:
     expected = NetworkRewarder(small_network(), GRID, "crop").reward(video, prompts)
     torch.testing.assert_close(by_network.reward(video, prompts).patches, expected.patches)
     nowhere = tmp_path / "nowhere"
+    by_other_run = open_rewarder(recipe(scoring="crop", trained=str(tmp_path / "reward")), nowhere)
+    torch.testing.assert_close(by_other_run.reward(video, prompts).patches, expected.patches)
     by_release = open_rewarder(recipe(released=str(folder)), nowhere)
     assert isinstance(by_release, ReleasedRewarder) and by_release.released.names == ("VQ", "MQ", "TA")
     server = {"family": "unifiedreward", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
@@ -233,3 +235,12 @@ def test_the_recipe_says_who_rewards(tmp_path: Path) -> None:
     assert isinstance(by_server, ReleasedRewarder) and isinstance(by_server.released, ServedReward)
     with pytest.raises(InputError, match="holds no readable reward model"):
         open_rewarder(recipe(), nowhere)
+
+
+def test_the_reward_model_of_another_run_is_identified_by_its_weights(tmp_path: Path) -> None:
+    for name in ("one", "copy"):
+        save_reward(small_network(), tmp_path / name)
+    identities = [rewarder_identity(recipe(trained=str(tmp_path / name))) for name in ("one", "copy")]
+    assert identities[0] == identities[1] != rewarder_identity(recipe())
+    with pytest.raises(InputError, match=r"score\.trained names .*nowhere"):
+        rewarder_identity(recipe(trained=str(tmp_path / "nowhere")))
