@@ -68,8 +68,9 @@ RECIPE: dict[str, Any] = {
     },
     "score": {"batch_size": 4},
     "good": {"source": "world", "per_prompt": 1, "batch_size": 3},
+    "repair": {"per_prompt": 1, "rounds": 2, "tries": 2, "threshold": 6.0, "steps": 2, "batch_size": 2},
     "restore": {"per_prompt": 2, "most_regions": 2, "steps": 2, "batch_size": 3},
-    "pair": {"pairs_per_prompt": 1, "sources": ["candidates", "good", "restored"]},
+    "pair": {"pairs_per_prompt": 1, "sources": ["candidates", "repaired", "before_repair", "good", "restored"]},
     "align": {
         "lora": {"rank": 4, "alpha": 4},
         "steps": 6,
