@@ -75,7 +75,7 @@ def _content() -> PageContent:
         for seed, prompt in enumerate(prompts)
     ]
     metrics = [MetricRow("Truth", "Defects", "%", 18, 9, -9, -11, -7, "lower", "64 prompts")]
-    return PageContent("Report", "", "Fewer defects.", metrics, clips, [], [], [], [], "seed: 1", {})
+    return PageContent("Report", "", "Fewer defects.", metrics, clips, [], [], [], [], [], "seed: 1", {})
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from halovid.config.sections import Section, Weight
 
 
 class GranDPOOptions(Section):
-    """Gran-DPO, a weighted sum: preferences of clips and of patches, the anchor, plain denoising.
+    """Gran-DPO, a weighted sum: preferences of clips and of patches, the anchor, plain denoising, drift.
 
     With lambda_patch and lambda_anchor 0 it is Diffusion-DPO. Each beta multiplies *mean* squared errors and has no
     factor 1/2: a Diffusion-DPO beta of b is b / 2 here. Clip and patch have a beta each, since the mean over a patch is
@@ -22,6 +22,7 @@ class GranDPOOptions(Section):
     lambda_patch: Weight = Field(1.0, description="weight of the preferences between patches")
     lambda_anchor: Weight = Field(4.0, description="weight of plain denoising on the patches that won")
     lambda_sft: Weight = Field(0.0, description="weight of plain denoising on the chosen clip")
+    lambda_drift: Weight = Field(0.0, description="weight of staying with the reference on the patches that tie")
     beta_clip: float = Field(20.0, gt=0, le=1e6, description="how strongly the clip term pulls towards the reference")
     beta_patch: float = Field(5.0, gt=0, le=1e6, description="how strongly the patch term pulls towards the reference")
     margin_power_clip: float = Field(

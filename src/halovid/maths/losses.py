@@ -106,6 +106,18 @@ def sft_term(errors: PairErrors) -> Tensor:
     return errors.chosen.mean((1, 2, 3))
 
 
+def drift_term(errors: PairErrors, margins: Tensor, tie: float) -> Tensor:
+    """The squared distance of policy and reference on the patches that tie, as a mean over all patches, [B].
+
+    It confines what the pair teaches to the patches that differ. Not in the paper.
+
+    Args:
+        tie: margins up to this size express no preference.
+    """
+    drift = 0.5 * pool_cells(errors.drift_chosen + errors.drift_rejected, PatchGrid(*margins.shape[1:]))
+    return (drift * (margins.abs() <= tie)).mean((1, 2, 3))
+
+
 def nft_term(errors: PairErrors, margins: Tensor, beta: float, certain_margin: float) -> Tensor:
     """The reward-weighted forward process of each pair, patch by patch, [B], up to a constant.
 

@@ -94,7 +94,7 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class ClipPair:
-    """The clips of both generators for one prompt and one seed.
+    """Two clips of one prompt that are shown side by side: of both generators, or one before and after its repair.
 
     base_mp4, aligned_mp4: H.264 files of `num_frames` frames at `fps`.
     base_rewards, aligned_rewards: patch rewards [t][h][w], higher is better; NaN is left blank.
@@ -102,7 +102,7 @@ class ClipPair:
     """
 
     prompt: str
-    seed: int
+    seed: int | None
     base_mp4: bytes
     aligned_mp4: bytes
     base_rewards: PatchRewards
@@ -177,6 +177,7 @@ class PageContent:
     """Everything on the page; an empty sequence leaves its section out.
 
     verdict: one sentence that says what the evaluation found.
+    clips: of both generators.  repaired: candidates before and after their repair.
     skipped: one sentence for each thing that was not done or not measured, and why.
     """
 
@@ -185,6 +186,7 @@ class PageContent:
     verdict: str
     metrics: Sequence[MetricRow]
     clips: Sequence[ClipPair]
+    repaired: Sequence[ClipPair]
     kinds: Sequence[KindRow]
     agreement: Sequence[AgreementRow]
     curves: Sequence[Curve]
@@ -213,12 +215,12 @@ def render_page(content: PageContent) -> str:
         metric_groups=_metric_groups(content.metrics),
         kinds_chart=_kinds_chart(content.kinds) if content.kinds else "",
         curves=[_curve_view(curve, index) for index, curve in enumerate(content.curves)],
-        **(_clips_view(content.clips) if content.clips else {}),
+        **_clips_view(content.clips, content.repaired),
     )
     size = len(page.encode())
     if size > MAX_PAGE_BYTES:
         raise ValueError(
-            f"the page has {size / 1e6:.1f} MB with {len(content.clips)} clip pairs; at most "
+            f"the page has {size / 1e6:.1f} MB with {len(content.clips) + len(content.repaired)} clip pairs; at most "
             f"{MAX_PAGE_BYTES / 1e6:.0f} MB are allowed: show fewer or smaller clips"
         )
     return page
@@ -280,33 +282,41 @@ def _reward_scale(clips: Sequence[ClipPair]) -> tuple[float, float]:
     return (low, high) if low < high else (low - 0.5, high + 0.5)
 
 
-def _side_view(label: str, mp4: bytes, rewards: PatchRewards) -> dict[str, Any]:
-    """One video of a pair, for the template and for the script."""
+def _side_view(label: str, swatch: str, mp4: bytes, rewards: PatchRewards) -> dict[str, Any]:
+    """One video of a pair, for the template and for the script; `swatch` names its colour in the style sheet."""
     array = np.asarray(rewards, dtype=np.float64)
     finite = array[np.isfinite(array)]
     rounded = array.round(4).astype(object)
     rounded[~np.isfinite(array)] = None  # JSON has no NaN
     return {
         "label": label,
+        "swatch": swatch,
         "mean": float(finite.mean()) if len(finite) else math.nan,
         "lowest": float(finite.min()) if len(finite) else math.nan,
         "data": {"mp4": base64.b64encode(mp4).decode(), "rewards": rounded.tolist()},
     }
 
 
-def _clips_view(clips: Sequence[ClipPair]) -> dict[str, Any]:
-    """The clips section: what the template shows and what the script reads."""
+def _clips_view(evaluated: Sequence[ClipPair], repaired: Sequence[ClipPair]) -> dict[str, Any]:
+    """The clips section: what the template shows and what the script reads, of all clips in the order of the page."""
+    clips = [*evaluated, *repaired]
+    if not clips:
+        return {"pairs": [], "repaired_pairs": []}
     low, high = _reward_scale(clips)
     # Bright means bad, so that defects catch the eye. People with colour blindness can read cividis too.
     colour_map = matplotlib.colormaps["cividis_r"]
     shares = np.linspace(0, 1, _NUM_COLOURS)
     longest = max(clips, key=lambda clip: clip.num_frames / clip.fps)
-    sides = [
-        [
-            _side_view("Base", clip.base_mp4, clip.base_rewards),
-            _side_view("Aligned", clip.aligned_mp4, clip.aligned_rewards),
-        ]
-        for clip in clips
+    labels = [("Base", "Aligned")] * len(evaluated) + [("Candidate", "Repaired")] * len(repaired)
+    pairs = [
+        (
+            clip,
+            [
+                _side_view(before, "base", clip.base_mp4, clip.base_rewards),
+                _side_view(after, "aligned", clip.aligned_mp4, clip.aligned_rewards),
+            ],
+        )
+        for clip, (before, after) in zip(clips, labels, strict=True)
     ]
     data = {
         "clock": {"fps": longest.fps, "numFrames": longest.num_frames},
@@ -316,12 +326,12 @@ def _clips_view(clips: Sequence[ClipPair]) -> dict[str, Any]:
                 "fps": clip.fps,
                 "numFrames": clip.num_frames,
                 "frameToPatch": [int(index) for index in clip.frame_to_patch],
-                "sides": [side["data"] for side in pair],
+                "sides": [side["data"] for side in sides],
             }
-            for clip, pair in zip(clips, sides, strict=True)
+            for clip, sides in pairs
         ],
     }
-    return {"pairs": list(zip(clips, sides, strict=True)), "clip_data": data}
+    return {"pairs": pairs[: len(evaluated)], "repaired_pairs": pairs[len(evaluated) :], "clip_data": data}
 
 
 def _new_chart(height: float) -> tuple[Figure, Axes]:

@@ -60,7 +60,10 @@ def _reads_of_evaluate(config: RunConfig) -> Sequence[str]:
 
 def _reads_of_report(config: RunConfig) -> Sequence[str]:
     examined = config.trains_reward and config.knows_truth
-    return ["evaluate", *(["examine"] if examined else []), *(["reward"] if config.trains_reward else [])]
+    repaired = (
+        ["generate", "repair"] if "repair" in config.paired_folders and config.evaluate.generator == "aligned" else []
+    )
+    return ["evaluate", *(["examine"] if examined else []), *(["reward"] if config.trains_reward else []), *repaired]
 
 
 _CLIP_SIZE = "generator.num_frames, height and width"

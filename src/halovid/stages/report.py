@@ -2,8 +2,8 @@
 
     halovid report RECIPE.yaml RUN
 
-Reads RUN/evaluate and RUN/baseline, as far as the run has them RUN/examine and the training logs in RUN/reward and
-RUN/align, and the manifest of every stage; writes RUN/report/report.html.
+Reads RUN/evaluate and RUN/baseline, as far as the run has them RUN/examine, RUN/repair and the training logs in
+RUN/reward and RUN/align, and the manifest of every stage; writes RUN/report/report.html.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from halovid.store.errors import InputError
 from halovid.store.files import write_text
 from halovid.store.folders import open_stage
 from halovid.store.manifests import read_log, read_manifest, versions
-from halovid.store.tables import AGREEMENT, METRICS, read_table
+from halovid.store.tables import AGREEMENT, METRICS, REPAIRS, read_table
 from halovid.store.tables import MEASURES as MEASURES_TABLE
 
 _ALIGNMENT_CURVES = {  # title -> label of the axis, pattern of the metrics in the log that are drawn
@@ -56,6 +56,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
             verdict=verdict(metrics, read_table(evaluated / "measures.parquet", MEASURES_TABLE)),
             metrics=[_metric_row(row) for row in metrics if not MEASURES[row["measure"]].defect_kind],
             clips=_clip_pairs(config, run_dir, stage.skip),
+            repaired=_repaired_pairs(config, run_dir) if "repair" in stages else [],
             kinds=[_kind_row(row) for row in metrics if MEASURES[row["measure"]].defect_kind],
             agreement=_agreement(run_dir) if "examine" in stages else [],
             curves=_curves(run_dir, stages),
@@ -100,10 +101,6 @@ def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str, bool
     aligned_rows = {row["clip_id"]: row for row in aligned.rows}
     base_rows = [rows[0] for rows in base.by_prompt.values()][: config.report.clips]
     rewarder = open_rewarder(config, run_dir) if config.has_rewarder else None
-    patch_index = torch.arange(float(config.grid.t))[:, None, None]
-    frame_to_patch = (
-        spread_to_frames(patch_index, config.generator.num_frames, base.geometry).round().long().flatten().tolist()
-    )
     pairs = []
     for row in base_rows:
         aligned_row = aligned_rows[row["clip_id"]]
@@ -114,20 +111,47 @@ def _clip_pairs(config: RunConfig, run_dir: Path, skip: Callable[[str, str, bool
                 if isinstance(refusal, Refusal):
                     skip(row["clip_id"], refusal.reason, refusal.again)
             continue
-        pairs.append(
-            report_page.ClipPair(
-                prompt=row["prompt"],
-                seed=row["seed"],
-                base_mp4=(base.folder / row["video"]).read_bytes(),
-                aligned_mp4=(aligned.folder / aligned_row["video"]).read_bytes(),
-                base_rewards=base_rewards,
-                aligned_rewards=aligned_rewards,
-                frame_to_patch=frame_to_patch,
-                num_frames=config.generator.num_frames,
-                fps=config.generator.fps,
-            )
-        )
+        pairs.append(_clip_pair((base, row, base_rewards), (aligned, aligned_row, aligned_rewards), config))
     return pairs
+
+
+def _repaired_pairs(config: RunConfig, run_dir: Path) -> list[report_page.ClipPair]:
+    """Half as many clips as of the models, before and after their repair: the first that a repair has changed."""
+    candidates, repaired = (ClipFolder(run_dir / stage, config.clip_size) for stage in ("generate", "repair"))
+    candidate_rows = {row["clip_id"]: row for row in candidates.rows}
+    rounds: dict[str, list[Row]] = {}
+    for done in read_table(run_dir / "repair" / "repairs.parquet", REPAIRS).to_pylist():
+        rounds.setdefault(done["clip_id"], []).append(done)
+    changed = [row for row in repaired.rows if any(done["accepted"] for done in rounds[row["clip_id"]])]
+    pairs = []
+    for row in changed[: config.report.clips // 2]:
+        before, after = rounds[row["clip_id"]][0], rounds[row["clip_id"]][-1]
+        rewards = [
+            torch.tensor(done["patch_rewards"]).unflatten(0, config.grid.shape).tolist() for done in (before, after)
+        ]
+        original = candidate_rows[before["original"]]
+        pairs.append(_clip_pair((candidates, original, rewards[0]), (repaired, row, rewards[1]), config))
+    return pairs
+
+
+_ShownClip = tuple[ClipFolder, Row, report_page.PatchRewards]  # the clip's folder, its row there, its rewards
+
+
+def _clip_pair(first: _ShownClip, second: _ShownClip, config: RunConfig) -> report_page.ClipPair:
+    """Two clips of one prompt, side by side."""
+    patch_index = torch.arange(float(config.grid.t))[:, None, None]
+    frames = spread_to_frames(patch_index, config.generator.num_frames, first[0].geometry)
+    return report_page.ClipPair(
+        prompt=first[1]["prompt"],
+        seed=first[1]["seed"],
+        base_mp4=(first[0].folder / first[1]["video"]).read_bytes(),
+        aligned_mp4=(second[0].folder / second[1]["video"]).read_bytes(),
+        base_rewards=first[2],
+        aligned_rewards=second[2],
+        frame_to_patch=frames.round().long().flatten().tolist(),
+        num_frames=config.generator.num_frames,
+        fps=config.generator.fps,
+    )
 
 
 def _patch_rewards(
@@ -145,8 +169,10 @@ def _patch_rewards(
 
 
 def _curves(run_dir: Path, stages: Sequence[str]) -> list[report_page.Curve]:
-    """The training curves of the stages `reward` and `align`, if they are among `stages`."""
+    """How rewards rose in the stage `repair`, and the training curves of `reward` and `align`: those among `stages`."""
     curves = []
+    if "repair" in stages:
+        curves.append(report_page.Curve("Repair", "denoiser calls a clip", "reward", {"mean": _repair_curve(run_dir)}))
     if "reward" in stages:
         log = read_log(run_dir, "reward")
         losses = {name: _smooth(log, name, 1) for name in sorted({name for line in log for name in line} - {"step"})}
@@ -158,6 +184,19 @@ def _curves(run_dir: Path, stages: Sequence[str]) -> list[report_page.Curve]:
             series = {name: _smooth(log, name) for name in fnmatch.filter(logged, pattern)}
             curves += [report_page.Curve(title, "step", label, series)] if series else []
     return curves
+
+
+def _repair_curve(run_dir: Path) -> list[tuple[float, float]]:
+    """The points (denoiser calls, reward) after each round of repair, both as means over all clips."""
+    rounds = read_table(run_dir / "repair" / "repairs.parquet", REPAIRS).to_pylist()
+    rewards: dict[str, float] = {}  # of each clip so far: one that needs no further round keeps its reward
+    calls, points = 0, []
+    for number in range(max((done["round"] for done in rounds), default=-1) + 1):
+        of_round = [done for done in rounds if done["round"] == number]
+        rewards |= {done["clip_id"]: done["reward"] for done in of_round}
+        calls += sum(done["denoiser_calls"] for done in of_round)
+        points.append((calls / len(rewards), float(np.mean(list(rewards.values())))))
+    return points
 
 
 def _smooth(log: list[Row], name: str, width: int = _SMOOTHING) -> list[tuple[float, float]]:

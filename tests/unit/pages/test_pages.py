@@ -26,6 +26,7 @@ CONTENT = PageContent(
     verdict="Fewer defects.",
     metrics=[METRIC],
     clips=[CLIP, replace(CLIP, prompt=HOSTILE)],
+    repaired=[replace(CLIP, prompt=HOSTILE, seed=None)],
     kinds=[KindRow("melt", 0.041, 0.025), KindRow("smear", 0.031, math.nan)],
     agreement=[AgreementRow("patch phase", "dense", 0.7123, 0.55, math.nan)],
     curves=[
@@ -37,7 +38,16 @@ CONTENT = PageContent(
     versions={"torch": "2.13.0"},
 )
 EMPTY = replace(
-    CONTENT, metrics=[], clips=[], kinds=[], agreement=[], curves=[], skipped=[], config_yaml="", versions={}
+    CONTENT,
+    metrics=[],
+    clips=[],
+    repaired=[],
+    kinds=[],
+    agreement=[],
+    curves=[],
+    skipped=[],
+    config_yaml="",
+    versions={},
 )
 
 

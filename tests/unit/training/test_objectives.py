@@ -17,6 +17,7 @@ from tiny_pairs import B, make_errors, make_margins, ones, random
 EVERY = [
     GranDPOOptions(),
     GranDPOOptions(lambda_sft=4),
+    GranDPOOptions(lambda_drift=2, tie=0.5),
     GranDPOOptions(lambda_patch=0, lambda_anchor=0),
     GranDPOOptions(lambda_clip=0, lambda_patch=0),
     SftOptions(),
@@ -81,12 +82,17 @@ def test_pairs_do_not_know_of_each_other_and_nothing_is_changed(options: Any) ->
         ({"lambda_clip": 0, "lambda_anchor": 0}, {"patch"}, Needs(rejected=True, reference=True)),
         ({"lambda_clip": 0, "lambda_patch": 0}, {"anchor"}, Needs(rejected=True)),
         ({"lambda_clip": 0, "lambda_patch": 0, "lambda_anchor": 0, "lambda_sft": 1}, {"sft"}, Needs()),
+        (
+            {"lambda_clip": 0, "lambda_patch": 0, "lambda_drift": 1},
+            {"anchor", "drift"},
+            Needs(rejected=True, reference=True),
+        ),
     ],
 )
 def test_a_term_of_weight_0_is_neither_computed_nor_logged(
     changes: dict[str, float], terms: set[str], needs: Needs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in {"clip", "patch", "anchor", "sft"} - terms:
+    for name in {"clip", "patch", "anchor", "sft", "drift"} - terms:
         monkeypatch.setattr(f"halovid.training.objectives.gran_dpo.{name}_term", None)
     objective = make_objective(GranDPOOptions(**changes))
     assert objective.needs == needs
@@ -99,9 +105,9 @@ def test_a_term_of_weight_0_is_neither_computed_nor_logged(
 
 
 def test_the_weighted_sum_is_that_of_its_terms() -> None:
-    options = GranDPOOptions(lambda_clip=0.5, lambda_patch=2, lambda_anchor=3, lambda_sft=4)
+    options = GranDPOOptions(lambda_clip=0.5, lambda_patch=2, lambda_anchor=3, lambda_sft=4, lambda_drift=5, tie=0.5)
     loss, metrics = make_objective(options).loss(make_errors(), make_margins(), ones)
-    terms = {"clip": 0.5, "patch": 2, "anchor": 3, "sft": 4}
+    terms = {"clip": 0.5, "patch": 2, "anchor": 3, "sft": 4, "drift": 5}
     torch.testing.assert_close(loss, sum(weight * metrics[f"loss/{name}"] for name, weight in terms.items()))
 
 

@@ -15,6 +15,7 @@ from halovid.maths.losses import (
     anchor_term,
     clip_term,
     displacement,
+    drift_term,
     patch_accuracy,
     patch_term,
     patch_weights,
@@ -24,12 +25,13 @@ from halovid.training.objectives.base import Needs
 
 
 class GranDPO:
-    """loss = sum of lambda_term * term over clip, patch, anchor and sft; a term of weight 0 is not computed."""
+    """loss = sum of lambda_term * term over clip, patch, anchor, sft and drift; a term of weight 0 is not computed."""
 
     def __init__(self, options: GranDPOOptions) -> None:
         self._options = options
         compares = options.lambda_clip > 0 or options.lambda_patch > 0
-        self.needs = Needs(rejected=compares or options.lambda_anchor > 0, reference=compares)
+        drifts = options.lambda_drift > 0
+        self.needs = Needs(rejected=compares or drifts or options.lambda_anchor > 0, reference=compares or drifts)
 
     def loss(self, errors: PairErrors, margins: Margins, timestep_weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Objective.loss`."""
@@ -50,6 +52,8 @@ class GranDPO:
             terms["anchor"] = anchor_term(errors, margins.patches, weights)
         if options.lambda_sft:
             terms["sft"] = sft_term(errors)
+        if options.lambda_drift:
+            terms["drift"] = drift_term(errors, margins.patches, options.tie)
         loss = reduce(torch.add, (getattr(options, f"lambda_{name}") * term for name, term in terms.items()))
         metrics |= {f"loss/{name}": term for name, term in terms.items()}
         return loss, metrics | displacement(errors, margins.patches, weights)
