@@ -15,6 +15,7 @@ from halovid.maths.losses import (
     PairErrors,
     anchor_term,
     clip_term,
+    drift_term,
     nft_term,
     patch_accuracy,
     patch_term,
@@ -99,6 +100,16 @@ def test_the_anchor_is_the_error_of_the_winner_of_each_patch() -> None:
         winner = errors.chosen if margins[(0, *patch)] > 0 else errors.rejected
         expected = region_means(winner, GRID)[(slice(None), *patch)]
         np.testing.assert_allclose(anchor_term(errors, margins, only).numpy(), expected, rtol=1e-6)
+
+
+def test_drift_counts_on_the_patches_that_tie_alone() -> None:
+    predictions, _, errors = predicted_errors(seed=7)
+    margins, tie = make_margins(seed=3).patches, 0.4
+    distance = 0.5 * (predictions[:2] - predictions[2:]).square().mean(2).sum(0)  # the mean of both clips
+    ties = (margins.abs() <= tie).numpy()
+    expected = (region_means(distance, GRID) * ties).mean((1, 2, 3))
+    assert 0 < ties.mean() < 1
+    np.testing.assert_allclose(drift_term(errors, margins, tie).numpy(), expected)
 
 
 @pytest.mark.parametrize("beta", [0.1, 1.0])

@@ -225,7 +225,7 @@ def test_chart_colours_follow_the_style_sheet() -> None:
 
 def test_refuses_a_page_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_module, "MAX_PAGE_BYTES", 10_000)
-    with pytest.raises(ValueError, match=r"2 clip pairs.*show fewer"):
+    with pytest.raises(ValueError, match=r"3 clip pairs.*show fewer"):
         render_page(CONTENT)
 
 
