@@ -383,11 +383,11 @@ def test_clips_that_cannot_be_read_are_skipped_counted_and_shown(
     for name in ("p00001-01", "p00003-00"):
         cut(run_dir / "generate" / "clips" / f"{name}.mp4")
     adopt(run_dir, "generate")
-    for stage in ("judge", "reward", "good", "restore", "score", "pair"):
+    for stage in ("judge", "reward", "good", "repair", "restore", "score", "pair"):
         outcome = run_here(stage, tiny_recipe, run_dir)
         assert outcome.code == 0, outcome.stderr
         skipped = manifest(run_dir, stage)["skipped"]
-        if stage in ("judge", "score"):
+        if stage in ("judge", "repair", "score"):
             assert [entry["item"] for entry in skipped] == ["p00001-01", "p00003-00"]
             assert all("is not a readable video" in entry["reason"] for entry in skipped)
             assert f"{stage}: 2 skipped (p00001-01: " in outcome.stderr

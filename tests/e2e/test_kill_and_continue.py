@@ -51,8 +51,11 @@ CASES = [
     Case(
         "score",
         Kill("parts/score-000004-*.parquet", "after"),
-        done=("score: 4/16", "score: 8/16"),
+        done=("score: 4/20", "score: 8/20"),
     ),
+    Case("repair", Kill("clips/repaired-p00001-*.mp4"), left=("clips/repaired-p00000-*.mp4",)),
+    Case("repair", Kill("parts/repair-000002-*.parquet"), ("parts/repair-000000-*.parquet",), ("repair: 2/4",)),
+    Case("repair", Kill("repair/clips.parquet"), ("repairs.parquet",), ("repair: 4/4",)),
     Case("restore", Kill("parts/restore-000003-*.parquet"), ("parts/restore-000000-*.parquet",), ("restore: 3/8",)),
     Case("pair", Kill("pair/pairs.parquet")),
     Case("pair", Kill("pair/pairs.parquet", "after"), ("pairs.parquet",)),

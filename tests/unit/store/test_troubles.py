@@ -128,7 +128,7 @@ def test_a_stage_that_runs_out_of_memory_names_its_own_settings(
     assert settings
     for section, setting in settings:
         assert setting in section_fields(RunConfig.model_fields[section].annotation)
-    if name in ("good", "restore", "score", "reward", "align"):
+    if name in ("good", "repair", "restore", "score", "reward", "align"):
         assert f"{name}.batch_size" in str(told.value)
     elif name in ("generate", "baseline", "evaluate"):
         assert "generator.batch_size" in str(told.value)
