@@ -60,7 +60,7 @@ INPUTS = {
     "baseline": set(),
     "examine": {"baseline", "reward"},
     "evaluate": {"baseline", "align"},
-    "report": {"evaluate", "examine", "reward"},
+    "report": {"evaluate", "examine", "generate", "repair", "reward"},
 }
 
 
@@ -119,11 +119,13 @@ def test_base_and_aligned_share_prompts_and_seeds_that_training_never_had(run_di
 def test_pairs_prefer_the_clip_with_the_higher_reward(run_dir: Path) -> None:
     rewards = {
         (folder, row["clip_id"]): row
-        for folder in ("generate", "good")
+        for folder in ("generate", "good", "repair")
         for row in rows(run_dir, f"score/{folder}/rewards.parquet")
     }
     rewarded = [pair for pair in rows(run_dir, "pair/pairs.parquet") if pair["rejected_folder"] != "restore"]
-    assert len(rewarded) == 4 + 12
+    repaired = [pair for pair in rewarded if "repair" in (pair["chosen_folder"], pair["rejected_folder"])]
+    assert len(rewarded) - len(repaired) == 4 + 12
+    assert 0 < len(repaired) <= 4 * 2 + 4  # each against the candidates that were not repaired, and against its own
     for pair in rewarded:
         chosen, rejected = (rewards[pair[f"{side}_folder"], pair[side]] for side in ("chosen", "rejected"))
         assert chosen["prompt_id"] == rejected["prompt_id"] == pair["prompt_id"]
@@ -138,7 +140,8 @@ def test_manifests_tell_how_each_stage_was_made(run_dir: Path, name: str) -> Non
     told = manifest(run_dir, name)
     assert told["stage"] == name
     assert told["inputs"].keys() == INPUTS[name]
-    assert told["skipped"] == []
+    if name != "pair":  # not every repaired clip is better than the candidate that it was made from
+        assert told["skipped"] == []
     assert told["versions"].keys() >= {"python", "halovid", "torch", "diffusers", "transformers", "peft"}
     if name != "report":
         assert told["config"].get("seed", 3) == RECIPE["seed"]

@@ -70,6 +70,13 @@ class PairConfig(Section):
     )
     strategy: Literal["best_worst", "all", "random"] = Field("best_worst", description="which candidates are paired")
     min_margin: Weight = Field(0.0, description="pairs whose margin between whole clips is not above this are dropped")
+    min_motion: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="pairs whose chosen clip moves less than this share of what the rejected one does are dropped, by "
+        "the optical flow: preferring steadier clips would teach to stand still; 0 keeps all",
+    )
     twin_margin: Weight = Field(
         0.1, description="twins: added to the reward margin, since the twin was made from the clip"
     )

@@ -40,7 +40,8 @@ def _reads_of_pair(config: RunConfig) -> Sequence[str]:
     scored = ["score"] if config.scored_folders else []
     restored = ["restore"] if config.pair.remade else []
     repaired = ["repair"] if "before_repair" in sources or "repaired" in sources else []
-    return [*scored, *restored, *repaired, *(["generate"] if "preferences" in sources else [])]
+    seen = config.paired_folders if config.pair.min_motion else ["generate"] if "preferences" in sources else []
+    return list(dict.fromkeys([*scored, *restored, *repaired, *seen]))
 
 
 def _reads_of_align(config: RunConfig) -> Sequence[str]:

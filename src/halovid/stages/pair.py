@@ -4,12 +4,14 @@
 
 Reads, as each of `pair.sources` needs them: RUN/score for "candidates" and "good"; RUN/score and RUN/repair for
 "repaired" and "before_repair"; RUN/score and RUN/restore for "twins"; RUN/restore for "restored"; RUN/generate and the
-file `pair.preferences` for "preferences". Writes RUN/pair/pairs.parquet: folder and id of both clips of a pair, the
-margin between the clips and of every patch.
+file `pair.preferences` for "preferences". With `pair.min_motion` reads the clips of all pairs as well. Writes
+RUN/pair/pairs.parquet: folder and id of both clips of a pair, the margin between the clips and of every patch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +19,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from halovid.clips.folder import ClipFolder
 from halovid.config.pairs import PairConfig, PairSource
 from halovid.config.run import RunConfig
 from halovid.maths import pairing
 from halovid.maths.grid import pool_cells
+from halovid.maths.video_metrics import dynamic_degree
 from halovid.measuring.raters import Rater, mean_rater, read_raters
 from halovid.stages import STAGES
 from halovid.store.errors import InputError
 from halovid.store.files import file_identity
 from halovid.store.folders import StageFolder, open_stage
 from halovid.store.tables import CLIPS, PAIRS, REPAIRS, REWARDS, patch_lists, patch_matrix, read_table, rows_to_table
+from halovid.store.work import Row, Skip, Worker
+
+_BATCH = 16
+_MOTION = pa.schema({"folder": pa.string(), "clip_id": pa.string(), "motion": pa.float32()})
 
 
 def check(config: RunConfig) -> None:
@@ -42,7 +50,10 @@ def run(config: RunConfig, run_dir: Path) -> None:
     with open_stage(run_dir, "pair", depends, STAGES["pair"].reads(config)) as stage:
         if stage is None:
             return
+        stage.use_threads(config.threads)
         table = pa.concat_tables([_pairs_of(source, config, run_dir, stage) for source in config.pair.sources])
+        if config.pair.min_motion:
+            table = _drop_slow(table, config, run_dir, stage)
         stage.write("pairs.parquet", table.take(kept_pairs(len(table), config)))
 
 
@@ -70,6 +81,54 @@ def _pairs_of(source: PairSource, config: RunConfig, run_dir: Path, stage: Stage
         not_repaired = pc.invert(pc.is_in(candidates["clip_id"], repairs["original"].combine_chunks()))
         return make_good_pairs(repaired, candidates.filter(not_repaired), config, stage)
     return make_repair_pairs(repairs, pa.concat_tables([repaired, candidates]), config, stage)
+
+
+def _drop_slow(pairs: pa.Table, config: RunConfig, run_dir: Path, stage: StageFolder) -> pa.Table:
+    """The pairs whose chosen clip moves at least `min_motion` of what the rejected one does; others are skipped.
+
+    Raises:
+        InputError: there is no such pair.
+    """
+    rows = pairs.to_pylist()
+    sides = [[(row[f"{side}_folder"], row[side]) for row in rows] for side in ("chosen", "rejected")]
+    clips = list(dict.fromkeys([*sides[0], *sides[1]]))
+    measured = stage.map_batches("measure motion", clips, _BATCH, MeasureMotion(config, run_dir), _MOTION).to_pylist()
+    motion = {(row["folder"], row["clip_id"]): row["motion"] for row in measured}
+    kept = []
+    for chosen, rejected in zip(*sides, strict=True):
+        kept.append(motion.get(chosen, 0.0) >= config.pair.min_motion * motion.get(rejected, np.inf))
+        if not kept[-1]:
+            stage.skip(f"{chosen[1]}/{rejected[1]}", "the chosen clip moves less than pair.min_motion allows")
+    if not any(kept):
+        raise InputError(
+            f"in none of {len(rows)} pairs does the chosen clip move at least {config.pair.min_motion} times as much "
+            f"as the rejected one; lower pair.min_motion"
+        )
+    return pairs.filter(pa.array(kept))
+
+
+@dataclass(frozen=True)
+class MeasureMotion:
+    """Work on clips, each given as (name of its clip folder, its id): measures how much they move."""
+
+    config: RunConfig
+    run_dir: Path
+
+    def open(self) -> Worker[tuple[str, str]]:
+        """See `Work.open`."""
+        folders = {name: ClipFolder(self.run_dir / name, self.config.clip_size) for name in self.config.paired_folders}
+        rows_of = {(name, row["clip_id"]): row for name, folder in folders.items() for row in folder.rows}
+
+        def measure(batch: Sequence[tuple[str, str]], skip: Skip) -> list[Row]:
+            measured: list[Row] = []
+            for name, clip_id in batch:
+                rows, video = folders[name].readable([rows_of[name, clip_id]], skip)
+                if rows and video is not None:
+                    motion = dynamic_degree(video).item()
+                    measured.append({"folder": name, "clip_id": clip_id, "motion": motion})
+            return measured
+
+        return measure
 
 
 def read_rewards(run_dir: Path, folder: str) -> pa.Table:

@@ -22,7 +22,7 @@ from halovid.config.sections import result_settings
 from halovid.maths.grid import PatchGrid, spread_to_frames
 from halovid.measuring.headline import sample_size, verdict
 from halovid.measuring.instruments import MEASURES
-from halovid.pages import report_page
+from halovid.pages import charts, report_page
 from halovid.records import Refusal
 from halovid.rewards.rewarder import Rewarder, open_rewarder, rewarder_identity
 from halovid.stages import STAGES, required_stages
@@ -73,9 +73,9 @@ def _metric_row(row: Row) -> report_page.MetricRow:
     return report_page.MetricRow(name=MEASURES[row["measure"]].title, sample_size=sample_size(row), **values)
 
 
-def _kind_row(row: Row) -> report_page.KindRow:
+def _kind_row(row: Row) -> charts.KindRow:
     kind = str(MEASURES[row["measure"]].defect_kind)
-    return report_page.KindRow(kind=kind, base=row["base"] / 100, aligned=row["aligned"] / 100)
+    return charts.KindRow(kind=kind, base=row["base"] / 100, aligned=row["aligned"] / 100)
 
 
 def _agreement(run_dir: Path) -> list[report_page.AgreementRow]:
@@ -168,21 +168,21 @@ def _patch_rewards(
     return rewards.refusals[0] or rewards.patches[0].tolist()
 
 
-def _curves(run_dir: Path, stages: Sequence[str]) -> list[report_page.Curve]:
+def _curves(run_dir: Path, stages: Sequence[str]) -> list[charts.Curve]:
     """How rewards rose in the stage `repair`, and the training curves of `reward` and `align`: those among `stages`."""
     curves = []
     if "repair" in stages:
-        curves.append(report_page.Curve("Repair", "denoiser calls a clip", "reward", {"mean": _repair_curve(run_dir)}))
+        curves.append(charts.Curve("Repair", "denoiser calls a clip", "reward", {"mean": _repair_curve(run_dir)}))
     if "reward" in stages:
         log = read_log(run_dir, "reward")
         losses = {name: _smooth(log, name, 1) for name in sorted({name for line in log for name in line} - {"step"})}
-        curves.append(report_page.Curve("Reward model", "step", "squared error", losses))
+        curves.append(charts.Curve("Reward model", "step", "squared error", losses))
     if "align" in stages:
         log = read_log(run_dir, "align")
         logged = sorted({name for line in log for name in line})
         for title, (label, pattern) in _ALIGNMENT_CURVES.items():
             series = {name: _smooth(log, name) for name in fnmatch.filter(logged, pattern)}
-            curves += [report_page.Curve(title, "step", label, series)] if series else []
+            curves += [charts.Curve(title, "step", label, series)] if series else []
     return curves
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from halovid.pages import report_page as page_module
-from halovid.pages.report_page import AgreementRow, ClipPair, Curve, KindRow, MetricRow, PageContent, render_page
+from halovid.pages.charts import Curve, KindRow
+from halovid.pages.report_page import AgreementRow, ClipPair, MetricRow, PageContent, render_page
 
 HOSTILE = "</script><script>alert(\"x\")</script><b>'bold'</b> & {{ 7 * 7 }} \N{FOX FACE}"
 REWARDS = [[[0.5, -1.0, 2.0], [0.25, math.nan, 1.0]], [[1.0, 1.5, 0.0], [0.75, 0.5, 1.25]]]
