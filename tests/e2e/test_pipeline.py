@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from conftest import LORA, RECIPE, SECRETS, Kill, Outcome, Plan, manifest, results, run_here, snapshot, start_apart
 from halovid.config.run import GeneratorConfig
+from halovid.maths.video_metrics import dynamic_degree
 from halovid.stages import STAGES
 from halovid.store import tables
 from halovid.store.video import read_video
@@ -199,6 +200,32 @@ def test_the_policy_learns_from_good_clips_and_from_what_the_base_makes_of_them(
         assert pair["patch_margins"] == pytest.approx([a - b + more for a, b, more in patches], abs=1e-6)
         assert pair["clip_margin"] == pytest.approx(chosen["reward"] - rejected["reward"] + fmean(known), abs=1e-6)
         assert pair["clip_margin"] > 0
+
+
+def test_pairs_whose_chosen_clip_moves_less_are_dropped(
+    finished_run: Callable[..., Path], tiny_recipe: Path, run_dir: Path
+) -> None:
+    folder, least = finished_run(before="pair"), 1.0
+    outcome = run_here("pair", tiny_recipe, folder, "--set", f"pair.min_motion={least}")
+    assert outcome.code == 0, outcome.stderr
+    files = {
+        (name, row["clip_id"]): folder / name / row["video"]
+        for name in ("generate", "good", "repair", "restore")
+        for row in rows(folder, f"{name}/clips.parquet")
+    }
+
+    def moves_enough(pair: dict[str, Any]) -> bool:
+        clips = (read_video(files[pair[f"{side}_folder"], pair[side]], (64, 64)) for side in ("chosen", "rejected"))
+        chosen, rejected = (dynamic_degree(clip).item() for clip in clips)
+        return chosen >= least * rejected
+
+    everything = rows(run_dir, "pair/pairs.parquet")
+    expected = [pair for pair in everything if moves_enough(pair)]
+    assert rows(folder, "pair/pairs.parquet") == expected and 0 < len(expected) < len(everything)
+    dropped = [entry for entry in manifest(folder, "pair")["skipped"] if "min_motion" in entry["reason"]]
+    assert len(dropped) == len(everything) - len(expected)
+    none_left = run_here("pair", tiny_recipe, folder, "--set", "pair.min_motion=99")
+    assert none_left.code == 2 and "lower pair.min_motion" in none_left.stderr
 
 
 def test_align_leaves_samples_a_log_and_curves(run_dir: Path) -> None:
