@@ -342,6 +342,12 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _clips_can_move(self) -> RunConfig:
+        if self.pair.min_motion and self.generator.num_frames < 2:
+            raise ValueError("pair.min_motion compares how much clips move: leave it out for clips of a single frame")
+        return self
+
+    @model_validator(mode="after")
     def _step_is_kept(self) -> RunConfig:
         step = self.evaluate.step
         if step is not None and self.evaluate.generator == "aligned" and step not in self.align.snapshots:

@@ -24,10 +24,10 @@ class RepairOptions(Section):
     )
     steps: int = Field(12, ge=1, le=10_000, description="denoising steps from that noise level to the clip")
     min_gain: float = Field(0.02, ge=0, description="a region is kept if its mean reward rises by at least that")
-    batch_size: Execution[Batch] = Field(16, description="clips that are repaired at once")
 
 
 class RepairConfig(RepairOptions):
     """Repaired clips of the prompts: good clips for the training, of nothing but the model and its rewards."""
 
     per_prompt: int = Field(2, ge=1, le=10_000, description="clips per prompt: the candidates with the highest rewards")
+    batch_size: Execution[Batch] = Field(16, description="clips that are repaired at once")

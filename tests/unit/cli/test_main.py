@@ -52,7 +52,7 @@ def test_a_run_says_what_it_does_before_it_begins(tmp_path: Path, monkeypatch: p
     plan, *_, end = outcome.stderr.splitlines()
     assert plan == (
         "run: generate, judge, reward, score, pair, align, baseline, examine, evaluate, report; "
-        "left out: good, restore (no pair needs them)"
+        "left out: good, repair, restore (no pair needs them)"
     )
     assert end.startswith("error: interrupted")
 

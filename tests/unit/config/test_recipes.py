@@ -330,6 +330,13 @@ def test_what_a_result_depends_on_is_told(tmp_path: Path, override: str) -> None
         ({"threads": 10**6}, "threads: got 1000000"),
         ({"seed": 2**63}, "seed: got 9223372036854775808"),
         ({"grid": {"t": 10**9, "h": 1, "w": 1}}, "at most 1024 parts"),
+        ({"repair": {"regions": {"t": 1, "h": 5, "w": 2}}}, r"repair.regions \(1, 5, 2\) must not be finer than grid"),
+        ({"evaluate": {"repair": {"regions": {"t": 9, "h": 1, "w": 1}}}}, r"evaluate.repair.regions \(9, 1, 1\)"),
+        ({"pair": {"sources": ["repaired"]}}, "the recipe needs a section `repair` for it"),
+        ({"restore": {"source": "repaired"}}, "the recipe needs a section `repair` for it"),
+        ({"generator": {"num_frames": 1}, "pair": {"min_motion": 1}}, "leave it out for clips of a single frame"),
+        ({"evaluate": {"generator": "base"}}, "which would be held against itself: set best_of or repair as well"),
+        ({"score": {"trained": "a", "released": "b"}}, "trained and released name 2 reward models; keep one"),
     ],
 )
 def test_values_that_could_only_fail_later_are_refused(raw: dict[str, Any], message: str) -> None:
