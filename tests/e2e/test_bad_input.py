@@ -556,7 +556,7 @@ def test_a_disk_that_is_full_at_the_last_write(
 ) -> None:
     run_dir = finished_run(before="score")
     with monkeypatch.context() as patch:
-        room = 3 + 4 + 2  # lock, fingerprint and threads; four parts; two tables
+        room = 3 + 5 + 2  # lock, fingerprint and threads; five parts; two tables
         patch.setattr(os, "fsync", FullDisk(room).fsync)
         assert_refused(run_here("score", tiny_recipe, run_dir), *FULL)
     assert (run_dir / "score" / "generate" / "rewards.parquet").exists() and not (

@@ -117,7 +117,8 @@ def test_ratings_train_the_reward_model_without_any_of_patches(
     outcome = run_here("reward", recipe(), run)
     assert outcome.code == 2 and "set it to 0" in outcome.stderr
     assert run_here("reward", recipe(reward={"patch_steps": 0}), run).code == 0
-    assert run_here("good", recipe(reward={"patch_steps": 0}), run).code == 0
+    for stage in ("good", "repair"):
+        assert run_here(stage, recipe(reward={"patch_steps": 0}), run).code == 0
     outcome = run_here("score", recipe(reward={"patch_steps": 0}), run)
     assert outcome.code == 0, outcome.stderr
     network = load_reward(run / "reward")  # the patch head is the video head's rows
