@@ -5,7 +5,7 @@ These are the run's own network, and a released model that is loaded here or ask
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from halovid.rewards.released.served import ServedReward, served_identity
 from halovid.rewards.scoring import crop_patches, rate_clips
 from halovid.store.files import file_identity
 from halovid.store.runtime import one_thread, resolve_device, resolve_dtype
+from halovid.store.work import Row, Skip
 
 
 class Rewarder(Protocol):
@@ -151,6 +152,13 @@ def refuse_what_is_not_finite(rewards: Rewards) -> Rewards:
             showing if refusal is None else None for showing, refusal in zip(rewards.showings, refusals, strict=False)
         ),
     )
+
+
+def skip_refused(rows: Sequence[Row], rewards: Rewards, skip: Skip) -> None:
+    """Lists the clips that were refused as skipped."""
+    for row, refusal in zip(rows, rewards.refusals, strict=True):
+        if refusal is not None:
+            skip(row["clip_id"], refusal.reason, refusal.again)
 
 
 def open_rewarder(config: RunConfig, run_dir: Path) -> Rewarder:

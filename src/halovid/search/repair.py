@@ -7,7 +7,7 @@ every region the best try is kept if its patches' rewards rise, and all that is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,9 +75,6 @@ class RepairRound:
     denoiser_calls: int
 
 
-Observer = Callable[[int, RewardedClips], None]  # called after each round with its number and all clips
-
-
 class Repair:
     """Repairs clips as the options say; what becomes of a clip depends on its latents, prompt and seed alone."""
 
@@ -85,7 +82,7 @@ class Repair:
         self._model, self._rewarder, self._options = model, rewarder, options
 
     def __call__(
-        self, latents: Tensor, prompts: PromptBatch, seeds: Sequence[int], observer: Observer | None = None
+        self, latents: Tensor, prompts: PromptBatch, seeds: Sequence[int]
     ) -> tuple[RewardedClips, list[RepairRound]]:
         """The repaired clips of B prompts, and what every round did to every clip.
 
@@ -105,18 +102,14 @@ class Repair:
             rows = [row for row, masks in regions.items() if masks]
             if not rows:
                 break
-            round_seeds = [derive_seed(seeds[row], number) for row in rows]
-            remade, kept = self._remade(
-                clips.rows(rows), [regions[row] for row in rows], prompts.rows(rows), round_seeds
-            )
-            better = remade.better_than(clips.rows(rows)).tolist()
+            before, round_seeds = clips.rows(rows), [derive_seed(seeds[row], number) for row in rows]
+            remade, kept = self._remade(before, [regions[row] for row in rows], prompts.rows(rows), round_seeds)
+            better = remade.better_than(before).tolist()
             accepted = [index for index, is_better in enumerate(better) if is_better]
             clips = clips.replaced([rows[index] for index in accepted], remade.rows(accepted))
             calls = self._options.tries * self._options.steps * self._model.calls_per_step
             for index, row in enumerate(rows):
                 rounds.append(_record(clips, row, number, len(regions[row]), kept[index], better[index], calls))
-            if observer is not None:
-                observer(number, clips)
         return clips, rounds
 
     def _reward(self, latents: Tensor, prompts: PromptBatch) -> RewardedClips:
@@ -166,17 +159,17 @@ class Repair:
         self, latents: Tensor, before: RewardedClips, tries: Sequence[RewardedClips], prompts: PromptBatch
     ) -> RewardedClips:
         """The rewards of the latents. What is the clip before the round, or one whole try of it, has its rewards."""
-        composites = RewardedClips(latents, before.reward, before.patch_rewards)
-        new = []
+        reward, patch_rewards, new = before.reward.clone(), before.patch_rewards.clone(), []
         for row in range(len(latents)):
             known = next((clips for clips in (before, *tries) if torch.equal(clips.latents[row], latents[row])), None)
             if known is None:
                 new.append(row)
             else:
-                composites = composites.replaced([row], known.rows([row]))
-        if not new:
-            return composites
-        return composites.replaced(new, self._reward(latents[new], prompts.rows(new)))
+                reward[row], patch_rewards[row] = known.reward[row], known.patch_rewards[row]
+        if new:
+            rewarded = self._reward(latents[new], prompts.rows(new))
+            reward[new], patch_rewards[new] = rewarded.reward, rewarded.patch_rewards
+        return RewardedClips(latents, reward, patch_rewards)
 
 
 def _gain(before: Tensor, after: Tensor, mask: Tensor) -> float:

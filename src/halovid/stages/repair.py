@@ -24,7 +24,7 @@ from halovid.config.run import RunConfig
 from halovid.maths.seeds import derive_seed
 from halovid.models import open_model
 from halovid.records import Prompt
-from halovid.rewards.rewarder import Rewarder, check_rewarder, open_rewarder, rewarder_identity
+from halovid.rewards.rewarder import Rewarder, check_rewarder, open_rewarder, rewarder_identity, skip_refused
 from halovid.search.repair import Repair, RepairRound
 from halovid.stages import STAGES
 from halovid.store.folders import open_stage
@@ -123,9 +123,7 @@ def _best(rows: Sequence[Row], candidates: ClipFolder, rewarder: Rewarder, count
     if video is None:
         return []
     rewards = rewarder.reward(video, candidates.prompt_batch(readable, rewarder.needs_conditioning))
-    for row, refusal in zip(readable, rewards.refusals, strict=True):
-        if refusal is not None:
-            skip(row["clip_id"], refusal.reason, refusal.again)
+    skip_refused(readable, rewards, skip)
     best = rewards.clip.nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True)[:count].tolist()
     return [readable[index] for index in best if rewards.refusals[index] is None]
 

@@ -26,7 +26,7 @@ from halovid.config.run import RunConfig
 from halovid.judges.base import label_rows
 from halovid.records import Judgement, PromptBatch, Rewards
 from halovid.remote.redaction import missing_keys
-from halovid.rewards.rewarder import check_rewarder, open_rewarder, rewarder_identity
+from halovid.rewards.rewarder import check_rewarder, open_rewarder, rewarder_identity, skip_refused
 from halovid.stages import STAGES
 from halovid.store.folders import StageFolder, open_stage
 from halovid.store.tables import LABELS, RELEASED, REWARDS
@@ -102,7 +102,7 @@ class ScoreClips:
                 return []
             prompts = folders["generate"].prompt_batch(rows, rewarder.needs_conditioning)
             rewards = rewarder.reward(video, prompts)
-            _skip_refused(rows, rewards, skip)
+            skip_refused(rows, rewards, skip)
             rewarded = [index for index, refusal in enumerate(rewards.refusals) if refusal is None]
             return [make_row(rows[index], rewards, prompts, index) | {"folder": name} for index in rewarded]
 
@@ -113,13 +113,6 @@ def _by_folder(clips: Sequence[tuple[str, Row]]) -> Iterator[tuple[str, list[Row
     """The name of each clip folder in a batch, with its rows."""
     for name, same_folder in itertools.groupby(clips, key=lambda clip: clip[0]):
         yield name, [row for _, row in same_folder]
-
-
-def _skip_refused(rows: Sequence[Row], rewards: Rewards, skip: Skip) -> None:
-    """Lists the clips that were refused as skipped."""
-    for row, refusal in zip(rows, rewards.refusals, strict=True):
-        if refusal is not None:
-            skip(row["clip_id"], refusal.reason, refusal.again)
 
 
 def _reward_row(row: Row, rewards: Rewards, index: int) -> Row:
