@@ -16,12 +16,14 @@ from halovid.maths.noise import NoiseProcess
 from halovid.records import Conditioning
 from halovid.training.loop import Alignment
 from halovid.training.objectives import make_objective
+from halovid.training.pair_task import PairTask
 from halovid.training.pairs import PairBatch
 from halovid.training.parallel import OneProcess, Parallel
 from halovid.training.policy import Policy
 
 C, T, H, W = 2, 3, 4, 4
 GRID = (3, 2, 2)
+SEED = 5
 PROMPT = (3, C)  # rows and width of a text condition
 OPTIONS: dict[str, Any] = {
     "method": "full",
@@ -101,4 +103,5 @@ def make_alignment(
     objective = make_objective(align.objective)
     sides = 2 if objective.needs.rejected else 1
     policy = Policy(TinyModel(), align, parallel)
-    return Alignment(policy, objective, pairs or TinyPairs(sides=sides), align, 5, folder, parallel or OneProcess())
+    task = PairTask(policy, objective, pairs or TinyPairs(sides=sides), align, SEED)
+    return Alignment(policy, task, align, folder, parallel or OneProcess())

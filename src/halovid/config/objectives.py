@@ -61,4 +61,59 @@ class NftOptions(Section):
     )
 
 
-ObjectiveOptions = GranDPOOptions | SftOptions | NftOptions
+Credit = Literal["patches", "clip"]
+
+
+class GroupOptions(Section):
+    """What all objectives on groups of clips share; they need the section `align.rollouts`."""
+
+    credit: Credit = Field(
+        "patches", description="what is compared within a group: each patch with that of the other clips, or clips"
+    )
+    floor: float = Field(
+        0.1, ge=0, le=1e6, description="added to the deviation that rewards are divided by: smaller ones are noise"
+    )
+    most: float = Field(2.0, gt=0, le=1e6, description="deviations from the group's mean that count in full")
+    lambda_drift: Weight = Field(0.0, description="weight of staying with the model as it was before training")
+
+
+class GranNftOptions(GroupOptions):
+    """DiffusionNFT (arXiv 2509.16117) with an advantage for each patch."""
+
+    name: Literal["gran_nft"] = Field("gran_nft", description="which objective")
+    beta: float = Field(
+        0.1,
+        gt=0,
+        le=1e6,
+        description="how far its two imagined models lie from the one that made the clips, as a share of the way gone",
+    )
+
+
+class GranAwmOptions(GroupOptions):
+    """Advantage-weighted matching: a clipped policy gradient on the errors of denoising, patch by patch."""
+
+    name: Literal["gran_awm"] = Field("gran_awm", description="which objective")
+    scale: float = Field(1.0, gt=0, le=1e6, description="of errors in the exponent of the ratio")
+    reach: float = Field(0.2, gt=0, le=1e6, description="how far the ratio may leave 1 before it earns nothing more")
+
+
+class GranGrpoOptions(GroupOptions):
+    """Flow-GRPO (arXiv 2505.05470) with an advantage for each patch, on the random steps of the sampler."""
+
+    name: Literal["gran_grpo"] = Field("gran_grpo", description="which objective")
+    reach: float = Field(1e-3, gt=0, le=1e6, description="how far the ratio may leave 1 before it earns nothing more")
+
+
+class PlackettLuceOptions(Section):
+    """The order of a group's clips by reward as one preference among all of them, patch by patch."""
+
+    name: Literal["plackett_luce"] = Field("plackett_luce", description="which objective")
+    credit: Credit = Field("patches", description="what is put in order: each patch of the clips, or whole clips")
+    beta: float = Field(5.0, gt=0, le=1e6, description="how strongly it pulls towards the reference")
+    tie: float = Field(0.0, ge=0, le=1e6, description="patches whose rewards deviate by no more are left out")
+    lambda_anchor: Weight = Field(4.0, description="weight of plain denoising on the best patches")
+    lambda_drift: Weight = Field(0.0, description="weight of staying with the model as it was before training")
+
+
+GroupObjectiveOptions = GranNftOptions | GranAwmOptions | GranGrpoOptions | PlackettLuceOptions
+ObjectiveOptions = GranDPOOptions | SftOptions | NftOptions | GroupObjectiveOptions

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from halovid.config.objectives import GranDPOOptions, ObjectiveOptions
+from halovid.config.objectives import GranDPOOptions, GroupObjectiveOptions, ObjectiveOptions
 from halovid.config.pairs import REWARDED, GoodConfig, PairConfig, PairSource, RestoreConfig
 from halovid.config.reward import RewardConfig, ScoreConfig
+from halovid.config.rollouts import RolloutConfig
 from halovid.config.search import RepairConfig, RepairOptions
 from halovid.config.sections import (
     Batch,
@@ -69,6 +70,13 @@ class GenerateConfig(Section):
 
     prompts: PromptsConfig = Field(PromptsConfig(), description="prompts that the training learns from")
     candidates: int = Field(6, ge=1, le=10_000, description="clips per prompt")
+    guidance_scales: tuple[Annotated[float, Field(ge=0, le=1000)], ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=100,
+        description="guidance of the candidates, in turn: where it differs, the better ones teach what guidance gives; "
+        "left out: generator.guidance_scale",
+    )
 
 
 class JudgeConfig(Section):
@@ -104,7 +112,15 @@ class AlignConfig(Section):
     seed: Seed | None = Field(None, description="seed of the training alone; the run's when left out")
     lora: LoraOptions = Field(LoraOptions(), description="method lora: the adapter")
     objective: ObjectiveOptions = Field(
-        GranDPOOptions(), discriminator="name", description="what training makes small: gran_dpo (left out), sft, nft"
+        GranDPOOptions(),
+        discriminator="name",
+        description="what training makes small: gran_dpo (left out), sft or nft on pairs; gran_nft, gran_awm, "
+        "gran_grpo or plackett_luce on groups of rollouts",
+    )
+    rollouts: RolloutConfig | None = Field(
+        None,
+        description="train on clips that the generator makes meanwhile; objectives on pairs get the best and the worst "
+        "of each prompt. Left out: on the pairs of stage pair",
     )
     sigma: SigmaSampling = Field(SigmaSampling(), description="how noise levels are drawn")
     timestep_weight: WeightScheme = Field(
@@ -112,7 +128,7 @@ class AlignConfig(Section):
     )
     shared_noise: bool = Field(True, description="chosen and rejected clip of a pair get the same noise")
     steps: Steps = Field(400, description="optimiser steps")
-    batch_size: Batch = Field(4, description="pairs per optimiser step")
+    batch_size: Batch = Field(4, description="pairs, or groups of rollouts, per optimiser step")
     micro_batches: Execution[int] = Field(
         1, ge=1, le=100_000, description="parts that a batch is cut into, one after another: less memory, the same step"
     )
@@ -142,6 +158,15 @@ class AlignConfig(Section):
         if isinstance(objective, dict) and "name" not in objective:
             return raw | {"objective": {"name": "gran_dpo"} | objective}
         return raw
+
+    @model_validator(mode="after")
+    def _groups_come_from_rollouts(self) -> AlignConfig:
+        name = self.objective.name
+        if isinstance(self.objective, GroupObjectiveOptions) and self.rollouts is None:
+            raise ValueError(f"objective {name} compares the clips of a group: give it a section `rollouts`")
+        if name == "gran_grpo" and self.rollouts is not None and not self.rollouts.random_steps:
+            raise ValueError("objective gran_grpo learns from random steps of sampling: set rollouts.random_steps")
+        return self
 
     @model_validator(mode="after")
     def _snapshots_are_reached(self) -> AlignConfig:
@@ -271,12 +296,15 @@ class RunConfig(Section):
     @property
     def scored_folders(self) -> list[str]:
         """The clip folders (stages) whose clips need rewards, since the margins of pairs come from these."""
+        if self.align.rollouts is not None:
+            return []
         return self._folders_of([source for source in self.pair.sources if source in REWARDED])
 
     @property
     def paired_folders(self) -> list[str]:
-        """The clip folders (stages) that a training on the pairs reads: those of the clips, and of the prompts."""
-        return self._folders_of([*self.pair.sources, "candidates"])
+        """The clip folders (stages) that the training reads: those of the pairs' clips, and of the prompts."""
+        pairs = self.pair.sources if self.align.rollouts is None else ()
+        return self._folders_of([*pairs, "candidates"])
 
     def _folders_of(self, sources: Sequence[PairSource]) -> list[str]:
         """The clip folders (stages) whose clips these sources pair, in the order of the stages."""
@@ -296,7 +324,8 @@ class RunConfig(Section):
     @property
     def trains_reward(self) -> bool:
         """Whether a run trains a reward model of its own: rewards are asked for, and no released model gives them."""
-        by_training = bool(self.scored_folders) or "repair" in self.paired_folders
+        on_rollouts = self.align.rollouts is not None
+        by_training = on_rollouts or bool(self.scored_folders) or "repair" in self.paired_folders
         by_evaluation = self.evaluate.searches or "reward" in self.evaluate.instruments
         return (by_training or by_evaluation) and self.score.uses_run_network
 

@@ -126,6 +126,21 @@ class NoiseProcess:
             return noisy + _per_clip(next_level - level, noisy) * output
         return self.noisy(*self.split(output, noisy, level), next_level)
 
+    def random_step(
+        self, output: Tensor, noisy: Tensor, level: Tensor, next_level: Tensor, fresh: float
+    ) -> tuple[Tensor, Tensor]:
+        """The mean [B, ...] and the standard deviation [B] of a step that replaces a share of the noise by new noise.
+
+        What is left is as noisy as after `step`, whatever the share, as Coefficients-Preserving Sampling has it
+        (arXiv 2509.05952); `fresh` is its sin(eta pi / 2), and the eta of DDIM as a share of the next level.
+
+        Args:
+            fresh: the new noise's share, 0..1; at 0 this is `step`, at 1 all noise is new.
+        """
+        latents, noise = self.split(output, noisy, level)
+        kept, added = self._shares(next_level, noisy)
+        return kept * latents + added * (1 - fresh**2) ** 0.5 * noise, added.flatten() * fresh
+
     def noise_gain(self, level: Tensor) -> Tensor:
         """How much the predicted noise changes with the network's output, |d noise / d output|, [B].
 

@@ -5,6 +5,7 @@ Its family says what is particular about the pipeline. Only the parts that a sta
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -150,6 +151,20 @@ class DiffusionModel:
         return self._family.predict(self._pipe, network, noisy.to(dtype), timestep, tensors, self._config)
 
     @property
+    def device(self) -> torch.device:
+        """Where its parts are."""
+        return self._device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """The shape of a clip's latents, (C, T, h, w)."""
+        self._need("denoiser")
+        [network] = self.denoisers.values()
+        config = self._config
+        channels: int = cast(ModelMixin, network).config.in_channels
+        return channels, *self.geometry.latent_shape(config.num_frames, config.height, config.width)
+
+    @property
     def calls_per_step(self) -> int:
         """How often a step of sampling calls the network: twice with classifier-free guidance."""
         return 1 if self.negative() is None else 2
@@ -161,6 +176,12 @@ class DiffusionModel:
             return output
         negative_output = self.predict(noisy, level, negative.to(noisy.device).repeat(len(noisy)))
         return negative_output + self._config.guidance_scale * (output - negative_output)
+
+    def with_guidance(self, guidance_scale: float) -> DiffusionModel:
+        """The same model, which shares all weights, with another strength of guidance."""
+        model = copy.copy(self)
+        model._config = self._config.model_copy(update={"guidance_scale": guidance_scale})
+        return model
 
     def blocks(self) -> list[nn.Module]:
         """The transformer blocks of the denoisers: the units of sharding, compiling and gradient checkpointing."""

@@ -45,8 +45,9 @@ def _reads_of_pair(config: RunConfig) -> Sequence[str]:
 
 
 def _reads_of_align(config: RunConfig) -> Sequence[str]:
-    is_monitored = config.align.sample_prompts > 0 and config.trains_reward
-    return [*config.paired_folders, "pair", *(["reward"] if is_monitored else [])]
+    on_rollouts = config.align.rollouts is not None
+    rewarded = (config.align.sample_prompts > 0 or on_rollouts) and config.trains_reward
+    return [*config.paired_folders, *([] if on_rollouts else ["pair"]), *(["reward"] if rewarded else [])]
 
 
 def _reads_of_baseline(config: RunConfig) -> Sequence[str]:

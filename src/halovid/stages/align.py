@@ -1,13 +1,15 @@
-"""align: preference pairs -> aligned generator, by Gran-DPO or another objective.
+"""align: preference pairs or rollouts -> aligned generator, by Gran-DPO or another objective.
 
     halovid align RECIPE.yaml RUN
 
-Reads RUN/pair, RUN/generate, where `pair.sources` needs them RUN/good and RUN/restore, and to monitor the training
-RUN/reward, unless a released or served model gives the rewards. Writes RUN/align:
+Reads RUN/pair, RUN/generate, where `pair.sources` needs them RUN/good, RUN/repair and RUN/restore; with a section
+`align.rollouts` only the prompts of RUN/generate. To monitor the training, and for rollouts, RUN/reward, unless a
+released or served model gives the rewards. Writes RUN/align:
 
     weights/        the result: a LoRA for diffusers' `load_lora_weights`, or the whole denoiser
     snapshots/      such weights after each step of `align.snapshots`
     samples/        mp4 clips that were sampled along the way, `align.sample_prompts` of them at a time
+    rollouts.parquet    what each clip was worth that the training has learned from, with `align.rollouts`
     tensorboard/, log.jsonl    the metrics of each step
 """
 
@@ -27,36 +29,63 @@ from halovid.rewards.rewarder import open_rewarder, rewarder_identity
 from halovid.stages import STAGES
 from halovid.store.folders import open_stage
 from halovid.store.runtime import resolve_device
-from halovid.store.tables import PAIRS, read_table
+from halovid.store.tables import PAIRS, ROLLOUTS, read_table, rows_to_table
+from halovid.training.group_task import GroupTask
 from halovid.training.loop import Alignment, train
 from halovid.training.monitor import Monitor, monitor_instruments
-from halovid.training.objectives import make_objective
+from halovid.training.objectives import make_group_objective, make_objective
+from halovid.training.pair_task import PairTask
 from halovid.training.pairs import PairSource
 from halovid.training.policy import Policy
+from halovid.training.rollouts import Rollouts
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
-    """Trains the generator on the pairs, and writes its averaged weights."""
+    """Trains the generator on pairs or rollouts, and writes its averaged weights."""
     depends = config.part("seed", "dtype", "grid", "generator", "align") | {"model": model_identity(config.generator)}
-    if _is_monitored(config):
+    if _needs_rewards(config):
         depends |= {"rewarder": rewarder_identity(config)}
     with open_stage(run_dir, "align", depends, STAGES["align"].reads(config)) as stage:
         if stage is None:
             return
         stage.use_threads(config.threads)
-        device = resolve_device(config.device)
-        objective = make_objective(config.align.objective)
-        folders = {name: ClipFolder(run_dir / name, config.clip_size) for name in config.paired_folders}
-        rows = read_table(run_dir / "pair" / "pairs.parquet", PAIRS).to_pylist()
-        pairs = PairSource(rows, folders, config.margin_grid, device, with_rejected=objective.needs.rejected)
-        model = _open_model(pairs, config, run_dir)
-        pairs.encode_latents(model, stage.path / "parts" / "latents")
-        torch.manual_seed(config.align_seed)  # for the random initial weights of the adapter
-        policy = Policy(model, config.align)
-        monitor = _make_monitor(folders["generate"], config, run_dir, stage.path / "samples")
-        train(Alignment(policy, objective, pairs, config.align, config.align_seed, stage.path), monitor)
+        prompts = ClipFolder(run_dir / "generate", config.clip_size)
+        make_task = _make_pair_task if config.align.rollouts is None else _make_group_task
+        policy, task = make_task(config, run_dir, stage.path / "parts")
+        monitor = _make_monitor(prompts, config, run_dir, stage.path / "samples")
+        train(Alignment(policy, task, config.align, stage.path), monitor)
+        if isinstance(task, GroupTask):
+            rows = task.rollout_rows(config.align.steps)
+            stage.write("rollouts.parquet", rows_to_table(rows, ROLLOUTS))
         with policy.ema_weights():
-            model.save_weights(stage.path / "weights")
+            policy.model.save_weights(stage.path / "weights")
+
+
+def _make_pair_task(config: RunConfig, run_dir: Path, parts: Path) -> tuple[Policy, PairTask]:
+    """The policy, and the training on the pairs of RUN/pair."""
+    objective = make_objective(config.align.objective)
+    folders = {name: ClipFolder(run_dir / name, config.clip_size) for name in config.paired_folders}
+    rows = read_table(run_dir / "pair" / "pairs.parquet", PAIRS).to_pylist()
+    device = resolve_device(config.device)
+    pairs = PairSource(rows, folders, config.margin_grid, device, with_rejected=objective.needs.rejected)
+    model = _open_model(config, run_dir, with_autoencoder=pairs.has_missing_latents)
+    pairs.encode_latents(model, parts / "latents")
+    policy = _make_policy(model, config)
+    return policy, PairTask(policy, objective, pairs, config.align, config.align_seed)
+
+
+def _make_group_task(config: RunConfig, run_dir: Path, parts: Path) -> tuple[Policy, GroupTask]:
+    """The policy, and the training on the clips that it makes of the prompts of RUN/generate."""
+    policy = _make_policy(_open_model(config, run_dir, with_autoencoder=True), config)
+    prompts = ClipFolder(run_dir / "generate", config.clip_size)
+    rollouts = Rollouts(policy, open_rewarder(config, run_dir), prompts, config, parts / "rollouts")
+    objective = make_group_objective(config.align.objective)
+    return policy, GroupTask(policy, objective, rollouts, config.align, config.align_seed)
+
+
+def _make_policy(model: DiffusionModel, config: RunConfig) -> Policy:
+    torch.manual_seed(config.align_seed)  # for the random initial weights of the adapter
+    return Policy(model, config.align)
 
 
 def _is_monitored(config: RunConfig) -> bool:
@@ -64,12 +93,17 @@ def _is_monitored(config: RunConfig) -> bool:
     return config.align.sample_prompts > 0 and config.has_rewarder
 
 
-def _open_model(pairs: PairSource, config: RunConfig, run_dir: Path) -> DiffusionModel:
-    """The model with its denoiser, and with its autoencoder if clips must be encoded or are sampled along the way."""
+def _needs_rewards(config: RunConfig) -> bool:
+    return _is_monitored(config) or config.align.rollouts is not None
+
+
+def _open_model(config: RunConfig, run_dir: Path, with_autoencoder: bool) -> DiffusionModel:
+    """The model with its denoiser, and with its autoencoder if asked for or if clips are sampled along the way."""
     model_parts: set[Part] = {"denoiser"}
-    if _is_monitored(config) or pairs.has_missing_latents:
+    if _is_monitored(config) or with_autoencoder:
         model_parts.add("autoencoder")
-    negative = read_negative(run_dir / "generate", config) if _is_monitored(config) else None
+    samples = _needs_rewards(config)
+    negative = read_negative(run_dir / "generate", config) if samples else None
     return open_model(config, model_parts, negative)
 
 

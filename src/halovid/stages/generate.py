@@ -38,5 +38,5 @@ def run(config: RunConfig, run_dir: Path) -> None:
             stage.skip(item, reason)
         stage.use_threads(config.threads)
         encode_conditions(stage.path, prompts, config)
-        work = SampleClips(config, stage.path, config.seed)
+        work = SampleClips(config, stage.path, config.seed, guidance_scales=config.generate.guidance_scales)
         sample_clips(stage, work, prompts, config.generate.candidates, "generate")

@@ -13,7 +13,7 @@ from halovid.maths.seeds import clip_seed
 from halovid.models import open_model
 from halovid.records import Prompt, PromptBatch
 from halovid.rewards.rewarder import open_rewarder
-from halovid.search.draw import draw_once, draw_with_search
+from halovid.search.draw import Draw, draw_once, draw_with_search
 from halovid.store.folders import StageFolder
 from halovid.store.tables import CLIPS
 from halovid.store.work import Row, Skip, Worker
@@ -28,6 +28,7 @@ class SampleClips:
     seed: the seed of each clip is a function of it, of the prompt and of the sample's number.
     weights: the folder of an aligned generator's weights; None samples with the base.
     search_run: the run whose rewarder guides the search of section `evaluate`; None samples each clip once.
+    guidance_scales: strengths of guidance that the samples of a prompt have in turn; None: the generator's.
     """
 
     config: RunConfig
@@ -35,6 +36,11 @@ class SampleClips:
     seed: int
     weights: Path | None = None
     search_run: Path | None = None
+    guidance_scales: tuple[float, ...] | None = None
+
+    def turn(self, index: int) -> int:
+        """Which of the guidance scales the index-th sample of a prompt has."""
+        return index % len(self.guidance_scales or (None,))
 
     def open(self) -> Worker[PromptSample]:
         """See `Work.open`."""
@@ -42,13 +48,20 @@ class SampleClips:
         model = open_model(config, {"denoiser", "autoencoder"}, read_negative(folder, config))
         if self.weights is not None:
             model.load_weights(self.weights)
-        draw = draw_once(model)
+        scales = self.guidance_scales or (config.generator.guidance_scale,)
+        draws = [draw_once(model.with_guidance(scale)) for scale in scales]
         if self.search_run is not None:
-            draw = draw_with_search(model, open_rewarder(config, self.search_run), config.evaluate)
+            draws = [draw_with_search(model, open_rewarder(config, self.search_run), config.evaluate)]
 
         def sample(batch: Sequence[PromptSample], skip: Skip) -> list[Row]:
+            parts: dict[int, list[PromptSample]] = {}
+            for prompt, index in batch:
+                parts.setdefault(self.turn(index), []).append((prompt, index))
+            return [row for turn, part in parts.items() for row in sample_alike(part, draws[turn])]
+
+        def sample_alike(batch: Sequence[PromptSample], draw: Draw) -> list[Row]:
             prompts = [prompt for prompt, _ in batch]
-            clip_ids = [f"{prompt.prompt_id}-{index:02d}" for prompt, index in batch]
+            clip_ids = [clip_id(prompt, index) for prompt, index in batch]
             seeds = [clip_seed(self.seed, prompt.prompt_id, index) for prompt, index in batch]
             conditioning = read_conditioning(folder, [prompt.prompt_id for prompt in prompts])
             texts = tuple(prompt.text for prompt in prompts)
@@ -67,5 +80,14 @@ def sample_clips(
     Clips that were sampled before an interruption are kept.
     """
     samples = [(prompt, index) for prompt in prompts for index in range(per_prompt)]
+    alike_together = sorted(samples, key=lambda sample: work.turn(sample[1]))
     batch_size = work.config.generator.batch_size
-    stage.write("clips.parquet", stage.map_batches(description, samples, batch_size, work, CLIPS))
+    clips = stage.map_batches(description, alike_together, batch_size, work, CLIPS)
+    place = {clip_id(prompt, index): number for number, (prompt, index) in enumerate(samples)}
+    order = sorted(range(len(clips)), key=lambda row: place[clips["clip_id"][row].as_py()])
+    stage.write("clips.parquet", clips.take(order))
+
+
+def clip_id(prompt: Prompt, index: int) -> str:
+    """The name of the index-th sample of a prompt."""
+    return f"{prompt.prompt_id}-{index:02d}"

@@ -47,6 +47,7 @@ LABELS = _schema("labels", clip_id=_TEXT, aspect=_TEXT, score=_FLOAT, patch_scor
 VOTES = _schema("votes", clip_id=_TEXT, aspect=_TEXT, patch=_INT, voter=_TEXT, score=_FLOAT, kind=_TEXT, reason=_TEXT)
 QUESTIONS = _schema("questions", clip_id=_TEXT, round=_INT, patches=pa.list_(_INT))
 REWARDS = _schema("rewards", clip_id=_TEXT, prompt_id=_TEXT, reward=_FLOAT, patch_rewards=_PATCHES)
+ROLLOUTS = _schema("rollouts", round=_INT, prompt_id=_TEXT, clip=_INT, seed=_INT, reward=_FLOAT, patch_rewards=_PATCHES)
 REPAIRS = _schema(
     "repairs",
     clip_id=_TEXT,

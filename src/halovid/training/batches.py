@@ -1,4 +1,4 @@
-"""The pairs, noise and noise levels of a step, drawn for the whole batch from the seed and the step alone.
+"""The pairs or groups, noise and noise levels of a step, drawn for the whole batch from the seed and the step alone.
 
 A process that works on a part of the batch takes its rows of them. So neither an interruption nor the number of
 processes changes a training.
@@ -18,9 +18,9 @@ _STEP_STRIDE, _EPOCH_STRIDE = 1_000_003, 7_000_003
 
 
 def batch_indices(count: int, size: int, step: int, seed: int) -> list[int]:
-    """The indices of the `size` pairs that a step trains on, of `count` pairs.
+    """The indices of the `size` items, pairs or groups, that a step trains on, of `count`.
 
-    An epoch visits all pairs once, in a random order of its own; a batch may reach into the next epoch.
+    An epoch visits all items once, in a random order of its own; a batch may reach into the next epoch.
     """
     order_of_epoch: dict[int, list[int]] = {}
     indices = []
@@ -34,16 +34,17 @@ def batch_indices(count: int, size: int, step: int, seed: int) -> list[int]:
 
 
 def draw_noise(
-    size: int, shape: Sequence[int], shared: bool, levels: SigmaSampling, step: int, seed: int
+    size: tuple[int, int], shape: Sequence[int], shared: bool, levels: SigmaSampling, step: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """The noise of the chosen and rejected clips of a step, [size, 2, *shape], and the levels [size] in 0..1.
+    """The noise of the clips of a step, [*size, *shape], and the levels [size[0]] in 0..1.
 
     Args:
-        size: the number of pairs.
+        size: the number of pairs or groups, and how many clips each has.
         shape: of a clip's latents, (C, T, h, w).
-        shared: give both clips of a pair the same noise.
+        shared: give all clips of a pair or group the same noise.
         levels: the distribution of the noise levels.
     """
+    count, clips = size
     generator = torch.Generator().manual_seed(step_seed(seed, _STEP_STRIDE, step))
-    noise = torch.randn((size, 1 if shared else 2, *shape), generator=generator).expand(-1, 2, *shape)
-    return noise, sample_sigma(size, levels, generator)
+    noise = torch.randn((count, 1 if shared else clips, *shape), generator=generator).expand(-1, clips, *shape)
+    return noise, sample_sigma(count, levels, generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,33 +14,27 @@ from torch.optim import AdamW, Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
 from halovid.config.run import AlignConfig
-from halovid.maths.noise import timestep_weight
 from halovid.store.errors import InputError, TrainingError
 from halovid.store.files import atomic_path
 from halovid.store.resumable import ResumableTraining
 from halovid.store.runtime import console
-from halovid.training.batches import batch_indices, draw_noise
 from halovid.training.monitor import Monitor, Reading, hacking_warnings
-from halovid.training.objectives import Objective
-from halovid.training.pair_errors import pair_errors
-from halovid.training.pairs import PairBatch, PairSource
 from halovid.training.parallel import OneProcess, Parallel
 from halovid.training.policy import Policy, snapshot_folder
+from halovid.training.task import Batch, TrainingTask
 
 
 @dataclass(frozen=True)
 class Alignment:
     """Everything that `train` works with.
 
-    seed: with the number of a step it decides which pairs, noise and noise levels the step gets.
+    task: what is learned: pairs or rollouts, with an objective.
     folder: receives checkpoints, snapshots, TensorBoard curves and the log.
     """
 
     policy: Policy
-    objective: Objective
-    pairs: PairSource
+    task: TrainingTask
     options: AlignConfig
-    seed: int
     folder: Path
     parallel: Parallel = field(default_factory=OneProcess)
 
@@ -54,7 +49,7 @@ def train(alignment: Alignment, monitor: Monitor | None = None) -> None:
         monitor: samples and measures clips every `options.sample_every` steps; None trains without.
 
     Raises:
-        InputError: there are more processes than pairs in a batch.
+        InputError: there are more processes than pairs or groups in a batch.
         TrainingError: see `train_step`.
     """
     policy, options, folder = alignment.policy, alignment.options, alignment.folder
@@ -62,7 +57,7 @@ def train(alignment: Alignment, monitor: Monitor | None = None) -> None:
     if options.batch_size < alignment.parallel.size:
         raise InputError(
             f"align.batch_size is {options.batch_size}: {alignment.parallel.size} processes share a batch, give each "
-            f"at least one pair"
+            f"at least one pair or group"
         )
     optimizer = AdamW(policy.parameters.values(), lr=options.learning_rate, weight_decay=options.weight_decay)
     base_reading = monitor.observe(policy.model, 0) if monitor else None  # the checkpoint is not loaded yet
@@ -72,10 +67,12 @@ def train(alignment: Alignment, monitor: Monitor | None = None) -> None:
         folder / "log.jsonl",
         writes=writes,
     )
+    allowed = alignment.task.steps_between_checkpoints
+    checkpoint_every = math.ceil(options.checkpoint_every / allowed) * allowed
     with SummaryWriter(folder / "tensorboard", purge_step=training.done) if writes else nullcontext() as board:
-        for step in training.steps(options.steps, options.checkpoint_every, "align"):
-            metrics = train_step(alignment, optimizer, step)
+        for step in training.steps(options.steps, checkpoint_every, "align"):
             steps_done = step + 1
+            metrics = train_step(alignment, optimizer, step) | alignment.task.cost(steps_done)
             if monitor and base_reading and (steps_done % options.sample_every == 0 or steps_done == options.steps):
                 metrics |= _observe(monitor, base_reading, policy, steps_done)
             if steps_done in options.snapshots and writes:
@@ -88,23 +85,17 @@ def train(alignment: Alignment, monitor: Monitor | None = None) -> None:
 
 
 def train_step(alignment: Alignment, optimizer: Optimizer, step: int) -> dict[str, float]:
-    """Does one optimizer step, and returns the metrics to log: name -> mean over the pairs of the whole batch.
+    """Does one optimizer step, and returns the metrics to log: name -> mean over the items of the whole batch.
 
     Raises:
-        TrainingError: the loss of a pair is not finite; the weights are unchanged, and the batch is saved.
+        TrainingError: the loss of an item is not finite; the weights are unchanged, and the batch is saved.
     """
     policy, options, parallel = alignment.policy, alignment.options, alignment.parallel
-    indices = batch_indices(len(alignment.pairs), options.batch_size, step, alignment.seed)
-    rows = parallel.slice(len(indices))
-    batch = alignment.pairs.batch([indices[row] for row in rows])
-    latent_shape = batch.latents.shape[2:]
-    drawn = draw_noise(len(indices), latent_shape, options.shared_noise, options.sigma, step, alignment.seed)
-    noise, level = (whole_batch[rows.start : rows.stop].to(batch.latents) for whole_batch in drawn)
-
+    batch = alignment.task.batch(step, parallel)
     optimizer.zero_grad()
-    metrics = _accumulate_gradients(alignment, batch, noise, level)
+    metrics = _accumulate_gradients(alignment, batch)
     if not parallel.all_true(bool(metrics["loss/total"].isfinite().all())):
-        path = _save_bad_batch(alignment, batch, noise, level, step)
+        path = _save_bad_batch(alignment, batch, step)
         raise TrainingError(
             f"the loss is not finite at step {step}; the batch is saved as {path}: look at it, or lower "
             f"align.learning_rate or the objective's weights and betas, and run again"
@@ -122,37 +113,31 @@ def train_step(alignment: Alignment, optimizer: Optimizer, step: int) -> dict[st
     return means | {"train/grad_norm": grad_norm.item(), "train/learning_rate": learning_rate}
 
 
-def _accumulate_gradients(alignment: Alignment, batch: PairBatch, noise: Tensor, level: Tensor) -> dict[str, Tensor]:
+def _accumulate_gradients(alignment: Alignment, batch: Batch) -> dict[str, Tensor]:
     """Runs forward and backward passes, micro-batch by micro-batch, and returns the metrics: name -> [B].
 
-    B counts the pairs of this process. Once the gradients are averaged over the processes, they are those of the mean
+    B counts the items of this process. Once the gradients are averaged over the processes, they are those of the mean
     loss over the whole batch.
     """
-    policy, objective, options = alignment.policy, alignment.objective, alignment.options
-    metrics: dict[str, list[Tensor]] = {}
+    options, metrics = alignment.options, dict[str, list[Tensor]]()
     for rows in torch.arange(len(batch)).tensor_split(min(options.micro_batches, len(batch))):
-        pairs = batch.rows(rows)
-        errors = pair_errors(policy, pairs, noise[rows], level[rows], objective.needs.reference)
-        weight = timestep_weight(policy.model.noise, level[rows], options.timestep_weight)
-        loss, metrics_of_pairs = objective.loss(errors, pairs.margins, weight)
-        loss = pairs.weight * loss
+        loss, metrics_of_items = alignment.task.loss(batch.rows(rows))
         (loss.sum() * alignment.parallel.size / options.batch_size).backward()
-        for name, values in (metrics_of_pairs | {"loss/total": loss}).items():
+        for name, values in (metrics_of_items | {"loss/total": loss}).items():
             metrics.setdefault(name, []).append(values.detach())
     return {name: torch.cat(values) for name, values in metrics.items()}
 
 
 def _means(metrics: dict[str, Tensor]) -> dict[str, float]:
-    """The mean of each metric without its NaN entries; a metric that is NaN for all pairs is left out."""
+    """The mean of each metric without its NaN entries; a metric that is NaN for all items is left out."""
     not_nan = {name: values[~values.isnan()] for name, values in metrics.items()}
     return {name: values.mean().item() for name, values in not_nan.items() if len(values)}
 
 
-def _save_bad_batch(alignment: Alignment, batch: PairBatch, noise: Tensor, level: Tensor, step: int) -> Path:
-    """Saves the whole batch of a step with its noise and levels, gathered from all processes; returns the file."""
+def _save_bad_batch(alignment: Alignment, batch: Batch, step: int) -> Path:
+    """Saves the whole batch of a step, gathered from all processes; returns the file."""
     path = alignment.folder / f"bad_batch_{step}.safetensors"
-    tensors = batch.tensors() | {"noise": noise, "level": level}
-    gathered = {name: alignment.parallel.gather(value).contiguous() for name, value in tensors.items()}
+    gathered = {name: alignment.parallel.gather(value).contiguous() for name, value in batch.tensors().items()}
     if alignment.parallel.rank == 0:
         with atomic_path(path) as temporary:
             save_file(gathered, temporary)

@@ -52,6 +52,7 @@ class Policy:
         parallel.wrap(denoiser)  # before the parameters are collected, since it may replace them
         self.parameters = {name: value for name, value in denoiser.named_parameters() if value.requires_grad}
         self.ema = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self._behaviour: dict[str, Tensor] = {}
         self._decay = config.ema
 
     @contextmanager
@@ -78,6 +79,26 @@ class Policy:
             yield
         finally:
             self._set_parameters(trained)
+
+    def keep_behaviour(self) -> None:
+        """Remembers the weights as they are, those that clips are sampled with, for `behaviour`."""
+        self._behaviour = {name: value.detach().clone() for name, value in self.parameters.items()}
+
+    @contextmanager
+    def behaviour(self) -> Iterator[None]:
+        """A context in which the model predicts as it did at `keep_behaviour`, without gradients.
+
+        The trained weights are put aside as they are, so that a backward pass through them stays possible.
+        """
+        trained = {name: value.data for name, value in self.parameters.items()}
+        for name, value in self._behaviour.items():
+            self.parameters[name].data = value
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for name, data in trained.items():
+                self.parameters[name].data = data
 
     @torch.no_grad()
     def update_ema(self) -> None:

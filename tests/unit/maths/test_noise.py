@@ -202,3 +202,20 @@ def test_the_default_is_the_logit_normal_of_sd3() -> None:
     assert sigma.median().item() == pytest.approx(0.5, abs=0.01)
     inner = ((sigma > 1 / (1 + math.e)) & (sigma < 1 / (1 + math.exp(-1)))).double().mean().item()
     assert inner == pytest.approx(stats.norm.cdf(1) - stats.norm.cdf(-1), abs=0.01)
+
+
+@pytest.mark.parametrize("kind", ["flow", "epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("fresh", [0.0, 0.6, 1.0])
+def test_a_random_step_keeps_the_clip_and_the_amount_of_noise(kind: str, fresh: float) -> None:
+    alphas = None if kind == "flow" else torch.linspace(0.9995, 0.005, 1000, dtype=torch.float64)
+    process = NoiseProcess(kind, alphas)  # type: ignore[arg-type]
+    latents, noise = latents_and_noise()
+    level, next_level = torch.tensor([0.8, 0.5]), torch.tensor([0.6, 0.2])
+    noisy = process.noisy(latents, noise, level)
+    output = process.target(latents, noise, level)
+    mean, deviation = process.random_step(output, noisy, level, next_level, fresh)
+    share = process.noisy(torch.zeros_like(noise), torch.ones_like(noise), next_level)
+    torch.testing.assert_close(mean, process.noisy(latents, (1 - fresh**2) ** 0.5 * noise, next_level))
+    torch.testing.assert_close(deviation, share.flatten(1)[:, 0] * fresh)
+    if fresh == 0:
+        torch.testing.assert_close(mean, process.step(output, noisy, level, next_level))

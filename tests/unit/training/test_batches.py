@@ -31,14 +31,16 @@ def test_the_order_is_a_function_of_seed_and_step_and_changes_with_the_epoch() -
 
 
 def test_draws_are_a_function_of_seed_and_step() -> None:
-    draws = [draw_noise(4, SHAPE, True, SigmaSampling(), step, seed) for step, seed in ((3, 1), (3, 1), (4, 1), (3, 2))]
+    draws = [
+        draw_noise((4, 2), SHAPE, True, SigmaSampling(), step, seed) for step, seed in ((3, 1), (3, 1), (4, 1), (3, 2))
+    ]
     assert torch.equal(draws[0][0], draws[1][0]) and torch.equal(draws[0][1], draws[1][1])
     assert not any(torch.equal(draws[0][0], other[0]) or torch.equal(draws[0][1], other[1]) for other in draws[2:])
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_the_clips_of_a_pair_share_their_noise_or_have_their_own(shared: bool) -> None:
-    noise, level = draw_noise(6, SHAPE, shared, SigmaSampling(lowest=0.2, highest=0.4), 0, 0)
+    noise, level = draw_noise((6, 2), SHAPE, shared, SigmaSampling(lowest=0.2, highest=0.4), 0, 0)
     assert noise.shape == (6, 2, *SHAPE) and level.shape == (6,)
     assert torch.equal(noise[:, 0], noise[:, 1]) == shared
     assert ((level >= 0.2) & (level <= 0.4)).all() and len(level.unique()) == 6
@@ -46,4 +48,4 @@ def test_the_clips_of_a_pair_share_their_noise_or_have_their_own(shared: bool) -
 
 def test_the_largest_seed_works() -> None:
     batch_indices(5, 2, 10**6, 2**63 - 1)
-    draw_noise(1, SHAPE, True, SigmaSampling(), 10**6, 2**63 - 1)
+    draw_noise((1, 2), SHAPE, True, SigmaSampling(), 10**6, 2**63 - 1)

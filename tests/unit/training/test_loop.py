@@ -18,7 +18,7 @@ from halovid.training.batches import batch_indices, draw_noise
 from halovid.training.loop import Alignment, train, train_step
 from halovid.training.pair_errors import pair_errors
 from halovid.training.parallel import OneProcess
-from tiny_training import C, H, T, TinyPairs, W, make_alignment
+from tiny_training import SEED, C, H, T, TinyPairs, W, make_alignment
 
 
 def step_of(alignment: Alignment, step: int = 0) -> dict[str, float]:
@@ -41,10 +41,11 @@ def test_a_step_is_adamw_on_the_weighted_mean_loss_of_the_batch(objective: dict[
     alignment, plain = (make_alignment(tmp_path, **options) for _ in range(2))
     metrics = step_of(alignment, 3)
 
-    batch = plain.pairs.batch(batch_indices(10, 4, 3, plain.seed))
-    noise, level = draw_noise(4, (C, T, H, W), True, plain.options.sigma, 3, plain.seed)
-    errors = pair_errors(plain.policy, batch, noise, level, plain.objective.needs.reference)
-    losses, _ = plain.objective.loss(errors, batch.margins, torch.ones(4))
+    task = plain.task
+    batch = task.pairs.batch(batch_indices(10, 4, 3, SEED))
+    noise, level = draw_noise((4, 2), (C, T, H, W), True, plain.options.sigma, 3, SEED)
+    errors = pair_errors(plain.policy, batch, noise, level, task.objective.needs.reference)
+    losses, _ = task.objective.loss(errors, batch.margins, torch.ones(4))
     loss = (batch.weight * losses).mean()
     loss.backward()
     parameters = list(plain.policy.parameters.values())

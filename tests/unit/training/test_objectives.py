@@ -11,7 +11,7 @@ import torch
 from halovid.config.objectives import GranDPOOptions, NftOptions, ObjectiveOptions, SftOptions
 from halovid.config.recipes import make_config
 from halovid.maths.losses import Margins, PairErrors
-from halovid.training.objectives import OBJECTIVES, Needs, make_objective
+from halovid.training.objectives import GROUP_OBJECTIVES, OBJECTIVES, Needs, make_objective
 from tiny_pairs import B, make_errors, make_margins, ones, random
 
 EVERY = [
@@ -34,9 +34,8 @@ def without(errors: PairErrors, needs: Needs) -> PairErrors:
 
 
 def test_every_objective_of_the_recipes_is_there_under_its_name() -> None:
-    assert [get_args(section.model_fields["name"].annotation) for section in get_args(ObjectiveOptions)] == [
-        (name,) for name in OBJECTIVES
-    ]
+    names = [get_args(section.model_fields["name"].annotation) for section in get_args(ObjectiveOptions)]
+    assert names == [(name,) for name in [*OBJECTIVES, *GROUP_OBJECTIVES]]
     for name in OBJECTIVES:
         config = make_config({"align": {"objective": {"name": name}}})
         assert isinstance(make_objective(config.align.objective), OBJECTIVES[name])

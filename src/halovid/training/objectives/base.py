@@ -1,4 +1,4 @@
-"""The protocol that every training objective follows."""
+"""The protocols that training objectives follow: on pairs of clips, or on groups of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from halovid.config.objectives import Credit
+from halovid.maths.group_losses import GroupErrors
 from halovid.maths.losses import Margins, PairErrors
 
 
@@ -38,3 +40,48 @@ class Objective(Protocol):
             margins: by how much the chosen clip is better, as a whole and patch by patch.
             timestep_weight: [B], w(level), a factor of the preference logits at each pair's noise level.
         """
+
+
+@dataclass(frozen=True)
+class GroupNeeds:
+    """What a group objective reads besides the policy's errors; nothing else is computed.
+
+    behaviour: the errors of the model as it was when it made the clips, and how far the policy has moved since.
+    reference: the errors of the model before training, and the drift from it.
+    random_steps: errors are those of the sampler's random steps, instead of those of denoising the clips.
+    extremes: of each group only the clips with the highest and the lowest reward, in this order.
+    """
+
+    behaviour: bool = False
+    reference: bool = False
+    random_steps: bool = False
+    extremes: bool = False
+
+
+class GroupObjective(Protocol):
+    """What a training on rollouts minimises: a pure function of error maps and rewards of groups of clips."""
+
+    needs: GroupNeeds
+
+    def loss(self, errors: GroupErrors, rewards: GroupRewards, timestep_weight: Tensor) -> GroupLoss:
+        """The loss of each group, [B], and the metrics to log: name -> [B], NaN for a group without a value.
+
+        Args:
+            errors: maps [B, N, T, h, w]; those that `needs` does not ask for are NaN.
+            timestep_weight: [B], w(level), a factor of preference logits at each group's noise level.
+        """
+
+
+@dataclass(frozen=True)
+class GroupRewards:
+    """Rewards of the clips of B groups, [B, N], and of their patches, [B, N, t, h, w]; NaN for refused clips."""
+
+    clip: Tensor
+    patches: Tensor
+
+    def of_regions(self, credit: Credit) -> Tensor:
+        """The rewards that are compared, [B, N, t, h, w]: those of the patches, or of the clip as a single region."""
+        return self.patches if credit == "patches" else self.clip[:, :, None, None, None]
+
+
+GroupLoss = tuple[Tensor, dict[str, Tensor]]
