@@ -32,6 +32,14 @@ class GranDPOOptions(Section):
         1.0, ge=0, le=100, description="a patch preference weighs |margin| ** power; 0: all count alike"
     )
     tie: float = Field(0.0, ge=0, le=1e6, description="patch margins up to this size express no preference")
+    clip_region: Literal["all", "differing"] = Field(
+        "all", description="the clip term compares whole clips, or only their patches that differ: one mask per pair"
+    )
+    patch_signs: Literal["patches", "clip"] = Field(
+        "patches",
+        description="a patch prefers the clip that is better there, or all prefer the better clip: their margins are "
+        "then a map of saliency for one preference",
+    )
 
     @model_validator(mode="after")
     def _has_a_term(self) -> GranDPOOptions:

@@ -68,6 +68,16 @@ def clip_term(logits: Tensor, margin: Tensor, power: float) -> Tensor:
     return margin.clamp(min=0) ** power * -F.logsigmoid(logits)
 
 
+def mean_of_differing(cells: Tensor, margins: Tensor, tie: float) -> Tensor:
+    """The mean of a map [B, T, h, w] over the patches that do not tie, [B]; 0 for a pair whose patches all tie.
+
+    One binary mask for both clips of a pair, as SimpleTuner's masked DPO has it.
+    """
+    differing = margins.abs() > tie
+    patches = pool_cells(cells, PatchGrid(*margins.shape[1:])) * differing
+    return patches.sum((1, 2, 3)) / differing.sum((1, 2, 3)).clamp(min=1)
+
+
 def patch_weights(margins: Tensor, power: float, tie: float) -> Tensor:
     """The weight a_i of each patch: |margin| ** power, 0 for a tie, summing to 1 over the pair: [B, t, h, w].
 

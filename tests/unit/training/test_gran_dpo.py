@@ -239,7 +239,7 @@ def test_enormous_logits_stay_finite() -> None:
     assert errors.chosen.grad is not None and torch.isfinite(errors.chosen.grad).all()
 
 
-@pytest.mark.parametrize("field", sorted(GranDPOOptions.model_fields.keys() - {"name"}))
+@pytest.mark.parametrize("field", sorted(GranDPOOptions.model_fields.keys() - {"name", "clip_region", "patch_signs"}))
 def test_no_option_may_be_negative(field: str) -> None:
     with pytest.raises(ValidationError, match=field):
         GranDPOOptions(**{field: -0.1})
@@ -277,3 +277,39 @@ def test_the_log_tells_displacement_of_the_winning_patches_and_drift() -> None:
     np.testing.assert_allclose(metrics["errors/winning_patches"].numpy(), expected, rtol=1e-9)
     drift = (errors.drift_chosen.mean((1, 2, 3)) + errors.drift_rejected.mean((1, 2, 3))) / 2
     torch.testing.assert_close(metrics["errors/drift"], drift)
+
+
+@pytest.mark.parametrize("grid", [GRID, (3, 2, 2)])
+def test_one_mask_per_pair_compares_the_patches_that_differ(grid: tuple[int, int, int]) -> None:
+    errors, margins = make_errors(), make_margins(grid)
+    options = GranDPOOptions(lambda_patch=0, lambda_anchor=0, tie=0.2, beta_clip=3, clip_region="differing")
+    loss, _ = gran_dpo_loss(errors, margins, ones, options)
+    mask = np.abs(margins.patches.numpy()) > 0.2
+    gaps = region_means(reference_gaps(errors), grid)
+    logits = -3 * (gaps * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))
+    assert 0 < mask.mean() < 1
+    np.testing.assert_allclose(loss.numpy(), minus_log_sigmoid(logits))
+    tied = options.model_copy(update={"tie": 1.0})
+    torch.testing.assert_close(gran_dpo_loss(errors, margins, ones, tied)[0], LOG_2 * ones)
+
+
+def test_a_mask_of_everything_is_the_whole_clip() -> None:
+    errors, margins = make_errors(), make_margins((5, 7, 11))
+    plain = GranDPOOptions(lambda_patch=0, lambda_anchor=0)
+    masked = plain.model_copy(update={"clip_region": "differing"})
+    torch.testing.assert_close(
+        gran_dpo_loss(errors, margins, ones, masked)[0], gran_dpo_loss(errors, margins, ones, plain)[0]
+    )
+
+
+def test_with_the_signs_of_the_clip_all_patches_prefer_its_winner() -> None:
+    errors, margins = make_errors(), make_margins()
+    saliency = ONLY_PATCH.model_copy(update={"patch_signs": "clip"})
+    loss, _ = gran_dpo_loss(errors, margins, ones, saliency)
+    positive = Margins(margins.clip, margins.patches.abs())
+    torch.testing.assert_close(loss, gran_dpo_loss(errors, positive, ones, ONLY_PATCH)[0])
+    assert not torch.allclose(loss, gran_dpo_loss(errors, margins, ones, ONLY_PATCH)[0])
+    with_anchor = saliency.model_copy(update={"lambda_patch": 0, "lambda_anchor": 1})
+    weights = patch_weights(margins.patches, 1.0, 0.0)
+    expected = (weights.numpy() * region_means(errors.chosen, GRID)).sum((1, 2, 3))
+    np.testing.assert_allclose(gran_dpo_loss(errors, margins, ones, with_anchor)[0].numpy(), expected)

@@ -18,6 +18,7 @@ EVERY = [
     GranDPOOptions(),
     GranDPOOptions(lambda_sft=4),
     GranDPOOptions(lambda_drift=2, tie=0.5),
+    GranDPOOptions(clip_region="differing", patch_signs="clip", tie=0.1),
     GranDPOOptions(lambda_patch=0, lambda_anchor=0),
     GranDPOOptions(lambda_clip=0, lambda_patch=0),
     SftOptions(),

@@ -16,6 +16,7 @@ from halovid.maths.losses import (
     clip_term,
     displacement,
     drift_term,
+    mean_of_differing,
     patch_accuracy,
     patch_term,
     patch_weights,
@@ -36,12 +37,17 @@ class GranDPO:
     def loss(self, errors: PairErrors, margins: Margins, timestep_weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Objective.loss`."""
         options = self._options
+        if options.patch_signs == "clip":  # a scalar margin times a saliency map, as ViPO (arXiv 2511.18719)
+            margins = Margins(margins.clip, margins.patches.abs())
         gap = errors.gap_chosen - errors.gap_rejected
         weights = patch_weights(margins.patches, options.margin_power_patch, options.tie)
         terms: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
         if options.lambda_clip:
-            logits = -options.beta_clip * timestep_weight * gap.mean((1, 2, 3))
+            clip_gap = gap.mean((1, 2, 3))
+            if options.clip_region == "differing":
+                clip_gap = mean_of_differing(gap, margins.patches, options.tie)
+            logits = -options.beta_clip * timestep_weight * clip_gap
             terms["clip"] = clip_term(logits, margins.clip, options.margin_power_clip)
             metrics |= {"rewards/margins": logits, "rewards/accuracies": 0.5 + 0.5 * logits.sign()}
         if options.lambda_patch:
