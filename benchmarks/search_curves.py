@@ -60,15 +60,22 @@ class Search:
         seeds = [clip_seed(self._config.seed, prompt.prompt_id, 0) for prompt in prompts]
         tries = [self._model.sample(conditioning, [seed + k for seed in seeds]) for k in range(self._options.tries)]
         rewards = [reward_latents(self._model, self._rewarder, latents, batch) for latents in tries]
-        measured = [self._measure(latents, prompts, conditioning) for latents in tries]
-        found: Points = {}
-        for name, values in (
-            ("best by clip", [reward.clip for reward in rewards]),
-            ("best by patch", [reward.patch_means for reward in rewards]),
-        ):
-            for count in _powers_of_two(self._options.tries):
-                best = torch.stack(values[:count]).argmax(0).tolist()
-                found[name, count * self._calls] = [measured[k][row] for row, k in enumerate(best)]
+        best = {
+            (name, count * self._calls): torch.stack(values[:count]).argmax(0).tolist()
+            for name, values in (
+                ("best by clip", [reward.clip for reward in rewards]),
+                ("best by patch", [reward.patch_means for reward in rewards]),
+            )
+            for count in _powers_of_two(self._options.tries)
+        }
+        chosen = sorted({(row, k) for tries_of in best.values() for row, k in enumerate(tries_of)})
+        measured = self._measure(
+            torch.stack([tries[k][row] for row, k in chosen]), [prompts[row] for row, _ in chosen], conditioning
+        )
+        values_of = dict(zip(chosen, measured, strict=True))
+        found: Points = {
+            point: [values_of[row, k] for row, k in enumerate(tries_of)] for point, tries_of in best.items()
+        }
         start = torch.stack([reward.patch_means for reward in rewards[: self._options.start]]).argmax(0)
         latents = torch.stack(tries)[start, torch.arange(len(prompts))]
         return found | self._repaired(latents, batch, prompts, seeds)
@@ -93,7 +100,7 @@ class Search:
         self, latents: Tensor, prompts: Sequence[Prompt], conditioning: Conditioning | None
     ) -> list[dict[str, float]]:
         assert conditioning is not None
-        row_of = {prompt.prompt_id: row for row, prompt in enumerate(prompts)}
+        row_of = {prompt_id: row for row, prompt_id in enumerate(dict.fromkeys(p.prompt_id for p in prompts))}
         rows = [
             {"clip_id": p.prompt_id, "prompt_id": p.prompt_id, "prompt": p.text, "fps": self._config.generator.fps}
             for p in prompts

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from halovid.config.align import AlignConfig
 from halovid.config.recipes import make_config
-from halovid.config.run import AlignConfig
 from halovid.maths.losses import Margins
 from halovid.maths.noise import NoiseProcess
 from halovid.records import Conditioning

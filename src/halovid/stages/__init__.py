@@ -133,8 +133,9 @@ STAGES: dict[str, Stage] = {
         unneeded=_TRAINS_NO_GENERATOR,
     ),
     "align": Stage(
-        "Train the generator on the pairs, with Gran-DPO or another objective. Reads RUN/pair and its clips; "
-        "writes RUN/align: weights/, snapshots/, tensorboard/, log.jsonl.",
+        "Train the generator, on the pairs or on clips that it makes meanwhile, with Gran-DPO or another objective. "
+        "Reads RUN/pair and its clips, or RUN/generate for the prompts; writes RUN/align: weights/, snapshots/, "
+        "tensorboard/, log.jsonl, rollouts.parquet.",
         _reads_of_align,
         saves_memory=f"align.batch_size (or raise align.micro_batches, which trains the same), generator.batch_size "
         f"for the clips sampled along the way, or {_CLIP_SIZE}; align.gradient_checkpointing: true and "

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
-from halovid.config.run import AlignConfig
+from halovid.config.align import AlignConfig
 from halovid.store.errors import InputError, TrainingError
 from halovid.store.files import atomic_path
 from halovid.store.resumable import ResumableTraining

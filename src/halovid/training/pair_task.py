@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import Tensor
 
-from halovid.config.run import AlignConfig
+from halovid.config.align import AlignConfig
 from halovid.maths.noise import timestep_weight
 from halovid.training.batches import batch_indices, draw_noise
 from halovid.training.objectives import Objective

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from halovid.config.run import AlignConfig
+from halovid.config.align import AlignConfig
 from halovid.models import DiffusionModel
 from halovid.store.errors import InputError
 from halovid.training.parallel import OneProcess, Parallel

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from halovid.clips.folder import ClipFolder
-from halovid.config.rollouts import RolloutConfig
+from halovid.config.align import RolloutConfig
 from halovid.config.run import RunConfig
 from halovid.maths.grid import pool_cells
 from halovid.maths.seeds import derive_seed

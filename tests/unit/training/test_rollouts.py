@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from halovid.config.align import RolloutConfig
 from halovid.config.recipes import make_config
-from halovid.config.rollouts import RolloutConfig
 from halovid.config.run import RunConfig
 from halovid.maths.grid import LatentGeometry, PatchGrid, pool_cells
 from halovid.models.random_sampling import sampling_levels
