@@ -25,6 +25,13 @@ class GranDPOOptions(Section):
     lambda_drift: Weight = Field(0.0, description="weight of staying with the reference on the patches that tie")
     beta_clip: float = Field(20.0, gt=0, le=1e6, description="how strongly the clip term pulls towards the reference")
     beta_patch: float = Field(5.0, gt=0, le=1e6, description="how strongly the patch term pulls towards the reference")
+    target_accuracy: float | None = Field(
+        None,
+        gt=0.5,
+        lt=1,
+        description="both betas follow the training, so that a preference of the mean size is met with this "
+        "probability; left out, they stay",
+    )
     margin_power_clip: float = Field(
         0.0, ge=0, le=100, description="a clip preference weighs |margin| ** power; 0: all count alike"
     )

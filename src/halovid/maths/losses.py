@@ -159,6 +159,11 @@ def patch_accuracy(logits: Tensor, margins: Tensor, weights: Tensor) -> Tensor:
     return _unless_tied((weights * agree).sum((1, 2, 3)), weights)
 
 
+def weighted_size(values: Tensor, weights: Tensor) -> Tensor:
+    """The mean absolute value over the patches, by weight, [B]; NaN for a pair whose patches all tie."""
+    return _unless_tied((weights * values.abs()).sum((1, 2, 3)), weights)
+
+
 def displacement(errors: PairErrors, margins: Tensor, weights: Tensor) -> dict[str, Tensor]:
     """How far training has moved the policy's errors from the reference's, to be logged: name -> [B].
 

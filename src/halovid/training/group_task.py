@@ -31,7 +31,7 @@ class GroupTask:
         self, policy: Policy, objective: GroupObjective, rollouts: Rollouts, options: AlignConfig, seed: int
     ) -> None:
         assert options.rollouts is not None
-        self._policy, self._objective, self._rollouts = policy, objective, rollouts
+        self._policy, self.objective, self._rollouts = policy, objective, rollouts
         self._options, self._seed = options, seed
         self._updates, self._fresh, self._clips = (
             options.rollouts.updates,
@@ -52,7 +52,7 @@ class GroupTask:
         indices = batch_indices(len(groups), options.batch_size, step, self._seed)
         rows = parallel.slice(len(indices))
         groups = groups.rows([indices[row] for row in rows])
-        if self._objective.needs.extremes:
+        if self.objective.needs.extremes:
             groups = groups.best_and_worst()
         elif groups.random_steps is not None:
             groups = _with_one_random_step(groups, step_in_round)
@@ -63,14 +63,14 @@ class GroupTask:
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """See `TrainingTask.loss`."""
-        noisy, needs = cast(NoisyGroups, batch), self._objective.needs
+        noisy, needs = cast(NoisyGroups, batch), self.objective.needs
         if needs.random_steps:
             errors = random_step_errors(self._policy, noisy.groups, self._fresh, needs)
         else:
             errors = denoising_errors(self._policy, noisy, needs)
         weight = timestep_weight(self._policy.model.noise, noisy.level, self._options.timestep_weight)
         rewards = GroupRewards(noisy.groups.clip_rewards, noisy.groups.patch_rewards)
-        return self._objective.loss(errors, rewards, weight)
+        return self.objective.loss(errors, rewards, weight)
 
     def rollout_rows(self, steps: int) -> list[Row]:
         """Rows of tables.ROLLOUTS: the clips of all rounds of a training of so many steps."""
@@ -78,7 +78,7 @@ class GroupTask:
 
     def cost(self, steps: int) -> dict[str, float]:
         """See `TrainingTask.cost`."""
-        needs, rounds = self._objective.needs, math.ceil(steps / self._updates)
+        needs, rounds = self.objective.needs, math.ceil(steps / self._updates)
         clips = 2 if needs.extremes else self._clips
         passes = 1 + needs.behaviour + needs.reference
         guided = self._policy.model.calls_per_step if needs.random_steps else 1

@@ -63,7 +63,7 @@ def train(alignment: Alignment, monitor: Monitor | None = None) -> None:
     base_reading = monitor.observe(policy.model, 0) if monitor else None  # the checkpoint is not loaded yet
     training = ResumableTraining(
         folder / "parts" / "training.safetensors",
-        {"policy": policy, "optimizer": optimizer},
+        {"policy": policy, "optimizer": optimizer, "objective": alignment.task.objective},
         folder / "log.jsonl",
         writes=writes,
     )
@@ -110,6 +110,7 @@ def train_step(alignment: Alignment, optimizer: Optimizer, step: int) -> dict[st
     optimizer.step()
     policy.update_ema()
     means = _means({name: parallel.gather(values) for name, values in metrics.items()})
+    alignment.task.objective.observe(means)
     return means | {"train/grad_norm": grad_norm.item(), "train/learning_rate": learning_rate}
 
 

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from halovid.training.objectives.base import Stateful
 from halovid.training.parallel import Parallel
 
 
@@ -34,6 +35,10 @@ class TrainingTask(Protocol):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each item, [B], and the metrics to log: name -> [B], NaN for an item without a value."""
+
+    @property
+    def objective(self) -> Stateful:
+        """What is told of every step, and is kept in checkpoints."""
 
     def cost(self, steps: int) -> dict[str, float]:
         """What a training of so many steps has cost: metric name -> number, to compare trainings by their budgets."""

@@ -76,7 +76,7 @@ def test_pairs_whose_patches_all_tie_are_left_out_of_the_means_that_say_nothing_
     alone = make_alignment(tmp_path, TinyPairs(), batch_size=1)
     assert batch_indices(10, 1, 0, 5) == indices[:1]
     none = step_of(make_alignment(tmp_path, TinyPairs(tied=indices)))
-    about_patches = {"rewards/patch_accuracies", "errors/winning_patches"}
+    about_patches = {"rewards/patch_accuracies", "errors/winning_patches", "gaps/patch"}
     assert known.keys() - none.keys() == about_patches, "a mean over no pair is not logged"
     assert some["rewards/patch_accuracies"] == step_of(alone)["rewards/patch_accuracies"]
     for metrics in (known, some, none):
@@ -111,11 +111,13 @@ def test_the_rate_warms_up_and_snapshots_hold_the_average(tmp_path: Path) -> Non
     assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("target", [None, 0.7])
 @pytest.mark.parametrize("killed_at", [1, 2, 5])
 def test_a_training_that_is_killed_ends_as_one_that_is_not(
-    killed_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    killed_at: int, target: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = make_alignment(tmp_path / "whole", checkpoint_every=2)
+    options = {"checkpoint_every": 2, "objective": {"target_accuracy": target}}
+    whole = make_alignment(tmp_path / "whole", **options)
     train(whole)
 
     def killed(alignment: Alignment, optimizer: AdamW, step: int) -> dict[str, float]:
@@ -126,8 +128,8 @@ def test_a_training_that_is_killed_ends_as_one_that_is_not(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(make_alignment(tmp_path / "killed", checkpoint_every=2))
-    continued = make_alignment(tmp_path / "killed", checkpoint_every=2)
+            train(make_alignment(tmp_path / "killed", **options))
+    continued = make_alignment(tmp_path / "killed", **options)
     train(continued)
     assert (tmp_path / "killed" / "log.jsonl").read_bytes() == (tmp_path / "whole" / "log.jsonl").read_bytes()
     for name, value in weights_of(whole).items():

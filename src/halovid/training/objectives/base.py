@@ -24,8 +24,35 @@ class Needs:
     reference: bool = False
 
 
-class Objective(Protocol):
-    """What a training minimises: a pure function of the errors of policy and reference on pairs.
+class Stateless:
+    """What an objective has that follows no training: nothing to observe, and nothing to keep."""
+
+    def observe(self, metrics: dict[str, float]) -> None:
+        """Does nothing."""
+
+    def state_dict(self) -> dict[str, float | None]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, float | None]) -> None:
+        """Does nothing."""
+
+
+class Stateful(Protocol):
+    """An objective may follow the training, between its steps."""
+
+    def observe(self, metrics: dict[str, float]) -> None:
+        """Takes note of a step: the means of its metrics over the whole batch, equal in all processes."""
+
+    def state_dict(self) -> dict[str, float | None]:
+        """What a checkpoint must hold of it."""
+
+    def load_state_dict(self, state_dict: dict[str, float | None]) -> None:
+        """Restores what `state_dict` returned."""
+
+
+class Objective(Stateful, Protocol):
+    """What a training minimises: a function of the errors of policy and reference on pairs, pure within a step.
 
     It is built from its options, one of `config.objectives`.
     """
@@ -58,8 +85,8 @@ class GroupNeeds:
     extremes: bool = False
 
 
-class GroupObjective(Protocol):
-    """What a training on rollouts minimises: a pure function of error maps and rewards of groups of clips."""
+class GroupObjective(Stateful, Protocol):
+    """What a training on rollouts minimises: a function of error maps and rewards of groups, pure within a step."""
 
     needs: GroupNeeds
 

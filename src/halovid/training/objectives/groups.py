@@ -19,10 +19,10 @@ from halovid.maths.group_losses import (
     ranking_weights,
 )
 from halovid.maths.losses import Margins, PairErrors
-from halovid.training.objectives.base import GroupLoss, GroupNeeds, GroupRewards, Objective
+from halovid.training.objectives.base import GroupLoss, GroupNeeds, GroupRewards, Objective, Stateless
 
 
-class GranNft:
+class GranNft(Stateless):
     """loss = the reward-weighted forward process + lambda_drift * drift, see `group_losses.nft_group_term`."""
 
     def __init__(self, options: GranNftOptions) -> None:
@@ -36,7 +36,7 @@ class GranNft:
         return _with_drift(term, "nft", errors, options.lambda_drift)
 
 
-class GranPolicyGradient:
+class GranPolicyGradient(Stateless):
     """loss = the clipped policy gradient + lambda_drift * drift, see `group_losses.policy_gradient_term`.
 
     With `GranAwmOptions` on the errors of denoising, with `GranGrpoOptions` on the sampler's random steps.
@@ -55,7 +55,7 @@ class GranPolicyGradient:
         return _with_drift(term, "policy_gradient", errors, options.lambda_drift)
 
 
-class PlackettLuce:
+class PlackettLuce(Stateless):
     """loss = the surprise at the order of the clips + lambda_anchor * anchor + lambda_drift * drift."""
 
     def __init__(self, options: PlackettLuceOptions) -> None:
@@ -77,11 +77,11 @@ class PlackettLuce:
 class BestAgainstWorst:
     """A pair objective on the best and the worst clip of each group: online DPO and its granular form."""
 
-    needs = GroupNeeds(reference=True, extremes=True)
-
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
         self.needs = GroupNeeds(reference=objective.needs.reference, extremes=True)
+        self.observe, self.state_dict = objective.observe, objective.state_dict
+        self.load_state_dict = objective.load_state_dict
 
     def loss(self, errors: GroupErrors, rewards: GroupRewards, timestep_weight: Tensor) -> GroupLoss:
         """See `GroupObjective.loss`; a group with a refused clip among the two teaches nothing."""

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from halovid.config.objectives import NftOptions
 from halovid.maths.losses import Margins, PairErrors, displacement, nft_term, patch_weights
-from halovid.training.objectives.base import Needs
+from halovid.training.objectives.base import Needs, Stateless
 
 
-class Nft:
+class Nft(Stateless):
     """loss = the reward-weighted forward process, see `maths.losses.nft_term`."""
 
     needs = Needs(rejected=True, reference=True)

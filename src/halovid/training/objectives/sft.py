@@ -6,10 +6,10 @@ from torch import Tensor
 
 from halovid.config.objectives import SftOptions
 from halovid.maths.losses import Margins, PairErrors, sft_term
-from halovid.training.objectives.base import Needs
+from halovid.training.objectives.base import Needs, Stateless
 
 
-class Sft:
+class Sft(Stateless):
     """loss = the mean squared error on the chosen clip; it needs neither the rejected clip nor a reference."""
 
     needs = Needs()
