@@ -155,7 +155,7 @@ def _row(method: str, number: float, clips: Sequence[dict[str, float]]) -> dict[
 def _write(folder: Path, rows: Sequence[dict[str, float | str]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / "curves.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     figure = Figure(figsize=(9, 3.4), layout="constrained")

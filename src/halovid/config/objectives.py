@@ -97,7 +97,7 @@ class GranNftOptions(GroupOptions):
 
     name: Literal["gran_nft"] = Field("gran_nft", description="which objective")
     beta: float = Field(
-        0.1,
+        1.0,
         gt=0,
         le=1e6,
         description="how far its two imagined models lie from the one that made the clips, as a share of the way gone",
