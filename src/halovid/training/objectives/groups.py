@@ -80,8 +80,6 @@ class BestAgainstWorst:
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
         self.needs = GroupNeeds(reference=objective.needs.reference, extremes=True)
-        self.observe, self.state_dict = objective.observe, objective.state_dict
-        self.load_state_dict = objective.load_state_dict
 
     def loss(self, errors: GroupErrors, rewards: GroupRewards, timestep_weight: Tensor) -> GroupLoss:
         """See `GroupObjective.loss`; a group with a refused clip among the two teaches nothing."""
@@ -90,6 +88,18 @@ class BestAgainstWorst:
         margins = Margins(rewards.clip[:, 0] - rewards.clip[:, 1], rewards.patches[:, 0] - rewards.patches[:, 1])
         loss, metrics = self._objective.loss(pairs, _without_nan(margins), timestep_weight)
         return torch.where(margins.clip.isnan(), 0.0, loss), metrics
+
+    def observe(self, metrics: dict[str, float]) -> None:
+        """See `Stateful.observe`."""
+        self._objective.observe(metrics)
+
+    def state_dict(self) -> dict[str, float | None]:
+        """See `Stateful.state_dict`."""
+        return self._objective.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, float | None]) -> None:
+        """See `Stateful.load_state_dict`."""
+        self._objective.load_state_dict(state_dict)
 
 
 def _advantages(rewards: GroupRewards, options: GroupOptions) -> Tensor:
