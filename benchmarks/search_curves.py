@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +55,7 @@ class Search:
     def points(self, prompts: Sequence[Prompt]) -> Points:
         """What every method makes of some prompts."""
         conditioning = Conditioning.cat([self._model.encode_prompts([prompt.text]) for prompt in prompts])
-        texts, fps = tuple(prompt.text for prompt in prompts), (self._config.generator.fps,) * len(prompts)
-        batch = PromptBatch(texts, conditioning, fps, self._model.geometry)
+        batch = PromptBatch.of_prompts(prompts, conditioning, self._config.generator.fps, self._model.geometry)
         seeds = [clip_seed(self._config.seed, prompt.prompt_id, 0) for prompt in prompts]
         tries = [self._model.sample(conditioning, [seed + k for seed in seeds]) for k in range(self._options.tries)]
         rewards = [reward_latents(self._model, self._rewarder, latents, batch) for latents in tries]
@@ -105,8 +104,13 @@ class Search:
             {"clip_id": p.prompt_id, "prompt_id": p.prompt_id, "prompt": p.text, "fps": self._config.generator.fps}
             for p in prompts
         ]
-        conditions: Callable[[Sequence[str]], Conditioning] = lambda ids: conditioning.rows([row_of[i] for i in ids])  # noqa: E731
-        clips = ClipBatch(self._model.decode_video(latents), rows, self._model.geometry, self._config.grid, conditions)
+
+        def conditioning_of(prompt_ids: Sequence[str]) -> Conditioning:
+            return conditioning.rows([row_of[prompt_id] for prompt_id in prompt_ids])
+
+        clips = ClipBatch(
+            self._model.decode_video(latents), rows, self._model.geometry, self._config.grid, conditioning_of
+        )
         values: dict[str, Tensor] = {}
         for instrument in self._instruments:
             values |= instrument.measure(clips, lambda *skipped: None)
@@ -139,7 +143,7 @@ def main() -> None:
             for key, values in search.points(batch).items():
                 points.setdefault(key, []).extend(values)
             advance(len(batch))
-    rows = [_row(method, calls, values) for (method, calls), values in points.items() if len(values) == len(prompts)]
+    rows = [_row(method, calls, values) for (method, calls), values in points.items()]
     _write(options.out, rows)
 
 

@@ -251,6 +251,13 @@ class PromptBatch:
         conditioning = condition([row["prompt_id"] for row in rows]) if condition else None
         return cls(tuple(row["prompt"] for row in rows), conditioning, tuple(row["fps"] for row in rows), geometry)
 
+    @classmethod
+    def of_prompts(
+        cls, prompts: Sequence[Prompt], conditioning: Conditioning | None, fps: float, geometry: LatentGeometry
+    ) -> PromptBatch:
+        """The batch of clips of these prompts, a clip each, that share a frame rate."""
+        return cls(tuple(prompt.text for prompt in prompts), conditioning, (fps,) * len(prompts), geometry)
+
     def __post_init__(self) -> None:
         lengths = {len(self.texts), len(self.fps), len(self.texts if self.conditioning is None else self.conditioning)}
         if len(lengths) > 1:

@@ -47,7 +47,7 @@ class RolloutConfig(Section):
 
 
 class AlignConfig(Section):
-    """The training of the generator on pairs."""
+    """The training of the generator on pairs or rollouts."""
 
     method: Literal["lora", "full"] = Field("lora", description="train a LoRA adapter, or all weights")
     seed: Seed | None = Field(None, description="seed of the training alone; the run's when left out")
@@ -67,7 +67,7 @@ class AlignConfig(Section):
     timestep_weight: WeightScheme = Field(
         "constant", description="weight of preferences by noise level: all alike, or (1 - sigma)^2 as in Flow-DPO"
     )
-    shared_noise: bool = Field(True, description="chosen and rejected clip of a pair get the same noise")
+    shared_noise: bool = Field(True, description="the clips of a pair or group get the same noise")
     steps: Steps = Field(400, description="optimiser steps")
     batch_size: Batch = Field(4, description="pairs, or groups of rollouts, per optimiser step")
     micro_batches: Execution[int] = Field(

@@ -85,14 +85,19 @@ class GroupOptions(Section):
     credit: Credit = Field(
         "patches", description="what is compared within a group: each patch with that of the other clips, or clips"
     )
+    lambda_drift: Weight = Field(0.0, description="weight of staying with the model as it was before training")
+
+
+class AdvantageOptions(GroupOptions):
+    """What objectives share that ask by how much a clip is better than its group."""
+
     floor: float = Field(
         0.1, ge=0, le=1e6, description="added to the deviation that rewards are divided by: smaller ones are noise"
     )
     most: float = Field(2.0, gt=0, le=1e6, description="deviations from the group's mean that count in full")
-    lambda_drift: Weight = Field(0.0, description="weight of staying with the model as it was before training")
 
 
-class GranNftOptions(GroupOptions):
+class GranNftOptions(AdvantageOptions):
     """DiffusionNFT (arXiv 2509.16117) with an advantage for each patch."""
 
     name: Literal["gran_nft"] = Field("gran_nft", description="which objective")
@@ -104,7 +109,7 @@ class GranNftOptions(GroupOptions):
     )
 
 
-class GranAwmOptions(GroupOptions):
+class GranAwmOptions(AdvantageOptions):
     """Advantage-weighted matching: a clipped policy gradient on the errors of denoising, patch by patch."""
 
     name: Literal["gran_awm"] = Field("gran_awm", description="which objective")
@@ -112,22 +117,20 @@ class GranAwmOptions(GroupOptions):
     reach: float = Field(0.2, gt=0, le=1e6, description="how far the ratio may leave 1 before it earns nothing more")
 
 
-class GranGrpoOptions(GroupOptions):
+class GranGrpoOptions(AdvantageOptions):
     """Flow-GRPO (arXiv 2505.05470) with an advantage for each patch, on the random steps of the sampler."""
 
     name: Literal["gran_grpo"] = Field("gran_grpo", description="which objective")
     reach: float = Field(1e-3, gt=0, le=1e6, description="how far the ratio may leave 1 before it earns nothing more")
 
 
-class PlackettLuceOptions(Section):
+class PlackettLuceOptions(GroupOptions):
     """The order of a group's clips by reward as one preference among all of them, patch by patch."""
 
     name: Literal["plackett_luce"] = Field("plackett_luce", description="which objective")
-    credit: Credit = Field("patches", description="what is put in order: each patch of the clips, or whole clips")
     beta: float = Field(5.0, gt=0, le=1e6, description="how strongly it pulls towards the reference")
     tie: float = Field(0.0, ge=0, le=1e6, description="patches whose rewards deviate by no more are left out")
     lambda_anchor: Weight = Field(4.0, description="weight of plain denoising on the best patches")
-    lambda_drift: Weight = Field(0.0, description="weight of staying with the model as it was before training")
 
 
 GroupObjectiveOptions = GranNftOptions | GranAwmOptions | GranGrpoOptions | PlackettLuceOptions

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from halovid.maths.grid import PatchGrid, pool_cells
+from halovid.maths.losses import patch_weights
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,8 @@ def advantages(rewards: Tensor, floor: float, most: float) -> Tensor:
         floor: spread of rewards that is noise: where a group differs by less, its advantages are small.
         most: deviations from which on an advantage counts in full.
     """
-    mean = rewards.nanmean(1, keepdim=True)
-    deviation = (rewards - mean).square().nanmean(1, keepdim=True).sqrt()
-    relative = (rewards - mean) / (deviation + floor).clamp(min=torch.finfo(rewards.dtype).tiny)
+    difference = rewards - rewards.nanmean(1, keepdim=True)
+    relative = difference / (_deviation(rewards) + floor).clamp(min=torch.finfo(rewards.dtype).tiny)
     return (relative.clamp(-most, most) / most).nan_to_num(nan=0.0)
 
 
@@ -57,8 +57,8 @@ def nft_group_term(errors: GroupErrors, advantage: Tensor, beta: float) -> Tenso
     is 0 what remains is the distance from the behaviour: a region that tells nothing is held.
     """
     grid = _grid_of(advantage)
-    gain = pool_regions(errors.policy - errors.behaviour - errors.moved, grid)
-    return (advantage * gain + beta * pool_regions(errors.moved, grid)).mean((1, 2, 3, 4))
+    gain = pool_cells(errors.policy - errors.behaviour - errors.moved, grid)
+    return (advantage * gain + beta * pool_cells(errors.moved, grid)).mean((1, 2, 3, 4))
 
 
 def policy_gradient_term(errors: GroupErrors, advantage: Tensor, scale: float, reach: float) -> Tensor:
@@ -72,7 +72,7 @@ def policy_gradient_term(errors: GroupErrors, advantage: Tensor, scale: float, r
         reach: how far the ratio may leave 1 before it earns nothing more.
     """
     grid = _grid_of(advantage)
-    ratio = torch.exp(scale * pool_regions(errors.behaviour - errors.policy, grid))
+    ratio = torch.exp(scale * pool_cells(errors.behaviour - errors.policy, grid))
     clipped = ratio.clamp(1 - reach, 1 + reach)
     return torch.maximum(-advantage * ratio, -advantage * clipped).mean((1, 2, 3, 4))
 
@@ -83,9 +83,7 @@ def ranking_weights(rewards: Tensor, tie: float) -> Tensor:
     Args:
         tie: regions whose rewards have a standard deviation up to this weigh nothing.
     """
-    spread = (rewards - rewards.nanmean(1, keepdim=True)).square().nanmean(1).sqrt().nan_to_num(nan=0.0)
-    raw = torch.where(spread > tie, spread, torch.zeros_like(spread))
-    return raw / raw.sum((1, 2, 3), keepdim=True).clamp(min=torch.finfo(raw.dtype).tiny)
+    return patch_weights(_deviation(rewards)[:, 0].nan_to_num(nan=0.0), power=1.0, tie=tie)
 
 
 def plackett_luce_term(logits: Tensor, rewards: Tensor, weights: Tensor) -> Tensor:
@@ -109,7 +107,7 @@ def plackett_luce_term(logits: Tensor, rewards: Tensor, weights: Tensor) -> Tens
 def best_of_group_term(errors: GroupErrors, rewards: Tensor, weights: Tensor) -> Tensor:
     """The plain denoising loss of each region in the clip that is best there, [B]: the anchor of a group."""
     best = rewards.nan_to_num(nan=-torch.inf).argmax(1, keepdim=True)
-    error = pool_regions(errors.policy, _grid_of(rewards)).gather(1, best)[:, 0]
+    error = pool_cells(errors.policy, _grid_of(rewards)).gather(1, best)[:, 0]
     return (weights * error).sum((1, 2, 3))
 
 
@@ -118,9 +116,9 @@ def group_drift_term(errors: GroupErrors) -> Tensor:
     return errors.drift.mean((1, 2, 3, 4))
 
 
-def pool_regions(maps: Tensor, grid: PatchGrid) -> Tensor:
-    """Means of each region, [B, N, T, h, w] -> [B, N, t, h, w]."""
-    return pool_cells(maps.flatten(0, 1), grid).unflatten(0, maps.shape[:2])
+def _deviation(rewards: Tensor) -> Tensor:
+    """The standard deviation within each group, [B, 1, ...]."""
+    return (rewards - rewards.nanmean(1, keepdim=True)).square().nanmean(1, keepdim=True).sqrt()
 
 
 def _grid_of(regions: Tensor) -> PatchGrid:

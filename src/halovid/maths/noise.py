@@ -5,6 +5,7 @@ A noise level is one number in 0..1 for every model: 0 is the clip, 1 is as much
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,8 +44,18 @@ def sample_sigma(count: int, options: SigmaSampling, generator: torch.Generator)
         sigma = torch.rand(count, generator=generator)
     else:
         sigma = torch.sigmoid(options.mean + options.std * torch.randn(count, generator=generator))
-    sigma = options.shift * sigma / (1 + (options.shift - 1) * sigma)
+    sigma = shifted(sigma, options.shift)
     return options.lowest + (options.highest - options.lowest) * sigma
+
+
+def shifted(levels: Tensor, shift: float) -> Tensor:
+    """Levels in 0..1 moved towards noise by a shift above 1, see `SigmaSampling`."""
+    return shift * levels / (1 + (shift - 1) * levels)
+
+
+def seeded_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
+    """Normal noise on the CPU, [len(seeds), *shape], of which each row is a function of its seed alone."""
+    return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ random steps suffice, as MixGRPO (arXiv 2507.21802) has found; the others are th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from halovid.maths.noise import shifted
 from halovid.models.base import DiffusionModel
 from halovid.records import Conditioning
 
@@ -28,11 +29,14 @@ class RandomSteps:
     level: Tensor
     next_level: Tensor
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> RandomSteps:
+        """The steps with every tensor changed."""
+        return RandomSteps(*(change(value) for value in vars(self).values()))
+
 
 def sampling_levels(steps: int, shift: float) -> Tensor:
     """The noise levels of a sampler, [steps + 1] from 1 to 0, evenly spaced and then shifted towards noise."""
-    levels = torch.linspace(1, 0, steps + 1)
-    return shift * levels / (1 + (shift - 1) * levels)
+    return shifted(torch.linspace(1, 0, steps + 1), shift)
 
 
 @torch.no_grad()
@@ -80,10 +84,8 @@ def random_step_error(
         Minus the log-probability density up to a constant, a map of means over channels [B, T, h, w]; and the guided
         output, [B, C, T, h, w].
     """
-    before, after, level, next_level = (
-        value[:, 0] for value in (steps.before, steps.after, steps.level, steps.next_level)
-    )
-    output = model.predict_guided(before, level, conditioning)
-    mean, deviation = model.noise.random_step(output, before, level, next_level, fresh)
-    distance = (after.float() - mean.float()).square().mean(1)
+    step = steps.each(lambda value: value[:, 0])
+    output = model.predict_guided(step.before, step.level, conditioning)
+    mean, deviation = model.noise.random_step(output, step.before, step.level, step.next_level, fresh)
+    distance = (step.after.float() - mean.float()).square().mean(1)
     return distance / (2 * deviation.float().square()).view(-1, 1, 1, 1), output

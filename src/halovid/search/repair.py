@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from halovid.config.search import RepairOptions
+from halovid.maths.noise import seeded_noise
 from halovid.maths.seeds import derive_seed
 from halovid.models import DiffusionModel
 from halovid.models.restoring import remake
@@ -145,14 +146,10 @@ class Repair:
     def _try(self, latents: Tensor, cells: Tensor, prompts: PromptBatch, seeds: Sequence[int]) -> RewardedClips:
         """The clips with these cells made anew."""
         assert prompts.conditioning is not None, "clips are made anew from conditionings"
-        noise = [
-            torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(seed)).to(latents) for seed in seeds
-        ]
+        noise = seeded_noise(latents.shape[1:], seeds).to(latents)
         conditioning = prompts.conditioning.to(latents.device)
         options = self._options
-        remade = remake(
-            self._model, latents, cells, conditioning, torch.stack(noise), sigma=options.sigma, steps=options.steps
-        )
+        remade = remake(self._model, latents, cells, conditioning, noise, sigma=options.sigma, steps=options.steps)
         return self._reward(remade, prompts)
 
     def _reward_composites(

@@ -15,6 +15,7 @@ released or served model gives the rewards. Writes RUN/align:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from halovid.config.run import RunConfig
 from halovid.maths.seeds import clip_seed
 from halovid.measuring.instruments import open_instruments
 from halovid.models import DiffusionModel, Part, model_identity, open_model
-from halovid.rewards.rewarder import open_rewarder, rewarder_identity
+from halovid.rewards.rewarder import Rewarder, open_rewarder, rewarder_identity
 from halovid.stages import STAGES
 from halovid.store.folders import open_stage
 from halovid.store.runtime import resolve_device
@@ -49,10 +50,14 @@ def run(config: RunConfig, run_dir: Path) -> None:
         if stage is None:
             return
         stage.use_threads(config.threads)
-        prompts = ClipFolder(run_dir / "generate", config.clip_size)
-        make_task = _make_pair_task if config.align.rollouts is None else _make_group_task
-        policy, task = make_task(config, run_dir, stage.path / "parts")
-        monitor = _make_monitor(prompts, config, run_dir, stage.path / "samples")
+        folders = {name: ClipFolder(run_dir / name, config.clip_size) for name in config.paired_folders}
+        rewarder = open_rewarder(config, run_dir) if _needs_rewards(config) else None
+        if config.align.rollouts is None:
+            task: PairTask | GroupTask = _make_pair_task(folders, config, run_dir, stage.path / "parts")
+        else:
+            task = _make_group_task(folders["generate"], rewarder, config, run_dir, stage.path / "parts")
+        monitor = _make_monitor(folders["generate"], rewarder, config, run_dir, stage.path / "samples")
+        policy = task.policy
         train(Alignment(policy, task, config.align, stage.path), monitor)
         if isinstance(task, GroupTask):
             rows = task.rollout_rows(config.align.steps)
@@ -61,26 +66,26 @@ def run(config: RunConfig, run_dir: Path) -> None:
             policy.model.save_weights(stage.path / "weights")
 
 
-def _make_pair_task(config: RunConfig, run_dir: Path, parts: Path) -> tuple[Policy, PairTask]:
-    """The policy, and the training on the pairs of RUN/pair."""
+def _make_pair_task(folders: Mapping[str, ClipFolder], config: RunConfig, run_dir: Path, parts: Path) -> PairTask:
+    """The training on the pairs of RUN/pair."""
     objective = make_objective(config.align.objective)
-    folders = {name: ClipFolder(run_dir / name, config.clip_size) for name in config.paired_folders}
     rows = read_table(run_dir / "pair" / "pairs.parquet", PAIRS).to_pylist()
     device = resolve_device(config.device)
     pairs = PairSource(rows, folders, config.margin_grid, device, with_rejected=objective.needs.rejected)
     model = _open_model(config, run_dir, with_autoencoder=pairs.has_missing_latents)
     pairs.encode_latents(model, parts / "latents")
-    policy = _make_policy(model, config)
-    return policy, PairTask(policy, objective, pairs, config.align, config.align_seed)
+    return PairTask(_make_policy(model, config), objective, pairs, config.align, config.align_seed)
 
 
-def _make_group_task(config: RunConfig, run_dir: Path, parts: Path) -> tuple[Policy, GroupTask]:
-    """The policy, and the training on the clips that it makes of the prompts of RUN/generate."""
+def _make_group_task(
+    prompts: ClipFolder, rewarder: Rewarder | None, config: RunConfig, run_dir: Path, parts: Path
+) -> GroupTask:
+    """The training on the clips that the policy makes of the prompts."""
+    assert rewarder is not None
     policy = _make_policy(_open_model(config, run_dir, with_autoencoder=True), config)
-    prompts = ClipFolder(run_dir / "generate", config.clip_size)
-    rollouts = Rollouts(policy, open_rewarder(config, run_dir), prompts, config, parts / "rollouts")
+    rollouts = Rollouts(policy, rewarder, prompts, config, parts / "rollouts")
     objective = make_group_objective(config.align.objective)
-    return policy, GroupTask(policy, objective, rollouts, config.align, config.align_seed)
+    return GroupTask(policy, objective, rollouts, config.align, config.align_seed)
 
 
 def _make_policy(model: DiffusionModel, config: RunConfig) -> Policy:
@@ -94,6 +99,7 @@ def _is_monitored(config: RunConfig) -> bool:
 
 
 def _needs_rewards(config: RunConfig) -> bool:
+    """Whether clips are sampled and rewarded: to watch the training, or to learn from them."""
     return _is_monitored(config) or config.align.rollouts is not None
 
 
@@ -102,18 +108,19 @@ def _open_model(config: RunConfig, run_dir: Path, with_autoencoder: bool) -> Dif
     model_parts: set[Part] = {"denoiser"}
     if _is_monitored(config) or with_autoencoder:
         model_parts.add("autoencoder")
-    samples = _needs_rewards(config)
-    negative = read_negative(run_dir / "generate", config) if samples else None
+    negative = read_negative(run_dir / "generate", config) if _needs_rewards(config) else None
     return open_model(config, model_parts, negative)
 
 
-def _make_monitor(clips: ClipFolder, config: RunConfig, run_dir: Path, folder: Path) -> Monitor | None:
+def _make_monitor(
+    clips: ClipFolder, rewarder: Rewarder | None, config: RunConfig, run_dir: Path, folder: Path
+) -> Monitor | None:
     """The monitor of the first `align.sample_prompts` prompts; None if the training is not monitored."""
-    if not _is_monitored(config):
+    if rewarder is None or not _is_monitored(config):
         return None
     first_clips = [rows[0] for rows in clips.by_prompt.values()][: config.align.sample_prompts]
     rows = [row | {"seed": clip_seed(config.seed, row["prompt_id"], 0)} for row in first_clips]
     device = resolve_device(config.device)
     conditioning = clips.conditioning([row["prompt_id"] for row in rows]).to(device)
     instruments = open_instruments(monitor_instruments(config), config, run_dir)
-    return Monitor(folder, open_rewarder(config, run_dir), rows, conditioning, config, instruments)
+    return Monitor(folder, rewarder, rows, conditioning, config, instruments)

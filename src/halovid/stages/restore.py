@@ -22,6 +22,7 @@ from halovid.clips.conditions import read_negative, write_geometry
 from halovid.clips.folder import ClipFolder, write_clips
 from halovid.config.run import RunConfig
 from halovid.maths.grid import pool_cells
+from halovid.maths.noise import seeded_noise
 from halovid.maths.seeds import clip_seed
 from halovid.models import open_model
 from halovid.models.restoring import random_regions, remake
@@ -105,8 +106,7 @@ class RestoreClips:
             conditioning = generated.conditioning([job.prompt.prompt_id for job in batch]).to(device)
             latents = torch.stack([originals.latents(job.original) for job in batch]).to(device)
             masks = torch.stack([region(job, shape, config) for job in batch]).to(device)
-            generators = [torch.Generator().manual_seed(job.seed) for job in batch]
-            noise = torch.stack([torch.randn(latents.shape[1:], generator=draw) for draw in generators]).to(latents)
+            noise = seeded_noise(latents.shape[1:], [job.seed for job in batch]).to(latents)
             sigma, steps = settings.sigma, settings.steps
             restored = remake(model, latents, masks, conditioning, noise, sigma=sigma, steps=steps)
             video = model.decode_video(restored)

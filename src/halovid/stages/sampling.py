@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from halovid.clips.conditions import read_conditioning, read_negative
 from halovid.clips.folder import write_clips
 from halovid.config.run import RunConfig
@@ -64,9 +66,8 @@ class SampleClips:
             clip_ids = [clip_id(prompt, index) for prompt, index in batch]
             seeds = [clip_seed(self.seed, prompt.prompt_id, index) for prompt, index in batch]
             conditioning = read_conditioning(folder, [prompt.prompt_id for prompt in prompts])
-            texts = tuple(prompt.text for prompt in prompts)
             fps = config.generator.fps
-            latents = draw(PromptBatch(texts, conditioning, (fps,) * len(texts), model.geometry), seeds)
+            latents = draw(PromptBatch.of_prompts(prompts, conditioning, fps, model.geometry), seeds)
             return write_clips(folder, clip_ids, prompts, seeds, latents, model.decode_video(latents), fps)
 
         return sample
@@ -84,8 +85,8 @@ def sample_clips(
     batch_size = work.config.generator.batch_size
     clips = stage.map_batches(description, alike_together, batch_size, work, CLIPS)
     place = {clip_id(prompt, index): number for number, (prompt, index) in enumerate(samples)}
-    order = sorted(range(len(clips)), key=lambda row: place[clips["clip_id"][row].as_py()])
-    stage.write("clips.parquet", clips.take(order))
+    places = np.array([place[name] for name in clips["clip_id"].to_pylist()])
+    stage.write("clips.parquet", clips.take(np.argsort(places)))
 
 
 def clip_id(prompt: Prompt, index: int) -> str:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import cast
 
 from torch import Tensor
 
 from halovid.config.align import AlignConfig
 from halovid.maths.noise import timestep_weight
-from halovid.models.random_sampling import RandomSteps
 from halovid.store.work import Row
-from halovid.training.batches import batch_indices, draw_noise
-from halovid.training.groups import GroupBatch, NoisyGroups, denoising_errors, random_step_errors
+from halovid.training.batches import batch_indices
+from halovid.training.groups import GroupBatch, denoising_errors, random_step_errors
 from halovid.training.objectives import GroupObjective, GroupRewards
 from halovid.training.parallel import Parallel
 from halovid.training.policy import Policy
 from halovid.training.rollouts import Rollouts
-from halovid.training.task import Batch
+from halovid.training.task import Batch, NoisyBatch
 
 
 class GroupTask:
@@ -31,68 +31,53 @@ class GroupTask:
         self, policy: Policy, objective: GroupObjective, rollouts: Rollouts, options: AlignConfig, seed: int
     ) -> None:
         assert options.rollouts is not None
-        self._policy, self.objective, self._rollouts = policy, objective, rollouts
+        self.policy, self.objective, self._rollouts = policy, objective, rollouts
         self._options, self._seed = options, seed
-        self._updates, self._fresh, self._clips = (
-            options.rollouts.updates,
-            options.rollouts.fresh,
-            options.rollouts.clips,
-        )
-        self.steps_between_checkpoints = (
-            self._updates
-        )  # within a round the policy is compared with how it was at its beginning
+        self._rollout_options = options.rollouts
 
-    def batch(self, step: int, parallel: Parallel) -> NoisyGroups:
+    @property
+    def steps_between_checkpoints(self) -> int:
+        """Those of a round: within it the policy is compared with how it was at its beginning."""
+        return self._rollout_options.updates
+
+    def batch(self, step: int, parallel: Parallel) -> NoisyBatch[GroupBatch]:
         """See `TrainingTask.batch`."""
-        number, step_in_round = divmod(step, self._updates)
+        number, step_in_round = divmod(step, self._rollout_options.updates)
         if step_in_round == 0:
-            self._policy.keep_behaviour()
-        groups = self._rollouts.groups(number, parallel)
-        options = self._options
-        indices = batch_indices(len(groups), options.batch_size, step, self._seed)
-        rows = parallel.slice(len(indices))
-        groups = groups.rows([indices[row] for row in rows])
-        if self.objective.needs.extremes:
+            self.policy.keep_behaviour()
+        whole_round = self._rollouts.groups(number, parallel)
+        indices = batch_indices(len(whole_round), self._options.batch_size, step, self._seed)
+        rows, needs = parallel.slice(len(indices)), self.objective.needs
+        groups = whole_round.rows([indices[row] for row in rows])
+        if needs.extremes:
             groups = groups.best_and_worst()
-        elif groups.random_steps is not None:
-            groups = _with_one_random_step(groups, step_in_round)
-        size = (len(indices), groups.latents.shape[1])
-        drawn = draw_noise(size, groups.latents.shape[2:], options.shared_noise, options.sigma, step, self._seed)
-        noise, level = (whole_batch[rows.start : rows.stop] for whole_batch in drawn)
-        return NoisyGroups(groups, noise, level).to(self._policy.model.device)
+        groups = groups.with_random_step(step_in_round) if needs.random_steps else replace(groups, random_steps=None)
+        groups = groups.to(self.policy.model.device)
+        return NoisyBatch.draw(groups, groups.latents.shape[1], len(indices), rows, self._options, step, self._seed)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """See `TrainingTask.loss`."""
-        noisy, needs = cast(NoisyGroups, batch), self.objective.needs
+        noisy, needs = cast(NoisyBatch[GroupBatch], batch), self.objective.needs
         if needs.random_steps:
-            errors = random_step_errors(self._policy, noisy.groups, self._fresh, needs)
+            errors = random_step_errors(self.policy, noisy.items, self._rollout_options.fresh, needs)
         else:
-            errors = denoising_errors(self._policy, noisy, needs)
-        weight = timestep_weight(self._policy.model.noise, noisy.level, self._options.timestep_weight)
-        rewards = GroupRewards(noisy.groups.clip_rewards, noisy.groups.patch_rewards)
+            errors = denoising_errors(self.policy, noisy, needs)
+        weight = timestep_weight(self.policy.model.noise, noisy.level, self._options.timestep_weight)
+        rewards = GroupRewards(noisy.items.clip_rewards, noisy.items.patch_rewards)
         return self.objective.loss(errors, rewards, weight)
 
     def rollout_rows(self, steps: int) -> list[Row]:
         """Rows of tables.ROLLOUTS: the clips of all rounds of a training of so many steps."""
-        return self._rollouts.table_rows(math.ceil(steps / self._updates))
+        return self._rollouts.table_rows(math.ceil(steps / self._rollout_options.updates))
 
     def cost(self, steps: int) -> dict[str, float]:
         """See `TrainingTask.cost`."""
-        needs, rounds = self.objective.needs, math.ceil(steps / self._updates)
-        clips = 2 if needs.extremes else self._clips
+        needs, rounds = self.objective.needs, math.ceil(steps / self._rollout_options.updates)
+        clips = 2 if needs.extremes else self._rollout_options.clips
         passes = 1 + needs.behaviour + needs.reference
-        guided = self._policy.model.calls_per_step if needs.random_steps else 1
+        guided = self.policy.model.calls_per_step if needs.random_steps else 1
         training = steps * self._options.batch_size * clips * passes * guided
         return {
             "cost/denoiser_calls": float(rounds * self._rollouts.denoiser_calls + training),
-            "cost/rewarded_clips": float(rounds * self._rollouts.prompts_per_round * self._clips),
+            "cost/rewarded_clips": float(rounds * self._rollouts.prompts_per_round * self._rollout_options.clips),
         }
-
-
-def _with_one_random_step(groups: GroupBatch, step_in_round: int) -> GroupBatch:
-    """The groups with one random step of each clip: the updates of a round take them in turn."""
-    steps = groups.random_steps
-    assert steps is not None
-    turn = step_in_round % steps.level.shape[2]
-    one = RandomSteps(*(value[:, :, turn : turn + 1] for value in vars(steps).values()))
-    return GroupBatch(groups.latents, groups.conditioning, groups.clip_rewards, groups.patch_rewards, one)

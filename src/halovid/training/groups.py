@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from halovid.models.random_sampling import RandomSteps, random_step_error
 from halovid.records import Conditioning
 from halovid.training.objectives.base import GroupNeeds
 from halovid.training.policy import Policy
+from halovid.training.task import NoisyBatch
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,13 @@ class GroupBatch:
         steps = RandomSteps(**parts["random_steps"]) if parts["random_steps"] else None
         return cls(**parts[""], conditioning=Conditioning(parts["conditioning"]), random_steps=steps)
 
+    def with_random_step(self, turn: int) -> GroupBatch:
+        """The groups with S = 1: one random step of each clip, chosen by taking turns."""
+        steps = self.random_steps
+        assert steps is not None
+        number = turn % steps.level.shape[2]
+        return replace(self, random_steps=steps.each(lambda value: value[:, :, number : number + 1]))
+
     def best_and_worst(self) -> GroupBatch:
         """The groups with N = 2: the clip with the highest reward, and that with the lowest."""
         best = self.clip_rewards.nan_to_num(nan=-torch.inf).argmax(1)
@@ -77,33 +85,9 @@ class GroupBatch:
         )
 
 
-@dataclass(frozen=True)
-class NoisyGroups:
-    """Groups with the noise of their clips, [B, N, C, T, h, w], and the noise level of each group, [B]."""
-
-    groups: GroupBatch
-    noise: Tensor
-    level: Tensor
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def rows(self, indices: Tensor) -> NoisyGroups:
-        """The groups of these indices, [n]."""
-        return NoisyGroups(self.groups.rows(indices), self.noise[indices], self.level[indices])
-
-    def to(self, device: torch.device) -> NoisyGroups:
-        """The same on another device."""
-        return NoisyGroups(self.groups.to(device), self.noise.to(device), self.level.to(device))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name."""
-        return self.groups.tensors() | {"noise": self.noise, "level": self.level}
-
-
-def denoising_errors(policy: Policy, batch: NoisyGroups, needs: GroupNeeds) -> GroupErrors:
+def denoising_errors(policy: Policy, batch: NoisyBatch[GroupBatch], needs: GroupNeeds) -> GroupErrors:
     """The errors of denoising the clips, with the noise and the levels of the batch."""
-    groups, clips = batch.groups, batch.groups.latents.shape[1]
+    groups, clips = batch.items, batch.items.latents.shape[1]
     latents, noise, level = (
         groups.latents.flatten(0, 1),
         batch.noise.flatten(0, 1),
@@ -124,7 +108,7 @@ def random_step_errors(policy: Policy, groups: GroupBatch, fresh: float, needs: 
     """How improbable the clips' random steps are, [B, N, 1, ...]; see `random_sampling.random_step_error`."""
     steps = groups.random_steps
     assert steps is not None
-    flat = RandomSteps(*(getattr(steps, name).flatten(0, 1) for name in vars(steps)))
+    flat = steps.each(lambda value: value.flatten(0, 1))
     conditioning = _conditioning_of_clips(groups)
 
     def predict() -> tuple[Tensor, Tensor]:

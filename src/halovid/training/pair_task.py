@@ -9,33 +9,13 @@ from torch import Tensor
 
 from halovid.config.align import AlignConfig
 from halovid.maths.noise import timestep_weight
-from halovid.training.batches import batch_indices, draw_noise
+from halovid.training.batches import batch_indices
 from halovid.training.objectives import Objective
 from halovid.training.pair_errors import pair_errors
 from halovid.training.pairs import PairBatch, PairSource
 from halovid.training.parallel import Parallel
 from halovid.training.policy import Policy
-from halovid.training.task import Batch
-
-
-@dataclass(frozen=True)
-class NoisyPairs:
-    """B pairs with the noise of their clips, [B, 2, C, T, h, w], and the noise level of each pair, [B]."""
-
-    pairs: PairBatch
-    noise: Tensor
-    level: Tensor
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def rows(self, indices: Tensor) -> NoisyPairs:
-        """The pairs of these indices, [n]."""
-        return NoisyPairs(self.pairs.rows(indices), self.noise[indices], self.level[indices])
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name."""
-        return self.pairs.tensors() | {"noise": self.noise, "level": self.level}
+from halovid.training.task import Batch, NoisyBatch
 
 
 @dataclass(frozen=True)
@@ -52,24 +32,20 @@ class PairTask:
     seed: int
     steps_between_checkpoints: int = 1
 
-    def batch(self, step: int, parallel: Parallel) -> NoisyPairs:
+    def batch(self, step: int, parallel: Parallel) -> NoisyBatch[PairBatch]:
         """See `TrainingTask.batch`."""
-        options = self.options
-        indices = batch_indices(len(self.pairs), options.batch_size, step, self.seed)
+        indices = batch_indices(len(self.pairs), self.options.batch_size, step, self.seed)
         rows = parallel.slice(len(indices))
         pairs = self.pairs.batch([indices[row] for row in rows])
-        shape = pairs.latents.shape[2:]
-        drawn = draw_noise((len(indices), 2), shape, options.shared_noise, options.sigma, step, self.seed)
-        noise, level = (whole_batch[rows.start : rows.stop].to(pairs.latents) for whole_batch in drawn)
-        return NoisyPairs(pairs, noise, level)
+        return NoisyBatch.draw(pairs, 2, len(indices), rows, self.options, step, self.seed)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """See `TrainingTask.loss`."""
-        noisy = cast(NoisyPairs, batch)
-        errors = pair_errors(self.policy, noisy.pairs, noisy.noise, noisy.level, self.objective.needs.reference)
+        noisy = cast(NoisyBatch[PairBatch], batch)
+        errors = pair_errors(self.policy, noisy.items, noisy.noise, noisy.level, self.objective.needs.reference)
         weight = timestep_weight(self.policy.model.noise, noisy.level, self.options.timestep_weight)
-        loss, metrics = self.objective.loss(errors, noisy.pairs.margins, weight)
-        return noisy.pairs.weight * loss, metrics
+        loss, metrics = self.objective.loss(errors, noisy.items.margins, weight)
+        return noisy.items.weight * loss, metrics
 
     def cost(self, steps: int) -> dict[str, float]:
         """See `TrainingTask.cost`; what the pairs cost is not in it."""

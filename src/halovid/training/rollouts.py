@@ -13,6 +13,7 @@ from halovid.clips.folder import ClipFolder
 from halovid.config.align import RolloutConfig
 from halovid.config.run import RunConfig
 from halovid.maths.grid import pool_cells
+from halovid.maths.noise import seeded_noise
 from halovid.maths.seeds import derive_seed
 from halovid.models.random_sampling import RandomSteps, sample_with_random_steps, sampling_levels
 from halovid.records import Conditioning, Prompt, PromptBatch
@@ -114,9 +115,10 @@ class Rollouts:
             random = {f"random_steps.{name}": value.cpu() for name, value in vars(steps).items()}
         else:
             latents = model.sample(conditioning, seeds)
-        texts, fps = tuple(prompt.text for prompt, _ in clips), (self._config.generator.fps,) * len(clips)
         known = conditioning.to(device) if self._rewarder.needs_conditioning else None
-        rewards = self._rewarder.reward(model.decode_video(latents), PromptBatch(texts, known, fps, model.geometry))
+        prompts = [prompt for prompt, _ in clips]
+        batch = PromptBatch.of_prompts(prompts, known, self._config.generator.fps, model.geometry)
+        rewards = self._rewarder.reward(model.decode_video(latents), batch)
         patches = pool_cells(rewards.patches, self._config.margin_grid)
         return {"latents": latents.cpu(), "clip_rewards": rewards.clip, "patch_rewards": patches} | random
 
@@ -127,8 +129,8 @@ class Rollouts:
         levels = sampling_levels(self._config.generator.num_inference_steps, options.shift)
         random = random_step_numbers(levels, options, derive_seed(self._seed, "random steps", number))
         first = [self._clip_seed(number, prompt, 0 if options.shared_start else clip) for prompt, clip in clips]
-        start = _noise(model.latent_shape, first)
-        new_noise = [_noise(model.latent_shape, [derive_seed(seed, step) for seed in seeds]) for step in random]
+        start = seeded_noise(model.latent_shape, first)
+        new_noise = [seeded_noise(model.latent_shape, [derive_seed(seed, step) for seed in seeds]) for step in random]
         return sample_with_random_steps(
             model,
             conditioning,
@@ -154,8 +156,8 @@ class Rollouts:
                 "prompt_id": prompt.prompt_id,
                 "clip": clip,
                 "seed": self._clip_seed(number, prompt, clip),
-                "reward": None if reward != reward else reward,  # NaN
-                "patch_rewards": None if reward != reward else patches,
+                "reward": None if math.isnan(reward) else reward,
+                "patch_rewards": None if math.isnan(reward) else patches,
             }
             for prompt, rewards, patches_of in zip(
                 self._prompts_of(number),
@@ -195,8 +197,3 @@ def random_step_numbers(levels: Tensor, options: RolloutConfig, seed: int) -> li
         )
     chosen = torch.randperm(len(allowed), generator=torch.Generator().manual_seed(seed))[: options.random_steps]
     return sorted(allowed[index] for index in chosen.tolist())
-
-
-def _noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
-    """Normal noise of the seeds, [len(seeds), *shape]."""
-    return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])

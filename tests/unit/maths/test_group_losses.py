@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from halovid.maths.grid import PatchGrid
+from halovid.maths.grid import PatchGrid, pool_cells
 from halovid.maths.group_losses import (
     GroupErrors,
     advantages,
@@ -21,7 +21,6 @@ from halovid.maths.group_losses import (
     nft_group_term,
     plackett_luce_term,
     policy_gradient_term,
-    pool_regions,
     ranking_weights,
 )
 from tiny_pairs import GRID, H, T, W, minus_log_sigmoid, random, region_means
@@ -87,7 +86,7 @@ def test_nft_is_its_definition_up_to_what_the_policy_cannot_change() -> None:
 
 def test_a_region_without_an_advantage_is_held_by_nft_and_silent_in_the_policy_gradient() -> None:
     errors, nothing = make_errors(), torch.zeros(B, N, *GRID, dtype=torch.float64)
-    held = 0.4 * pool_regions(errors.moved, PatchGrid(*GRID)).mean((1, 2, 3, 4))
+    held = 0.4 * pool_cells(errors.moved, PatchGrid(*GRID)).mean((1, 2, 3, 4))
     torch.testing.assert_close(nft_group_term(errors, nothing, 0.4), held)
     assert not policy_gradient_term(errors, nothing, scale=1.0, reach=0.2).any()
 
@@ -171,7 +170,7 @@ def test_the_order_of_the_clips_means_nothing(order: list[int]) -> None:
     for term in (
         lambda e, r: nft_group_term(e, advantages(r, 0.1, 2), 0.3),
         lambda e, r: policy_gradient_term(e, advantages(r, 0.1, 2), 1.0, 0.2),
-        lambda e, r: plackett_luce_term(-pool_regions(e.policy, PatchGrid(*GRID)), r, ranking_weights(r, 0)),
+        lambda e, r: plackett_luce_term(-pool_cells(e.policy, PatchGrid(*GRID)), r, ranking_weights(r, 0)),
         lambda e, r: best_of_group_term(e, r, ranking_weights(r, 0)),
     ):
         torch.testing.assert_close(term(shuffled, places[:, order]), term(errors, places))

@@ -5,8 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from halovid.config.objectives import GranAwmOptions, GranGrpoOptions, GranNftOptions, GroupOptions, PlackettLuceOptions
-from halovid.maths.grid import PatchGrid
+from halovid.config.objectives import (
+    AdvantageOptions,
+    GranAwmOptions,
+    GranGrpoOptions,
+    GranNftOptions,
+    PlackettLuceOptions,
+)
+from halovid.maths.grid import PatchGrid, pool_cells
 from halovid.maths.group_losses import (
     GroupErrors,
     advantages,
@@ -15,7 +21,6 @@ from halovid.maths.group_losses import (
     nft_group_term,
     plackett_luce_term,
     policy_gradient_term,
-    pool_regions,
     ranking_weights,
 )
 from halovid.maths.losses import Margins, PairErrors
@@ -66,7 +71,7 @@ class PlackettLuce(Stateless):
         """See `GroupObjective.loss`."""
         options, regions = self._options, rewards.of_regions(self._options.credit)
         weights = ranking_weights(regions, options.tie)
-        gaps = pool_regions(errors.policy - errors.reference, PatchGrid(*regions.shape[2:]))
+        gaps = pool_cells(errors.policy - errors.reference, PatchGrid(*regions.shape[2:]))
         logits = -options.beta * timestep_weight[:, None, None, None, None] * gaps
         ranking = plackett_luce_term(logits, regions, weights)
         anchor = best_of_group_term(errors, regions, weights)
@@ -102,7 +107,7 @@ class BestAgainstWorst:
         self._objective.load_state_dict(state_dict)
 
 
-def _advantages(rewards: GroupRewards, options: GroupOptions) -> Tensor:
+def _advantages(rewards: GroupRewards, options: AdvantageOptions) -> Tensor:
     return advantages(rewards.of_regions(options.credit), options.floor, options.most)
 
 
