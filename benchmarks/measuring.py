@@ -1,6 +1,6 @@
-"""What reading and measuring a clip of the embedded world costs, in milliseconds of one thread.
+"""What reading and measuring a clip of an embedded world costs, in milliseconds of one thread.
 
-python benchmarks/measuring.py [--clips 32]
+python benchmarks/measuring.py [--clips 32] [--world plain]
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from halovid.maths.grid import PatchGrid
 from halovid.measuring.plain import PlainInstrument
 from halovid.records import ClipBatch, Conditioning
 from halovid.store.video import read_video, write_video
@@ -24,29 +23,29 @@ from halovid.world.captions import write_caption
 from halovid.world.corruptions import render_corrupted, sample_events
 from halovid.world.inspector import GEOMETRY
 from halovid.world.instruments import CriticInstrument, InspectorInstrument
-from halovid.world.scenes import FRAME_SIZE, sample_scene
-
-GRID = PatchGrid(4, 4, 4)
+from halovid.world.scenes import sample_scene
+from halovid.world.worlds import WORLDS
 
 
 def main() -> None:
     """Prints one line per step of measuring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=32)
-    count = parser.parse_args().clips
+    parser.add_argument("--world", default="plain", choices=WORLDS)
+    options = parser.parse_args()
+    count, world = options.clips, WORLDS[options.world]
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         paths = [Path(name) / f"{seed}.mp4" for seed in range(count)]
         for seed, path in enumerate(paths):
-            scene, rng = sample_scene(seed, "heldout"), np.random.default_rng(seed)
+            scene, rng = sample_scene(seed, "heldout", world), np.random.default_rng(seed)
             rows.append({"prompt_id": str(seed), "prompt": write_caption(scene.spec, rng)})
             write_video(path, render_corrupted(scene, sample_events(scene, rng, 0.5), rng), 8.0)
-        read = timed("read", count, lambda: [read_video(path, (FRAME_SIZE, FRAME_SIZE)) for path in paths])
+        read = timed("read", count, lambda: [read_video(path, world.clip_shape[1:]) for path in paths])
     video = torch.stack(read)
-    clips = ClipBatch(
-        video, rows, GEOMETRY, GRID, lambda prompt_ids: Conditioning({"prompt_embeds": torch.zeros(1, 1, 1)})
-    )
+    nothing = Conditioning({"prompt_embeds": torch.zeros(1, 1, 1)})
+    clips = ClipBatch(video, rows, GEOMETRY, world.patch_grid, lambda prompt_ids: nothing)
     for name, instrument in (
         ("inspector", InspectorInstrument()),
         ("plain", PlainInstrument()),

@@ -36,6 +36,7 @@ from halovid.world.inspector import GEOMETRY
 from halovid.world.judge import InspectorJudge
 from halovid.world_training.clips import render_training_clip
 from halovid.world_training.generator import build_tokenizer
+from halovid.world_training.plans import PLANS
 
 GRID = PatchGrid(4, 4, 4)
 GRIDS = (PatchGrid(4, 2, 2), GRID)
@@ -70,7 +71,8 @@ def main() -> None:
 
 def rated_clips(count: int) -> tuple[Tensor, list[str], Tensor, Tensor]:
     """Clips [n, 3, F, H, W], captions, true ratings of clips [n, aspects] and patches [n, aspects, t, h, w]."""
-    pixels, captions = zip(*(render_training_clip(FIRST_SEED + i) for i in range(count)), strict=True)
+    plan = PLANS["plain"]
+    pixels, captions = zip(*(render_training_clip(plan, FIRST_SEED + i) for i in range(count)), strict=True)
     video = torch.stack(pixels).float() / 127.5 - 1
     clips, patches = [], []
     with progress("inspect", count) as advance:

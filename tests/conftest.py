@@ -38,7 +38,7 @@ from halovid.store.files import hash_file
 from halovid.store.manifests import write_manifest
 from halovid.store.tables import CLIPS, read_table, rows_to_table, write_table
 from halovid.store.video import write_video
-from tiny_pipelines import tiny_wan
+from tiny_wan_pipelines import tiny_wan
 
 # how long an example takes says something of the machine, nothing of the code
 hypothesis.settings.register_profile("halovid", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

@@ -21,19 +21,23 @@ from conftest import with_hashes
 from halovid.store.files import write_json
 from halovid.store.manifests import write_manifest
 from halovid.store.tables import CLIPS, rows_to_table, write_table
-from halovid.store.video import write_video
+from halovid.store.video import clip_suffix, write_video
 
 ASPECTS = ("visual_quality", "temporal_consistency", "dynamic_degree", "text_alignment", "factual_consistency")
 HOSTILE = '</script><img src=x onerror="document.title=1"> {{ 7*7 }} \N{FOX FACE}'
 NUM_FRAMES, FPS = 13, 8.0
 
 
-def make_run(run_dir: Path, prompts: int = 2, candidates: int = 3, evaluated: bool = False) -> Path:
+def make_run(
+    run_dir: Path, prompts: int = 2, candidates: int = 3, evaluated: bool = False, num_frames: int = NUM_FRAMES
+) -> Path:
     """A run folder whose stage generate (and evaluate) is complete; the first prompt is hostile."""
     folders = ["generate"] + (["baseline", "evaluate"] if evaluated else [])
     for folder in folders:
         rows = [
-            _write_clip(run_dir / folder, prompt, index) for prompt in range(prompts) for index in range(candidates)
+            _write_clip(run_dir / folder, prompt, index, num_frames)
+            for prompt in range(prompts)
+            for index in range(candidates)
         ]
         write_table(run_dir / folder / "clips.parquet", rows_to_table(rows, CLIPS))
         geometry = {"temporal_stride": 4, "spatial_stride": 4, "causal_first_frame": True}
@@ -42,14 +46,15 @@ def make_run(run_dir: Path, prompts: int = 2, candidates: int = 3, evaluated: bo
     return run_dir
 
 
-def _write_clip(folder: Path, prompt: int, index: int) -> dict[str, Any]:
+def _write_clip(folder: Path, prompt: int, index: int, num_frames: int) -> dict[str, Any]:
     clip_id = f"p{prompt}-{index:02d}"
-    video = torch.full((3, NUM_FRAMES, 32, 48), -0.8)
-    for frame in range(NUM_FRAMES):
+    video = torch.full((3, num_frames, 32, 48), -0.8)
+    for frame in range(num_frames):
         video[prompt % 3, frame, 8:20, 2 * frame : 2 * frame + 12] = 0.3 * index
-    write_video(folder / "clips" / f"{clip_id}.mp4", video, FPS)
+    file = f"clips/{clip_id}{clip_suffix(num_frames)}"
+    write_video(folder / file, video, FPS)
     text = f"{HOSTILE} {prompt}" if prompt == 0 else f"a square moves, number {prompt}"
-    files = {"video": f"clips/{clip_id}.mp4", "latents": f"latents/{clip_id}.safetensors"}
+    files = {"video": file, "latents": f"latents/{clip_id}.safetensors"}
     row = {"clip_id": clip_id, "prompt_id": f"p{prompt}", "prompt": text, "seed": index, "fps": FPS, **files}
     return with_hashes(folder, row)
 

@@ -58,12 +58,12 @@ def wait(page: Any, condition: str, seconds: float = 15) -> None:
     raise AssertionError(f"still false: {condition}")
 
 
-def join(page: Any, name: str, mode: str = "Rate clips") -> None:
+def join(page: Any, name: str, mode: str = "Rate clips", shown: str = "video", ready: str = "readyState >= 2") -> None:
     page.get_by_label("Your name").fill(name)
     page.get_by_label(mode).check()
     page.get_by_role("button", name="Start").click()
     page.locator("#work").wait_for()
-    wait(page, "() => document.querySelector('video').readyState >= 2")
+    wait(page, f"() => document.querySelector('.screen {shown}').{ready}")
 
 
 def press(page: Any, keys: str) -> None:
@@ -334,3 +334,22 @@ def test_labels_of_the_page_are_exported(server: Server, tmp_path: Path) -> None
     table = EXPORTS["labels"](database.finished(), settings)
     pq.write_table(table, tmp_path / "labels.parquet")
     assert len(table) % 5 == 0 and len(table) >= 5
+
+
+def test_pictures_are_rated_and_compared(tmp_path: Path, open_page: Any) -> None:
+    with serving(make_run(tmp_path / "run", num_frames=1), "--grid", "1x2x3") as server:
+        page = open_page(server.address)
+        join(page, "Painter", shown="img", ready="complete")
+        assert page.evaluate("() => document.querySelector('.screen img').naturalWidth") == 48
+        assert not page.locator("#play").is_visible() and not page.locator("#speed").is_visible()
+        page.get_by_role("radio", name="visual quality: texture").click()
+        page.get_by_role("button", name="row 1, column 2").click()
+        press(page, "1 2 3 4 5")
+        src = page.locator(".screen img").get_attribute("src")
+        page.get_by_role("button", name="Save and next").click()
+        wait(page, f"() => document.querySelector('.screen img').getAttribute('src') !== {src!r}")
+        (answer,) = stored(server, "Painter")
+        assert {mark["patch"] for mark in answer.content["marks"]} == {1}
+        page = open_page(server.address)
+        join(page, "Pairs", "Compare two clips", shown="img", ready="complete")
+        assert page.locator(".screen img").count() == 2

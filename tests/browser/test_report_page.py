@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from halovid.pages.report_page import ClipPair, MetricRow, PageContent, render_page
+from halovid.store.video import encode_png
 
 pytestmark = pytest.mark.browser
 NUM_FRAMES, FPS = 13, 8
@@ -85,6 +86,18 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     return path.as_uri()
 
 
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a report on clips of one frame."""
+    file = encode_png(np.full((64, 96, 3), (230, 140, 20), dtype=np.uint8))
+    rewards = [[[-1.0, 0.0, 1.0], [0.5, 0.2, float("nan")]]]
+    clips = [ClipPair("a square", seed, file, file, rewards, rewards, [0], 1, FPS) for seed in range(2)]
+    path: Path = tmp_path_factory.mktemp("pictures") / "report.html"
+    content = PageContent("Report", "", "Fewer defects.", [], clips, [], [], [], [], [], "seed: 1", {})
+    path.write_text(render_page(content), encoding="utf-8")
+    return path.as_uri()
+
+
 @pytest.fixture
 def open_page(browser: Any, address: str) -> Iterator[Any]:
     """Opens the report at its clips; at the end no page may have complained or asked for a thing outside."""
@@ -92,7 +105,9 @@ def open_page(browser: Any, address: str) -> Iterator[Any]:
     requests: list[str] = []
     contexts = []
 
-    def open_report(**options: Any) -> Any:
+    def open_report(
+        address: str = address, ready: str = "querySelector('video').readyState >= 2", **options: Any
+    ) -> Any:
         context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
         contexts.append(context)
         page = context.new_page()
@@ -101,7 +116,7 @@ def open_page(browser: Any, address: str) -> Iterator[Any]:
         page.on("request", lambda request: requests.append(request.url))
         page.goto(address)
         page.locator("#clips").evaluate("(section) => section.scrollIntoView()")
-        _wait(page, "() => document.querySelector('video').readyState >= 2")
+        _wait(page, f"() => document.{ready}")
         return page
 
     yield open_report
@@ -176,6 +191,23 @@ def test_reduced_motion_starts_nothing(open_page: Any) -> None:
     page.wait_for_timeout(500)
     assert page.get_by_role("button", name="Play").is_visible()
     assert {round(time, 4) for time in page.evaluate(LIVE_TIMES)} == {0.5 / FPS}
+
+
+@pytest.mark.parametrize("motion", ["reduce", "no-preference"])
+def test_pictures_are_shown_with_their_heat_maps_and_without_a_clock(
+    motion: str, open_page: Any, pictures: str
+) -> None:
+    page = open_page(pictures, "querySelector('img.clip').complete", reduced_motion=motion)
+    _wait(page, "() => [...document.querySelectorAll('img.clip')].every((image) => image.naturalWidth === 96)")
+    assert page.locator("video").count() == 0
+    assert not page.locator("#play").is_visible() and not page.locator("#scrubber").is_visible()
+    page.get_by_role("switch", name="Patch rewards").check()
+    _wait(page, "() => document.querySelector('canvas').width === 3")
+    drawn = page.evaluate(
+        DRAWN.replace('.filter((canvas) => canvas.parentElement.querySelector("video").duration)', "")
+    )
+    assert [canvas["size"] for canvas in drawn] == [[3, 2]] * 4
+    assert [canvas["alpha"] for canvas in drawn] == [[255] * 5 + [0]] * 4
 
 
 def test_hostile_prompt_is_shown_as_text(open_page: Any) -> None:

@@ -33,8 +33,8 @@ def encode_conditions(folder: Path, prompts: Sequence[Prompt], config: RunConfig
     Text encoders are loaded only if there are any, and are freed afterwards. Each prompt is encoded alone, so that its
     conditioning does not depend on the other prompts.
     """
-    texts = {condition_path(folder, prompt.prompt_id): prompt.text for prompt in prompts}
-    texts[_negative_path(folder, config)] = config.generator.negative_prompt
+    texts: dict[Path, str | None] = {condition_path(folder, prompt.prompt_id): prompt.text for prompt in prompts}
+    texts[_negative_path(folder, config)] = None  # the recipe's negative prompt
     missing = {path: text for path, text in texts.items() if not is_readable(path)}
     if not missing and (folder / "geometry.json").exists():
         return
@@ -42,7 +42,8 @@ def encode_conditions(folder: Path, prompts: Sequence[Prompt], config: RunConfig
     write_geometry(folder, model.geometry)
     with progress("encode prompts", len(missing)) as advance:
         for path, text in missing.items():
-            model.encode_prompts([text]).save(path)
+            encoded = model.encode_negative() if text is None else model.encode_prompts([text])
+            encoded.save(path)
             advance()
 
 

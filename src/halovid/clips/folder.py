@@ -1,7 +1,7 @@
 """Clip folders: clips that were sampled or imported once, and are read by later stages.
 
 FOLDER/clips.parquet                 one row per clip (tables.CLIPS), with the hashes of its files
-FOLDER/clips/ID.mp4                  the pixels of the clip, compressed
+FOLDER/clips/ID.mp4                  the pixels of the clip, compressed; ID.png, exact, of a clip of one frame
 FOLDER/latents/ID.safetensors        its exact latents
 FOLDER/prompts/ID.safetensors        the conditioning of its prompt, see `halovid.clips.conditions`
 FOLDER/geometry.json                 the strides of the generator's autoencoder
@@ -28,7 +28,7 @@ from halovid.store.errors import InputError
 from halovid.store.files import check_file, hash_file
 from halovid.store.runtime import progress
 from halovid.store.tables import CLIPS, read_table
-from halovid.store.video import read_video, write_video
+from halovid.store.video import clip_suffix, read_video, write_video
 
 Row = dict[str, Any]
 
@@ -50,7 +50,7 @@ def write_clips(
     """
     rows: list[Row] = []
     for clip_id, prompt, seed, latents_of_clip, clip in zip(clip_ids, prompts, seeds, latents, video, strict=True):
-        clip_file, latents_file = f"clips/{clip_id}.mp4", f"latents/{clip_id}.safetensors"
+        clip_file, latents_file = f"clips/{clip_id}{clip_suffix(clip.shape[1])}", f"latents/{clip_id}.safetensors"
         save_tensors(folder / latents_file, {"latents": latents_of_clip.float()})
         write_video(folder / clip_file, clip, fps)
         rows.append(

@@ -1,4 +1,4 @@
-"""Good clips of prompts: clean renderings of the embedded world, or a folder of clips with their prompts."""
+"""Good clips of prompts: clean renderings of an embedded world, or a folder of clips with their prompts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from halovid.config.packaged import PACKAGED_SIZES
 from halovid.config.pairs import GoodConfig
 from halovid.formats import get_format
 from halovid.records import Prompt
@@ -17,8 +18,12 @@ from halovid.store.files import hash_folder
 from halovid.store.lazy import load_named
 from halovid.store.video import probe_video, read_video
 
-# `good.source` -> function (prompts, per_prompt, seed) that returns, for each prompt, functions that make its clips
-MADE_SOURCES = {"world": "halovid.world.good_clips:clean_renderings"}
+# `good.source` -> function (prompts, per_prompt, seed) that returns, for each prompt, functions that make its clips; a
+# ValueError says why a prompt has none
+MADE_SOURCES = {
+    "world": "halovid.world.good_clips:plain_renderings",
+    "panorama": "halovid.world.good_clips:panorama_renderings",
+}
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,13 @@ def find_good_clips(
     """At most `per_prompt` good clips of every prompt, and (item, reason) of what can't be used.
 
     Raises:
-        InputError: there is none at all, or the source is "world" and a prompt is no caption of the embedded world.
+        InputError: there is none at all, or the source is an embedded world and a prompt is no caption of it.
     """
     if config.source in MADE_SOURCES:
-        makers = load_named(MADE_SOURCES[config.source])(prompts, config.per_prompt, seed)
+        try:
+            makers = load_named(MADE_SOURCES[config.source])(prompts, config.per_prompt, seed)
+        except ValueError as error:
+            raise InputError(f"good.source is {config.source!r}: {error}; name a folder of clips instead") from error
         return [
             GoodClip(_name(prompt, index), prompt, make)
             for prompt, makers_of_prompt in zip(prompts, makers, strict=True)
@@ -77,18 +85,28 @@ def _read_folder(
     return usable, skipped
 
 
-def source_identity(config: GoodConfig) -> str:
+def source_identity(config: GoodConfig, size: tuple[int, int, int]) -> str:
     """What the good clips depend on, for a fingerprint: the name of a built-in source, or the hash of a folder.
 
     Raises:
         InputError: see `check_source`.
     """
-    check_source(config)
+    check_source(config, size)
     return config.source if config.source in MADE_SOURCES else hash_folder(Path(config.source))
 
 
-def check_source(config: GoodConfig) -> None:
-    """Raises InputError when there is no such source of good clips."""
+def check_source(config: GoodConfig, size: tuple[int, int, int]) -> None:
+    """Raises InputError when there is no such source of good clips, or it makes clips of another size than the run's.
+
+    Args:
+        size: frames, height and width of the run's clips.
+    """
+    made = PACKAGED_SIZES.get(config.source, size)
+    if made != size:
+        raise InputError(
+            f"good.source is {config.source!r}, whose clips have {made[0]} frames of {made[1]} x {made[2]} pixels, but "
+            f"those of the run have {size[0]} of {size[1]} x {size[2]}: name the world of generator.model, or a folder"
+        )
     if config.source not in MADE_SOURCES and not Path(config.source).is_dir():
         raise InputError(
             f"good.source is {config.source!r}: give {', '.join(map(repr, MADE_SOURCES))}, or a folder of mp4 "

@@ -24,6 +24,7 @@ from halovid.clips.conditions import encode_conditions, write_geometry
 from halovid.config.run import RunConfig
 from halovid.formats import get_format
 from halovid.formats.base import Collection, Exported, Preference, RunClip, RunData, SourceClip, copy_file
+from halovid.formats.sources import PICTURE_SUFFIXES
 from halovid.maths.grid import LatentGeometry
 from halovid.models import model_identity
 from halovid.records import Prompt
@@ -34,7 +35,14 @@ from halovid.store.manifests import is_current
 from halovid.store.runtime import console, progress
 from halovid.store.scratch import scratch_folder
 from halovid.store.tables import CLIPS, LABELS, PAIRS, SOURCES, read_table, rows_to_table
-from halovid.store.video import convert_video, probe_video, read_pictures, write_pictures
+from halovid.store.video import (
+    PICTURE_SUFFIX,
+    convert_video,
+    probe_video,
+    read_pictures,
+    write_picture,
+    write_pictures,
+)
 from halovid.store.work import Row, Skip, Worker
 
 _BATCH_SIZE = 8
@@ -168,15 +176,22 @@ class ImportClips:
 
 
 def _store_clip(clip: SourceClip, folder: Path, clip_id: str) -> Row:
-    """Writes a clip as mp4, copied if it is one, and returns its row; InputError if it can't be read."""
-    video = f"clips/{clip_id}.mp4"
+    """Writes a clip as mp4, or as png if it is a picture, and returns its row; InputError if it can't be read.
+
+    A file that is one of these already is copied.
+    """
+    is_picture = clip.fps is None and clip.files[0].suffix.lower() in PICTURE_SUFFIXES
+    suffix = PICTURE_SUFFIX if is_picture else ".mp4"
+    video = f"clips/{clip_id}{suffix}"
     if clip.fps is not None:
         fps = clip.fps
         write_pictures(folder / video, (_picture(path) for path in clip.files), fps)
     else:
         fps = probe_video(clip.files[0]).fps
-        if clip.files[0].suffix.lower() == ".mp4":
+        if clip.files[0].suffix.lower() == suffix:
             copy_file(clip.files[0], folder / video)
+        elif is_picture:
+            write_picture(folder / video, _picture(clip.files[0]))
         else:
             convert_video(clip.files[0], folder / video, fps)
     files = {"video": video, "video_sha256": hash_file(folder / video), "latents": None, "latents_sha256": None}

@@ -15,7 +15,9 @@ class GoodConfig(Section):
     """Good clips of the prompts, which no model made."""
 
     source: HubName = Field(
-        "world", description="clean renderings ('world'), or a folder of mp4 files with a prompts.csv (video, prompt)"
+        "world",
+        description="clean renderings ('world', or 'panorama' with generator.model panorama), or a folder of mp4 files "
+        "with a prompts.csv (video, prompt)",
     )
     per_prompt: int = Field(3, ge=1, le=10_000, description="clips per prompt, at most")
     batch_size: Execution[Batch] = Field(16, description="clips encoded at once")

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from halovid.config.packaged import PACKAGED_SIZES
 from halovid.config.plain_yaml import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
 from halovid.config.renamed import REPLACED_SETTINGS, renamed_within
 from halovid.config.run import RunConfig
@@ -25,6 +26,7 @@ from halovid.store.foreign import read_text
 S = TypeVar("S", bound=Section)
 _MAY_HOLD_KEY = {"vlm", "server", "base_url", "key_variable"}  # where a key may stand by mistake: values are not shown
 _WITH_USER = re.compile(r"://[^/\s]*@")  # a URL with a user, and likely a password
+_NO_DEFAULT = "default_factory_not_called"  # pydantic: a wrong value of another setting left the default unknown
 _SETTING_NAME = re.compile(r"[a-z][a-z_]{0,40}")
 _MOST_PROBLEMS = 10  # that one message lists
 _FILES = (
@@ -37,7 +39,6 @@ _FILES = (
 )
 _FOLDERS = ("judge.vlm.answers", "score.server.answers", "reward.start", "good.source")
 _FOLDERS_OR_IDS = ("generator.model", "reward.model", "score.released")  # a folder if there is one, else a hub id
-_PACKAGED = "world"  # no path: the package's own generator or clips
 
 
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
@@ -87,9 +88,10 @@ def anchor_paths(raw: dict[str, Any], folder: Path) -> None:
 def anchored(setting: str, value: Any, folder: Path) -> Any:
     """The value of a setting: a relative path starts from `folder`, any other value stays as it is.
 
-    What may be a folder or a hub id is taken for a path if there is such a folder.
+    What may be a folder or a hub id is taken for a path if there is such a folder. A name of a packaged generator, or
+    of the good clips of its world, is no path.
     """
-    if not isinstance(value, str) or value == _PACKAGED or setting not in (*_FILES, *_FOLDERS, *_FOLDERS_OR_IDS):
+    if not isinstance(value, str) or value in PACKAGED_SIZES or setting not in (*_FILES, *_FOLDERS, *_FOLDERS_OR_IDS):
         return value
     path = str(folder / value)
     return path if setting not in _FOLDERS_OR_IDS or os.path.isdir(path) else value
@@ -116,7 +118,8 @@ def validated(section: type[S], raw: dict[str, Any]) -> S:
     try:
         return section.model_validate(raw)
     except ValidationError as error:
-        problems = error.errors(include_url=False, include_context=False)
+        every = error.errors(include_url=False, include_context=False)
+        problems = [problem for problem in every if problem["type"] != _NO_DEFAULT]
         sentences = [_explain(section, problem) for problem in problems[:_MOST_PROBLEMS]]
         more = [f"and {len(problems) - len(sentences)} more"] if len(problems) > len(sentences) else []
         raise InputError("; ".join(sentences + more)) from error

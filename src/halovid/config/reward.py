@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,9 +14,16 @@ from halovid.config.sections import ASPECTS, Aspect, Batch, Execution, HubName, 
 class RewardConfig(Section):
     """The reward model: video phase, then patch phase."""
 
-    backbone: Literal["conv", "videomae", "vjepa2", "qwen_vl", "smolvlm", "idefics2"] = Field(
+    backbone: Literal["conv", "videomae", "vjepa2", "qwen_vl", "smolvlm", "idefics2", "denoiser"] = Field(
         "conv",
-        description="architecture: a small convolutional network, a video encoder, or a language model that sees",
+        description="architecture: a small convolutional network, a video encoder, a language model that sees, or "
+        "heads on the hidden states of the generator's own denoiser, which rate latents without decoding them",
+    )
+    block: int | None = Field(
+        None, ge=0, le=10_000, description="denoiser: whose block's states, counted from 0; left out: the middle one"
+    )
+    levels: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (0.1,), min_length=1, max_length=100, description="denoiser: noise levels at which clips are shown to it"
     )
     model: HubName | None = Field(
         None,
@@ -83,7 +90,9 @@ class RewardConfig(Section):
             raise ValueError("start and model are two beginnings: name one of them")
         if self.backbone == "conv" and self.patch_size & (self.patch_size - 1):
             raise ValueError(f"patch_size {self.patch_size} must be a power of two for the conv backbone, which halves")
-        if self.backbone not in ("conv", "videomae") and self.model is None:
+        if self.backbone == "denoiser" and self.model is not None:
+            raise ValueError("backbone denoiser is the generator's own network: leave out model")
+        if self.backbone not in ("conv", "videomae", "denoiser") and self.model is None:
             raise ValueError(f"backbone {self.backbone} has pretrained weights: name their folder or hub id as model")
         if self.method == "lora" and self.model is None:
             raise ValueError("method lora adapts pretrained weights: name their folder or hub id as model")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from halovid.config.align import AlignConfig
+from halovid.config.packaged import DEFAULT_SIZE, PACKAGED_SIZES
 from halovid.config.pairs import REWARDED, GoodConfig, PairConfig, PairSource, RestoreConfig
 from halovid.config.reward import RewardConfig, ScoreConfig
-from halovid.config.search import RepairConfig, RepairOptions
+from halovid.config.search import RejectOptions, RepairConfig, RepairOptions
 from halovid.config.sections import (
     Batch,
     Execution,
@@ -37,19 +38,42 @@ class PromptsConfig(Section):
     seed: Seed = Field(0, description="embedded world: which captions")
 
 
+def _default_size(axis: int) -> Callable[[dict[str, Any]], int]:
+    """A function that gives the default frames, height or width of a section's clips, which its model tells."""
+    return lambda section: PACKAGED_SIZES.get(section["model"], DEFAULT_SIZE)[axis]
+
+
 class GeneratorConfig(Section):
     """The text-to-video model and how to sample it."""
 
-    model: HubName = Field("world", description="folder or hub id of the pipeline; 'world' is the packaged one")
+    model: HubName = Field(
+        "world",
+        description="folder or hub id of the pipeline; 'world' and 'panorama' are the packaged ones, of the embedded "
+        "worlds",
+    )
     revision: str | None = Field(
         None, max_length=100, description="of a model of the hub: branch, tag or commit; its main branch when left out"
     )
     weights: Path | None = Field(
         None, description="folder of trained weights to start from, as RUN/align/weights of an earlier round"
     )
-    num_frames: int = Field(13, ge=1, le=10_000, description="frames of a clip")
-    height: int = Field(64, ge=8, le=16_384, multiple_of=8, description="height of a clip in pixels")
-    width: int = Field(64, ge=8, le=16_384, multiple_of=8, description="width of a clip in pixels")
+    num_frames: int = Field(
+        default_factory=_default_size(0), ge=1, le=10_000, description="frames of a clip; left out: 13, of panorama 17"
+    )
+    height: int = Field(
+        default_factory=_default_size(1),
+        ge=8,
+        le=16_384,
+        multiple_of=8,
+        description="height of a clip in pixels; left out: 64, of panorama 96",
+    )
+    width: int = Field(
+        default_factory=_default_size(2),
+        ge=8,
+        le=16_384,
+        multiple_of=8,
+        description="width of a clip in pixels; left out: 64, of panorama 96",
+    )
     num_inference_steps: int = Field(16, ge=1, le=10_000, description="denoising steps that sample a clip")
     guidance_scale: float = Field(
         1.2, ge=0, le=1000, description="strength of classifier-free guidance; up to 1: none, which halves the work"
@@ -128,6 +152,9 @@ class EvaluateConfig(Section):
     )
     best_of: int = Field(1, ge=1, le=10_000, description="keep the best of so many clips by the reward")
     best_by: Literal["clip", "patch"] = Field("clip", description="reward that best_of compares")
+    reject: RejectOptions | None = Field(
+        None, description="best_of: rate the clips early, and finish only the promising; left out: all are finished"
+    )
     repair: RepairOptions | None = Field(None, description="repair the clips; left out: they stay as sampled")
     instruments: tuple[InstrumentName, ...] = Field(
         ("inspector", "critic", "diversity", "plain"),
@@ -144,6 +171,12 @@ class EvaluateConfig(Section):
     def searches(self) -> bool:
         """Whether clips are chosen or repaired by their rewards."""
         return self.best_of > 1 or self.repair is not None
+
+    @model_validator(mode="after")
+    def _rejects_among_several(self) -> EvaluateConfig:
+        if self.reject is not None and self.best_of < 2:
+            raise ValueError("reject chooses among the clips of best_of: set best_of to 2 or more")
+        return self
 
     @model_validator(mode="after")
     def _base_searches(self) -> EvaluateConfig:
@@ -194,7 +227,9 @@ class RunConfig(Section):
 
     @property
     def reward_size(self) -> tuple[int, int, int]:
-        """Frames, height and width at which the reward model sees them."""
+        """Frames, height and width at which the reward model sees them; a denoiser sees latents of the full size."""
+        if self.reward.backbone == "denoiser":
+            return self.clip_size
         frames, height, width = self.clip_size
         return frames, height // self.reward.downscale, width // self.reward.downscale
 
@@ -310,7 +345,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _reward_model_sees_tokens(self) -> RunConfig:
-        if not self.trains_reward:
+        if not self.trains_reward or self.reward.backbone == "denoiser":
             return self
         _, height, width = self.reward_size
         tokens = 1 if self.reward.model else self.reward.patch_size
@@ -318,6 +353,24 @@ class RunConfig(Section):
             raise ValueError(
                 f"reward.downscale is {self.reward.downscale}: the reward model would see clips of {height} x {width} "
                 f"pixels, less than a token of reward.patch_size {tokens}; lower one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _denoiser_rates_no_crops(self) -> RunConfig:
+        if self.reward.backbone == "denoiser" and self.score.scoring == "crop":
+            raise ValueError(
+                "score.scoring is 'crop', and reward.backbone 'denoiser' rates latents, of which no patch can be cut "
+                "out and enlarged: leave scoring at 'dense'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rejected_by_a_denoiser(self) -> RunConfig:
+        if self.evaluate.reject is not None and self.trains_reward and self.reward.backbone != "denoiser":
+            raise ValueError(
+                f"evaluate.reject rates noisy clips, which reward.backbone {self.reward.backbone!r} can't: "
+                f"use backbone 'denoiser'"
             )
         return self
 

@@ -8,6 +8,15 @@ from halovid.config.sections import Batch, Execution, Section
 from halovid.maths.grid import PatchGrid
 
 
+class RejectOptions(Section):
+    """How best-of-N gives up early: clips are rated while they are noisy, by a reward model with backbone denoiser."""
+
+    level: float = Field(
+        0.5, gt=0, lt=1, description="noise level at which clips are rated; one of reward.levels should be near it"
+    )
+    keep: float = Field(0.25, gt=0, le=1, description="share of the best_of clips that are sampled to the end")
+
+
 class RepairOptions(Section):
     """How defective regions of a clip are made anew by the model, as long as the rewards rise."""
 

@@ -15,7 +15,7 @@ from halovid.formats.sources import SourceProblem, relative_name, resolve_inside
 from halovid.records import prompt_problem
 from halovid.store.errors import InputError
 from halovid.store.files import atomic_path, check_file
-from halovid.store.video import probe_video
+from halovid.store.video import convert_video, probe_video
 
 Row = dict[str, Any]
 _SIDES = ("chosen", "rejected")
@@ -195,10 +195,15 @@ class Exported:
     skipped: list[tuple[str, str]]
 
 
-def copy_clips(clips: Iterable[RunClip], target: Path, skipped: list[tuple[str, str]]) -> Iterator[Row]:
-    """Copies readable videos to target/CLIP_ID.mp4 and yields the row of each; the others are added to `skipped`.
+def copy_clips(
+    clips: Iterable[RunClip], target: Path, skipped: list[tuple[str, str]], pictures: bool = False
+) -> Iterator[Row]:
+    """Copies readable clips to target/CLIP_ID.mp4 and yields the row of each; the others are added to `skipped`.
 
-    A yielded row also has `num_frames`, and its `fps` is that of the file.
+    A yielded row also has `num_frames` and the name of its file as `file`, and its `fps` is that of the file.
+
+    Args:
+        pictures: the format takes a picture as it is; others hold it as a video of one frame.
     """
     for clip in clips:
         try:
@@ -209,8 +214,13 @@ def copy_clips(clips: Iterable[RunClip], target: Path, skipped: list[tuple[str, 
         except (SourceProblem, InputError) as error:
             skipped.append((clip.clip_id, str(error)))
             continue
-        copy_file(file, target / f"{clip.clip_id}.mp4")
-        yield clip.row | {"num_frames": info.num_frames, "fps": info.fps}
+        suffix = file.suffix if pictures else ".mp4"
+        name = f"{clip.clip_id}{suffix}"
+        if file.suffix == suffix:
+            copy_file(file, target / name)
+        else:
+            convert_video(file, target / name, info.fps)
+        yield clip.row | {"num_frames": info.num_frames, "fps": info.fps, "file": name}
 
 
 def copy_paired(run: RunData, target: Path, skipped: list[tuple[str, str]]) -> dict[str, Row]:

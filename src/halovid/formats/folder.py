@@ -1,6 +1,6 @@
 """A plain folder of clips with a table of prompts.
 
-FOLDER/NAME.mp4
+FOLDER/NAME.mp4       or a picture, NAME.png
 FOLDER/prompts.csv    columns: video (the file, relative to the folder), prompt
 """
 
@@ -48,14 +48,14 @@ def read(source: Path) -> Collection:
 
 
 def write(run: RunData, target: Path) -> Exported:
-    """Writes prompts.csv and one mp4 per clip."""
+    """Writes prompts.csv and one mp4 per clip, or one png of a clip of one frame."""
     skipped: list[tuple[str, str]] = []
     count = 0
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for row in copy_clips(run.clips, target, skipped):
+    for row in copy_clips(run.clips, target, skipped, pictures=True):
         count += 1
-        writer.writerow({"video": f"{row['clip_id']}.mp4", "prompt": row["prompt"]})
+        writer.writerow({"video": row["file"], "prompt": row["prompt"]})
     write_text(target / TABLE, text.getvalue())
     return Exported("clips", count, skipped)

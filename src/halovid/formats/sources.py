@@ -15,6 +15,7 @@ from halovid.store.errors import InputError, shorten
 from halovid.store.foreign import describe, read_csv, read_json, read_json_lines, read_parquet
 from halovid.store.troubles import raise_shortage
 
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif", ".m4v")
 _MARGIN_RANGE = 1e-30, 1e30  # stays finite and above 0 in the 32 bits of pairs.parquet
 

@@ -36,7 +36,7 @@ _MAX_BODY = 2**20  # bytes; a clip with every patch marked in every aspect takes
 _MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; media-src 'self'; "
-    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -146,7 +146,7 @@ def _add_pages(app: FastAPI, labelling: Labelling) -> None:
         if clip is None or not clip.path.is_file():
             return JSONResponse({"detail": "there is no such clip"}, 404)
         media_type = mimetypes.guess_type(clip.path.name)[0] or ""
-        if not media_type.startswith("video/"):
+        if not media_type.startswith("video/") and media_type != "image/png":
             media_type = "application/octet-stream"  # a browser must never run a "clip" as a page or script
         return FileResponse(clip.path, media_type=media_type, headers={"Cache-Control": "private, max-age=3600"})
 

@@ -25,6 +25,7 @@ from halovid.labelling.database import (
     take_turn,
 )
 from halovid.labelling.material import LabelClip, Material, patch_frames
+from halovid.store.video import PICTURE_SUFFIX
 
 LEASE = 30 * 60  # seconds without a save after which an open item may be given to somebody else
 MAX_NAME = 80
@@ -229,4 +230,6 @@ class Labelling:
     def _clip_view(self, clip: LabelClip) -> dict[str, Any]:
         """A clip as the page needs it: address, size, frame rate, and the patches of every frame."""
         facts = {name: getattr(clip.facts, name) for name in ("num_frames", "fps", "width", "height")}
-        return {"url": f"/clips/{clip.token}", **facts, **patch_frames(clip, self.settings.grid)}
+        is_picture = clip.path.suffix == PICTURE_SUFFIX
+        patches = patch_frames(clip, self.settings.grid)
+        return {"url": f"/clips/{clip.token}", "is_picture": is_picture, **facts, **patches}

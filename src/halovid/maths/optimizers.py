@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,11 +10,11 @@ from torch import Tensor, nn
 
 
 class MuonAdamW:
-    """One optimizer of a module: `torch.optim.Muon` for the weights of its linear and convolution layers.
+    """One optimizer of a module: Muon for the weights of its linear and convolution layers.
 
     AdamW takes biases, norms, embeddings and all other parameters. The size of Muon's updates (Jordan et al. 2024)
     depends on their shape alone; it is scaled to that of AdamW's (`match_rms_adamw`), so both have one learning rate.
-    torch's Muon takes matrices only: it gets kernels [out, in, ...] as [out, in * ...] views of the same memory.
+    Muon takes matrices only: it gets kernels [out, in, ...] as [out, in * ...] views of the same memory.
 
     Args:
         rate: learning rate; `set_rate` changes it.
@@ -30,7 +31,7 @@ class MuonAdamW:
         self._matrices = [nn.Parameter(_as_matrix(weight.data)) for weight in self._weights]
         remaining = [parameter for parameter in trained if id(parameter) not in weights]
         self._optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer] = (
-            torch.optim.Muon(self._matrices, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            _Muon(self._matrices, lr=rate, weight_decay=weight_decay),
             torch.optim.AdamW(remaining, lr=rate, betas=betas, weight_decay=weight_decay),
         )
 
@@ -63,6 +64,47 @@ class MuonAdamW:
         """Continues from `state_dict`."""
         self._optimizers[0].load_state_dict(state["muon"])
         self._optimizers[1].load_state_dict(state["adamw"])
+
+
+class _Muon(torch.optim.Muon):
+    """`torch.optim.Muon` in float32, with `match_rms_adamw`.
+
+    torch's own orthogonalises in bfloat16, which takes a processor without such instructions 20 times as long: nine
+    tenths of a whole training step of a small transformer.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Updates every matrix that has a gradient."""
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                if matrix.grad is None:
+                    continue
+                state = self.state[matrix]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(matrix.grad)
+                momentum = state["momentum_buffer"].lerp_(matrix.grad, 1 - group["momentum"])
+                update = orthogonalised(matrix.grad.lerp(momentum, group["momentum"]), group["ns_coefficients"])
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(matrix.shape)))
+
+
+def orthogonalised(matrix: Tensor, coefficients: tuple[float, float, float], steps: int = 5) -> Tensor:
+    """A matrix with about the singular vectors of this one and singular values of about 1, from 0.5 to 1.5.
+
+    Source: the quintic Newton-Schulz iteration of Muon (Jordan et al. 2024).
+
+    Args:
+        coefficients: of the iteration X (a + b G + c G^2), G the Gram matrix of X.
+    """
+    a, b, c = coefficients
+    is_tall = len(matrix) > matrix.shape[1]
+    result = matrix.mT if is_tall else matrix
+    result = result / result.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        gram = result @ result.mT
+        result = torch.addmm(result, torch.addmm(gram, gram, gram, beta=b, alpha=c), result, beta=a)
+    return result.mT if is_tall else result
 
 
 class AdamW(torch.optim.AdamW):

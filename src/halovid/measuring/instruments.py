@@ -40,19 +40,25 @@ class InstrumentEntry:
     sections: sections of the recipe that its values depend on, besides the generator and the grid.
     prompt_problem: "module:function" that returns why it can't measure clips of a prompt, or None; None if it can
         measure clips of any prompt.
+    size_problem: the same of clips with so many frames, rows and columns.
     """
 
     instrument: str
     sections: tuple[str, ...] = ()
     prompt_problem: str | None = None
+    size_problem: str | None = None
 
 
 # In the order in which their measures are shown.
 INSTRUMENTS = {
     "inspector": InstrumentEntry(
-        "halovid.world.instruments:InspectorInstrument", prompt_problem="halovid.world.prompts:caption_problem"
+        "halovid.world.instruments:InspectorInstrument",
+        prompt_problem="halovid.world.prompts:caption_problem",
+        size_problem="halovid.world.worlds:size_problem",
     ),
-    "critic": InstrumentEntry("halovid.world.instruments:CriticInstrument"),
+    "critic": InstrumentEntry(
+        "halovid.world.instruments:CriticInstrument", size_problem="halovid.world.worlds:size_problem"
+    ),
     "judge": InstrumentEntry("halovid.measuring.judge_rating:JudgeInstrument", sections=("judge",)),
     "reward": InstrumentEntry("halovid.measuring.model_reward:RewardInstrument"),
     "diversity": InstrumentEntry("halovid.measuring.plain:DiversityInstrument"),
@@ -84,12 +90,19 @@ def settings_read(config: RunConfig) -> dict[str, object]:
 
 
 def require_measurable(prompts: Sequence[Prompt], config: RunConfig) -> None:
-    """Checks that the recipe's instruments can measure clips of these prompts.
+    """Checks that the recipe's instruments can measure clips of its size and of these prompts.
 
     Raises:
         InputError: one can't; it names the instrument and the first such prompt.
     """
     for name in config.evaluate.instruments:
+        find_problem = INSTRUMENTS[name].size_problem
+        problem = load_named(find_problem)(config.clip_size) if find_problem else None
+        if problem:
+            raise InputError(
+                f"evaluate.instruments names {name!r}, which can't measure clips of generator.num_frames, height and "
+                f"width: {problem}; change these, or take it out of evaluate.instruments"
+            )
         find_problem = INSTRUMENTS[name].prompt_problem
         for prompt in prompts if find_problem else ():
             problem = load_named(str(find_problem))(prompt.text)

@@ -6,6 +6,7 @@ Its family says what is particular about the pipeline. Only the parts that a sta
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from halovid.config.run import GeneratorConfig
 from halovid.config.sections import LoraOptions
 from halovid.maths.grid import LatentGeometry
 from halovid.models.family import Family
+from halovid.models.hidden_states import hidden_states
 from halovid.models.loading import advice, components, empty_component, load_component, load_pipeline, readable
 from halovid.models.lora import LORA_FILE, add_lora, has_lora, load_lora, merge_lora, save_lora, without_lora
 from halovid.records import Conditioning
@@ -82,7 +84,8 @@ class DiffusionModel:
         announce(f"load {config.model}: {', '.join(part for part in PARTS if part in parts) or 'settings'}")
         loaded = [name for name in components(index) if _part_of(name, family) in {*parts, None}]
         dtypes = {name: torch.float32 if name in family.autoencoders else dtype for name in loaded}
-        self._pipe: Any = load_pipeline(folder, index, loaded, dtypes).to(device)
+        closed = [name for name in family.autoencoders if name not in loaded]
+        self._pipe: Any = load_pipeline(folder, index, loaded, dtypes, described=closed).to(device)
         self._family, self._config, self._parts, self._device = family, config, frozenset(parts), device
         self._negative = negative
         self.noise = family.noise(self._pipe.scheduler)
@@ -101,21 +104,30 @@ class DiffusionModel:
         self._need("text")
         return Conditioning(self._family.encode(self._pipe, prompts))
 
+    @torch.no_grad()
+    def encode_negative(self) -> Conditioning:
+        """The conditioning of `generator.negative_prompt`, one row."""
+        self._need("text")
+        encode = self._family.encode_negative or self._family.encode
+        return Conditioning(encode(self._pipe, [self._config.negative_prompt]))
+
     def negative(self) -> Conditioning | None:
         """The conditioning of the negative prompt, one row; None if sampling uses no classifier-free guidance."""
         if self._family.guided(self._config) and self._negative is None:
-            self._negative = self.encode_prompts([self._config.negative_prompt])
+            self._negative = self.encode_negative()
         return self._negative if self._family.guided(self._config) else None
 
     @torch.no_grad()
     def sample(self, conditioning: Conditioning, seeds: list[int]) -> Tensor:
         """Latents [B, C, T, h, w], sampled by the pipeline's own call with its scheduler and its guidance."""
         self._need("denoiser", "autoencoder")
-        arguments: dict[str, Any] = dict(conditioning.to(self._device).tensors)
+        arguments = dict(self._family.arguments(conditioning.to(self._device).tensors))
         negative = self.negative()
         if negative is not None:
             repeated = negative.to(self._device).repeat(len(seeds))
-            arguments |= {f"negative_{name}": value for name, value in repeated.tensors.items()}
+            negative_arguments = self._family.arguments(repeated.tensors)
+            arguments |= {f"negative_{name}": value for name, value in negative_arguments.items()}
+        self._family.configure(self._pipe, self._config)
         latents = self._pipe(
             **arguments,
             **self._family.call(self._config),
@@ -150,6 +162,20 @@ class DiffusionModel:
         timestep = self.noise.timestep(level)
         return self._family.predict(self._pipe, network, noisy.to(dtype), timestep, tensors, self._config)
 
+    def hidden_states(self, noisy: Tensor, level: Tensor, conditioning: Conditioning, block: int) -> Tensor:
+        """What the denoiser's block of this number, counted from 0, gives the next one: [B, D, T', h', w'].
+
+        T', h', w' are latent cells, or groups of them where the network joins some to one token. Later blocks are not
+        computed.
+
+        Raises:
+            InputError: there is no such block, or it gives something else than a state for each token of the clip.
+        """
+        blocks = self.blocks()
+        if block >= len(blocks):
+            raise InputError(f"the denoiser has {len(blocks)} blocks, and block {block} (counted from 0) is asked for")
+        return hidden_states(blocks[block], lambda: self.predict(noisy, level, conditioning), noisy.shape[2:])
+
     @property
     def device(self) -> torch.device:
         """Where its parts are."""
@@ -161,8 +187,9 @@ class DiffusionModel:
         self._need("denoiser")
         [network] = self.denoisers.values()
         config = self._config
-        channels: int = cast(ModelMixin, network).config.in_channels
-        return channels, *self.geometry.latent_shape(config.num_frames, config.height, config.width)
+        return self._family.channels(network), *self.geometry.latent_shape(
+            config.num_frames, config.height, config.width
+        )
 
     @property
     def calls_per_step(self) -> int:
@@ -175,7 +202,19 @@ class DiffusionModel:
         if negative is None:
             return output
         negative_output = self.predict(noisy, level, negative.to(noisy.device).repeat(len(noisy)))
-        return negative_output + self._config.guidance_scale * (output - negative_output)
+        return self._family.guide(output, negative_output, self._config.guidance_scale)
+
+    @torch.no_grad()
+    def denoise(self, noisy: Tensor, conditioning: Conditioning, levels: Tensor) -> Tensor:
+        """Clips brought from the first of these noise levels to the last, [B, C, T, h, w], by a call for each step.
+
+        Args:
+            levels: [steps + 1], falling.
+        """
+        for level, next_level in itertools.pairwise(levels.to(noisy)):
+            step = level.expand(len(noisy)), next_level.expand(len(noisy))
+            noisy = self.noise.step(self.predict_guided(noisy, step[0], conditioning), noisy, *step)
+        return noisy
 
     def with_guidance(self, guidance_scale: float) -> DiffusionModel:
         """The same model, which shares all weights, with another strength of guidance."""

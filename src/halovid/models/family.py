@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,19 @@ def call_arguments(config: GeneratorConfig) -> dict[str, Any]:
         "num_inference_steps": config.num_inference_steps,
         "guidance_scale": config.guidance_scale,
     }
+
+
+def read_settings(folder: Path, file: str) -> dict[str, Any]:
+    """What a JSON file in a pipeline's folder says; settings at their defaults may be missing."""
+    settings: dict[str, Any] = json.loads((folder / file).read_text(encoding="utf-8"))
+    return settings
+
+
+def causal_geometry(autoencoder: Any) -> LatentGeometry:
+    """The strides of a video autoencoder that tells them as its compression ratios and has a lone first frame."""
+    return LatentGeometry(
+        autoencoder.temporal_compression_ratio, autoencoder.spatial_compression_ratio, causal_first_frame=True
+    )
 
 
 def latent_statistics(autoencoder: Any) -> tuple[Tensor, Tensor]:
@@ -73,12 +87,18 @@ def decode_frames(autoencoder: Any, latents: Tensor) -> Tensor:
     return autoencoder.decode(pictures, return_dict=False)[0].unflatten(0, (len(latents), -1)).transpose(1, 2)
 
 
+def guide_classically(output: Tensor, negative_output: Tensor, scale: float) -> Tensor:
+    """The output led away from that of the negative prompt: classifier-free guidance (arXiv 2207.12598)."""
+    return negative_output + scale * (output - negative_output)
+
+
 @dataclass(frozen=True)
 class Family:
     """How the pipelines of one class are used.
 
-    `pipe` below is the diffusers pipeline with the parts that are open; the others are None. What it tells of a part
-    that is not open, such as `pipe.vae_scale_factor_spatial`, is a default of its class.
+    `pipe` below is the diffusers pipeline with the parts that are open; the others are None. It knows the strides of an
+    autoencoder that is not open (`pipe.vae_scale_factor_spatial`); what it tells of other parts that are not open is a
+    default of its class.
 
     Args:
         encode: (pipe, prompts) -> the tensors of `records.Conditioning`, by the argument names of the pipeline's call.
@@ -92,12 +112,17 @@ class Family:
         lora_targets: the ends of the names of the layers that get a LoRA.
         frame_multiple: the number of latent frames, without a lone first one, must be a multiple of it.
         side_multiple: height and width in latent cells must be multiples of it.
+        channels: network -> the number of channels C of its latents.
         encode_video: (autoencoder, clips [B, 3, F, H, W]) -> normalised latents [B, C, T, h, w].
         decode_video: the inverse of `encode_video`.
         unpack: (pipe, latents as the pipeline's call gives them, (T, h, w)) -> [B, C, T, h, w].
         call: config -> the arguments of the pipeline's call, besides prompts and seeds.
+        configure: (pipe, config) -> None; sets on the pipeline what sampling needs and its call takes no argument for.
+        arguments: tensors -> what the pipeline's call takes instead of them, where that is no tensor per prompt.
+        encode_negative: `encode` for negative prompts; None where they are encoded as prompts are.
         guided: config -> whether sampling uses classifier-free guidance with a negative prompt; False where the
             guidance scale is an input of the network, which `predict` takes from the configuration.
+        guide: (output, output for the negative prompt, guidance scale) -> the guided output.
         noise: scheduler -> the noise process.
         prepare: pipe -> None; may change an open denoiser in place, e.g. to make it faster, but not its output.
         problem: (the pipeline's folder, config) -> why this pipeline can't be used, or not with these settings, as the
@@ -112,11 +137,16 @@ class Family:
     lora_targets: tuple[str, ...] = LORA_TARGETS
     frame_multiple: int = 1
     side_multiple: int = 1
+    channels: Callable[[Any], int] = lambda network: network.config.in_channels
     encode_video: Callable[[Any, Tensor], Tensor] = encode_clips
     decode_video: Callable[[Any, Tensor], Tensor] = decode_clips
     unpack: Callable[[Any, Tensor, tuple[int, int, int]], Tensor] = lambda pipe, latents, shape: latents
     call: Callable[[GeneratorConfig], dict[str, Any]] = call_arguments
+    configure: Callable[[Any, GeneratorConfig], None] = lambda pipe, config: None
+    arguments: Callable[[dict[str, Tensor]], dict[str, Any]] = lambda tensors: tensors
+    encode_negative: Callable[[Any, list[str]], dict[str, Tensor]] | None = None
     guided: Callable[[GeneratorConfig], bool] = lambda config: config.guidance_scale > 1
+    guide: Callable[[Tensor, Tensor, float], Tensor] = guide_classically
     noise: Callable[[Any], NoiseProcess] = noise_from_scheduler
     prepare: Callable[[Any], None] = lambda pipe: None
     problem: Callable[[Path, GeneratorConfig], str | None] = lambda folder, config: None

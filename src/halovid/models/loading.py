@@ -27,7 +27,8 @@ from halovid.store.hub import cached_commit, hub_commit
 from halovid.store.lazy import load_named
 from halovid.store.troubles import raise_shortage
 
-PACKAGED = {"world": "halovid.world:packaged_pipeline"}  # `generator.model` -> function that returns its folder
+# `generator.model` -> function that returns its folder
+PACKAGED = {"world": "halovid.world:packaged_pipeline", "panorama": "halovid.world:packaged_panorama"}
 INDEX = "model_index.json"
 # what readers of model files raise when a file is missing, cut off, of another kind or of another model
 _UNREADABLE = (
@@ -123,13 +124,18 @@ def components(index: dict[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 def load_pipeline(
-    folder: Path, index: dict[str, Any], names: Collection[str], dtypes: dict[str, torch.dtype]
+    folder: Path,
+    index: dict[str, Any],
+    names: Collection[str],
+    dtypes: dict[str, torch.dtype],
+    described: Collection[str] = (),
 ) -> diffusers.DiffusionPipeline:
     """The pipeline with the named components, frozen and in evaluation mode; the others are None.
 
     Args:
         names: the components to load.
         dtypes: the number format of each component; float32 if it is not in here.
+        described: components that are None in the end, but tell the pipeline their settings while it is put together.
 
     Raises:
         InputError: a file can't be read, or holds other weights than its component has.
@@ -137,11 +143,13 @@ def load_pipeline(
     loaded: dict[str, Any] = {}  # component -> model, or None; all others are loaded by diffusers itself
     for name, (library, class_name) in components(index).items():
         if name not in names:
-            loaded[name] = None
+            loaded[name] = empty_component(folder, index, name) if name in described else None
         elif (model := _model_class(library, class_name)) is not None:
             loaded[name] = load_component(folder / name, model, dtypes.get(name, torch.float32))
     with _quiet(), readable(f"the pipeline {folder}", advice()):
         pipe = getattr(diffusers, index["_class_name"]).from_pretrained(folder, use_safetensors=True, **loaded)
+    for name in described:
+        setattr(pipe, name, None)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -28,6 +28,7 @@ PatchRewards = Sequence[Sequence[Sequence[float]]]
 MAX_PAGE_BYTES = 25_000_000
 _REWARD_QUANTILES = (0.02, 0.98)  # ends of the colour scale: one extreme patch must not flatten all others
 _NUM_COLOURS = 64
+_PNG = b"\x89PNG"  # how such files begin
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,15 @@ class MetricRow:
 class ClipPair:
     """Two clips of one prompt that are shown side by side: of both generators, or one before and after its repair.
 
-    base_mp4, aligned_mp4: H.264 files of `num_frames` frames at `fps`.
+    base_file, aligned_file: H.264 mp4 files of `num_frames` frames at `fps`, or PNG files of one frame.
     base_rewards, aligned_rewards: patch rewards [t][h][w], higher is better; NaN is left blank.
     frame_to_patch: for each frame the t index of the patches that it shows.
     """
 
     prompt: str
     seed: int | None
-    base_mp4: bytes
-    aligned_mp4: bytes
+    base_file: bytes
+    aligned_file: bytes
     base_rewards: PatchRewards
     aligned_rewards: PatchRewards
     frame_to_patch: Sequence[int]
@@ -228,10 +229,11 @@ def _reward_scale(clips: Sequence[ClipPair]) -> tuple[float, float]:
     return (low, high) if low < high else (low - 0.5, high + 0.5)
 
 
-def _side_view(label: str, swatch: str, mp4: bytes, rewards: PatchRewards) -> dict[str, Any]:
-    """One video of a pair, for the template and for the script; `swatch` names its colour in the style sheet."""
+def _side_view(label: str, swatch: str, file: bytes, rewards: PatchRewards) -> dict[str, Any]:
+    """One clip of a pair, for the template and for the script; `swatch` names its colour in the style sheet."""
     array = np.asarray(rewards, dtype=np.float64)
     finite = array[np.isfinite(array)]
+    kind = "image/png" if file.startswith(_PNG) else "video/mp4"
     rounded = array.round(4).astype(object)
     rounded[~np.isfinite(array)] = None  # JSON has no NaN
     return {
@@ -239,7 +241,8 @@ def _side_view(label: str, swatch: str, mp4: bytes, rewards: PatchRewards) -> di
         "swatch": swatch,
         "mean": float(finite.mean()) if len(finite) else math.nan,
         "lowest": float(finite.min()) if len(finite) else math.nan,
-        "data": {"mp4": base64.b64encode(mp4).decode(), "rewards": rounded.tolist()},
+        "is_picture": kind.startswith("image/"),
+        "data": {"type": kind, "file": base64.b64encode(file).decode(), "rewards": rounded.tolist()},
     }
 
 
@@ -258,8 +261,8 @@ def _clips_view(evaluated: Sequence[ClipPair], repaired: Sequence[ClipPair]) -> 
         (
             clip,
             [
-                _side_view(before, "base", clip.base_mp4, clip.base_rewards),
-                _side_view(after, "aligned", clip.aligned_mp4, clip.aligned_rewards),
+                _side_view(before, "base", clip.base_file, clip.base_rewards),
+                _side_view(after, "aligned", clip.aligned_file, clip.aligned_rewards),
             ],
         )
         for clip, (before, after) in zip(clips, labels, strict=True)

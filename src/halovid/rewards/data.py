@@ -15,6 +15,7 @@ from halovid.clips.folder import ClipFolder, Row
 from halovid.maths.grid import PatchGrid
 from halovid.records import PromptBatch
 from halovid.rewards.backbones import Backbone
+from halovid.rewards.hidden_states import HiddenStateReader
 from halovid.store.errors import InputError
 
 
@@ -22,7 +23,8 @@ from halovid.store.errors import InputError
 class LabelledClips:
     """n clips of m prompts with their labels.
 
-    video: [n, 3, F, H, W] float16 in [-1, 1].
+    video: [n, 3, F, H, W] float16 in [-1, 1]; for a backbone that sees no pixels hidden states [n, D, t, h, w], and
+        then a clip may be there once for each noise level.
     prompts: [m, ...], the prompts as `prompt_inputs` returns them.  prompt_of: [n], row of `prompts` for each clip.
     clip_ratings: [n, aspects].  patch_ratings: [n, patch aspects, t, h, w], NaN for patches that were not rated.
     """
@@ -83,8 +85,12 @@ def load_labelled(
     grid: PatchGrid,
     skip: Callable[[str, str], None],
     backbone: Backbone,
+    reader: HiddenStateReader | None = None,
 ) -> tuple[LabelledClips, list[Row]]:
     """The judged clips that can be read, and their rows of the clip table; `skip` is called for the others.
+
+    Args:
+        reader: for a backbone that sees no pixels.
 
     Raises:
         InputError: no clip is left, or the labels lack an aspect or belong to another patch grid.
@@ -92,7 +98,8 @@ def load_labelled(
     by_clip: dict[str, dict[str, Row]] = {}
     for label in labels.to_pylist():
         by_clip.setdefault(label["clip_id"], {})[label["aspect"]] = label
-    rows, video = clips.readable([row for row in clips.rows if row["clip_id"] in by_clip], skip)
+    judged = [row for row in clips.rows if row["clip_id"] in by_clip]
+    rows, video = clips.readable(judged, skip) if reader is None else reader.read_folder(clips, judged, skip)
     if video is None:
         raise InputError(f"none of the {len(clips.rows)} clips is both judged and readable")
     clip_ratings, patch_ratings = _ratings([by_clip[row["clip_id"]] for row in rows], aspects, patch_aspects, grid)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from halovid.maths.grid import PatchGrid, pool_cells
-from halovid.rewards.backbones import EncoderSpec, Features, LanguageSpec, make_backbone
+from halovid.rewards.backbones import AnySpec, Features, make_backbone
 from halovid.rewards.backbones.language import LanguageBackbone
 from halovid.rewards.pretrained import one_line
 from halovid.store.checkpoint import checksum_of_tensors
@@ -31,7 +31,7 @@ class RewardSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    backbone: EncoderSpec | LanguageSpec
+    backbone: AnySpec
     aspects: tuple[str, ...]
     patch_aspects: tuple[str, ...]
 

@@ -12,10 +12,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from halovid.clips.folder import ClipFolder
 from halovid.config.run import RunConfig
 from halovid.maths.grid import LatentGeometry, PatchGrid
+from halovid.models import Sampler
 from halovid.records import AspectRatings, PromptBatch, Refusal, Rewards, Showing
+from halovid.rewards.backbones import DenoiserSpec
 from halovid.rewards.data import prompt_inputs
+from halovid.rewards.hidden_states import HiddenStateReader, open_reader, read_latents
 from halovid.rewards.network import WEIGHTS_FILE, RewardNetwork, load_reward
 from halovid.rewards.pretrained import check_model, model_identity
 from halovid.rewards.released import ReleasedReward, ReleasedScore, UnscoredError, load_released
@@ -79,6 +83,37 @@ class NetworkRewarder:
         return refuse_what_is_not_finite(Rewards(*rewards, (None,) * len(video), ratings))
 
 
+class DenoiserRewarder:
+    """Rewards clips with heads on the hidden states of the generator's own denoiser, without looking at pixels.
+
+    Args:
+        network: as of `NetworkRewarder`, with backbone `denoiser`.
+        reader: of the generator before any training.
+    """
+
+    needs_conditioning = True
+
+    def __init__(self, network: RewardNetwork, grid: PatchGrid, reader: HiddenStateReader) -> None:
+        self._heads, self._reader = NetworkRewarder(network, grid), reader
+        self.model = reader.model
+
+    def reward(self, video: Tensor, prompts: PromptBatch) -> Rewards:
+        """See `Rewarder.reward`; the clips are encoded first."""
+        return self.reward_latents(self.model.encode_video(video), prompts)
+
+    def reward_latents(self, latents: Tensor, prompts: PromptBatch) -> Rewards:
+        """The rewards of clips by their latents, [B, C, T, h, w], at the first of the network's noise levels."""
+        assert prompts.conditioning is not None, "the denoiser reads conditionings"
+        states = self._reader.read(latents, prompts.conditioning, self._reader.levels[0])
+        return self._heads.reward(states, prompts)
+
+    def reward_noisy(self, noisy: Tensor, prompts: PromptBatch, level: float) -> Rewards:
+        """The rewards of clips that are still noisy, [B, C, T, h, w], as while they are sampled."""
+        assert prompts.conditioning is not None, "the denoiser reads conditionings"
+        levels = torch.full((len(noisy),), level, device=noisy.device)
+        return self._heads.reward(self._reader.read_noisy(noisy, prompts.conditioning, levels), prompts)
+
+
 class ReleasedRewarder:
     """Rewards clips with a released model, here or behind a server: by its overall score of the clip and of each crop.
 
@@ -128,6 +163,37 @@ class ReleasedRewarder:
         return scores
 
 
+def reward_latents(model: Sampler, rewarder: Rewarder, latents: Tensor, prompts: PromptBatch) -> Rewards:
+    """The rewards of clips that are there as latents [B, C, T, h, w]; decoded where the rewarder looks at pixels."""
+    if isinstance(rewarder, DenoiserRewarder):
+        return rewarder.reward_latents(latents, prompts)
+    return rewarder.reward(model.decode_video(latents), prompts)
+
+
+def reward_rows(
+    rewarder: Rewarder, clips: ClipFolder, rows: Sequence[Row], prompts_of: ClipFolder, skip: Skip
+) -> tuple[list[Row], Rewards | None]:
+    """The rows of a clip folder whose clips can be read, and their rewards, None if there are none.
+
+    Clips that can't be read, or that the rewarder refuses, are listed as skipped; a refused clip keeps its row.
+
+    Args:
+        prompts_of: the folder that holds the prompts' conditionings.
+    """
+    reward: Callable[[Tensor, PromptBatch], Rewards]
+    if isinstance(rewarder, DenoiserRewarder):
+        readable, values = read_latents(clips, rows, rewarder.model, skip)
+        reward = rewarder.reward_latents
+    else:
+        readable, values = clips.readable(rows, skip)
+        reward = rewarder.reward
+    if values is None:
+        return [], None
+    rewards = reward(values, prompts_of.prompt_batch(readable, rewarder.needs_conditioning))
+    skip_refused(readable, rewards, skip)
+    return readable, rewards
+
+
 def refuse_what_is_not_finite(rewards: Rewards) -> Rewards:
     """The rewards, in which each clip with a value that is not finite is refused and all its values are NaN."""
     finite = rewards.clip.isfinite() & rewards.patches.flatten(1).isfinite().all(1)
@@ -173,8 +239,10 @@ def open_rewarder(config: RunConfig, run_dir: Path) -> Rewarder:
     if config.score.released:
         released = load_released(config.score.released, device, resolve_dtype(config.dtype, device))
         return ReleasedRewarder(released, config.grid)
-    network = load_reward(config.score.trained or run_dir / "reward")
-    return NetworkRewarder(network.to(device), config.grid, config.score.scoring)
+    network = load_reward(config.score.trained or run_dir / "reward").to(device)
+    if isinstance(network.spec.backbone, DenoiserSpec):
+        return DenoiserRewarder(network, config.grid, open_reader(config, network.spec.backbone))
+    return NetworkRewarder(network, config.grid, config.score.scoring)
 
 
 def check_rewarder(config: RunConfig) -> None:

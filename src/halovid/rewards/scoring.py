@@ -51,12 +51,13 @@ def rate_clips(
     """Ratings of clips [B, aspects] and of their patches [B, patch aspects, t, h, w].
 
     Args:
-        video: [B, 3, F, H, W] in [-1, 1]; frames are resized to the network's size.
+        video: [B, 3, F, H, W] in [-1, 1], whose frames are resized to the network's size; for a backbone that sees no
+            pixels hidden states [B, D, t, h, w].
         prompts: as `data.prompt_inputs` returns them.
         scoring: a key of SCORERS.
     """
     spec = network.spec.backbone
-    if video.shape[-2:] != (spec.frame_height, spec.frame_width):
+    if network.backbone.sees_pixels and video.shape[-2:] != (spec.frame_height, spec.frame_width):
         video = F.interpolate(video, (video.shape[2], spec.frame_height, spec.frame_width), mode="area")
     return SCORERS[scoring](network, video, prompts, grid)
 

@@ -49,7 +49,8 @@ def train_reward(network: RewardNetwork, data: LabelledClips, config: RewardConf
             network.start_patch_head()
         generator = torch.Generator().manual_seed(step_seed(seed, 1_000_003, step))
         batch = data.subset(torch.randint(len(data), (config.batch_size,), generator=generator))
-        batch = batch.mirrored(config.mirror, generator)
+        if network.backbone.sees_pixels:  # what a denoiser knows of a mirrored clip is not the mirror of what it knew
+            batch = batch.mirrored(config.mirror, generator)
         terms = _loss_terms(network, batch, config, step >= config.video_steps, generator)
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
@@ -104,7 +105,7 @@ def _loss_terms(
         "video": config.video_weight * video_term,
         "patch": loss(_row_per_patch(scores), _row_per_patch(labels), network.patch_rows),
     }
-    if config.crops:
+    if config.crops and network.backbone.sees_pixels:
         clips = torch.randint(len(batch), (config.crops,), generator=generator)
         patches = torch.randint(grid.num_patches, (config.crops,), generator=generator)
         crops = torch.stack(

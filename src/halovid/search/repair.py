@@ -21,7 +21,7 @@ from halovid.models.restoring import remake
 from halovid.records import PromptBatch
 from halovid.rewards.rewarder import Rewarder
 from halovid.search.regions import defective_regions, latent_mask
-from halovid.search.rewarding import reward_latents
+from halovid.search.rewarding import comparable_rewards
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Repair:
             seeds: decide the noise of each clip's tries.
 
         Raises:
-            InputError: see `reward_latents`.
+            InputError: see `comparable_rewards`.
         """
         clips = self._reward(latents, prompts)
         rounds = [_record(clips, row, 0) for row in range(len(latents))]
@@ -114,7 +114,7 @@ class Repair:
         return clips, rounds
 
     def _reward(self, latents: Tensor, prompts: PromptBatch) -> RewardedClips:
-        rewards = reward_latents(self._model, self._rewarder, latents, prompts)
+        rewards = comparable_rewards(self._model, self._rewarder, latents, prompts)
         return RewardedClips(latents, rewards.clip, rewards.patches)
 
     def _defective_regions(self, patch_rewards: Tensor) -> list[Tensor]:

@@ -21,7 +21,9 @@ from halovid.judges import make_truth
 from halovid.judges.base import label_rows, make_requests
 from halovid.records import DEFECT_RATING, Judgement
 from halovid.rewards.agreement import agreement_rows
+from halovid.rewards.backbones import DenoiserSpec
 from halovid.rewards.data import load_labelled
+from halovid.rewards.hidden_states import open_reader
 from halovid.rewards.network import load_reward
 from halovid.stages import STAGES
 from halovid.store.folders import open_stage
@@ -52,12 +54,13 @@ def _agreement(config: RunConfig, run_dir: Path) -> list[Row]:
     full_size_clips = ClipFolder(run_dir / "baseline", config.clip_size)
     truth = rows_to_table(_true_labels(full_size_clips, clips.rows, config), LABELS)
     spec = network.spec
+    reader = open_reader(config, spec.backbone) if isinstance(spec.backbone, DenoiserSpec) else None
     data, _ = load_labelled(
-        clips, truth, spec.aspects, spec.patch_aspects, config.grid, lambda *_: None, network.backbone
+        clips, truth, spec.aspects, spec.patch_aspects, config.grid, lambda *_: None, network.backbone, reader
     )
     rows = agreement_rows(network, data, "dense", config.grid, DEFECT_RATING, config.score.batch_size)
     cropped = data.subset(torch.arange(min(config.examine.crop_clips, len(data))))
-    if len(cropped):
+    if len(cropped) and network.backbone.sees_pixels:
         rows += agreement_rows(network, cropped, "crop", config.grid, DEFECT_RATING, _CROP_BATCH)
     return rows
 

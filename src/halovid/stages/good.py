@@ -28,9 +28,9 @@ from halovid.store.work import Row, Skip, Worker
 
 
 def check(config: RunConfig) -> None:
-    """Raises InputError when there is no such source of good clips."""
+    """Raises InputError when there is no such source of good clips, or it makes clips of another size."""
     if config.good is not None:
-        check_source(config.good)
+        check_source(config.good, config.clip_size)
 
 
 def run(config: RunConfig, run_dir: Path) -> None:
@@ -39,7 +39,7 @@ def run(config: RunConfig, run_dir: Path) -> None:
     if settings is None:
         console.print("good: not in the recipe, nothing to do", style="dim")
         return
-    depends = config.part("seed", "dtype", "good") | {"source": source_identity(settings)}
+    depends = config.part("seed", "dtype", "good") | {"source": source_identity(settings, config.clip_size)}
     with open_stage(run_dir, "good", depends, STAGES["good"].reads(config)) as stage:
         if stage is None:
             return

@@ -24,7 +24,7 @@ from halovid.config.run import RunConfig
 from halovid.maths.seeds import derive_seed
 from halovid.models import open_model
 from halovid.records import Prompt
-from halovid.rewards.rewarder import Rewarder, check_rewarder, open_rewarder, rewarder_identity, skip_refused
+from halovid.rewards.rewarder import Rewarder, check_rewarder, open_rewarder, reward_rows, rewarder_identity
 from halovid.search.repair import Repair, RepairRound
 from halovid.stages import STAGES
 from halovid.store.folders import open_stage
@@ -119,11 +119,9 @@ def _rise(clips: Sequence[Row]) -> str:
 
 def _best(rows: Sequence[Row], candidates: ClipFolder, rewarder: Rewarder, count: int, skip: Skip) -> list[Row]:
     """The `count` candidates of a prompt with the highest rewards; those that can't be rewarded are skipped."""
-    readable, video = candidates.readable(rows, skip)
-    if video is None:
+    readable, rewards = reward_rows(rewarder, candidates, rows, candidates, skip)
+    if rewards is None:
         return []
-    rewards = rewarder.reward(video, candidates.prompt_batch(readable, rewarder.needs_conditioning))
-    skip_refused(readable, rewards, skip)
     best = rewards.clip.nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True)[:count].tolist()
     return [readable[index] for index in best if rewards.refusals[index] is None]
 

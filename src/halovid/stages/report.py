@@ -9,6 +9,7 @@ RUN/reward and RUN/align, and the manifest of every stage; writes RUN/report/rep
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -32,12 +33,14 @@ from halovid.store.folders import open_stage
 from halovid.store.manifests import read_log, read_manifest, versions
 from halovid.store.tables import AGREEMENT, METRICS, REPAIRS, read_table
 from halovid.store.tables import MEASURES as MEASURES_TABLE
+from halovid.store.video import PICTURE_SUFFIX, encode_png, read_facts, read_video
 
 _ALIGNMENT_CURVES = {  # title -> label of the axis, pattern of the metrics in the log that are drawn
     "Alignment loss": ("loss", "loss/*"),
     "Alignment accuracies": ("share", "rewards/*accuracies"),
     "Error against the reference": ("squared error", "errors/*"),
 }
+_PICTURE_SIDE = 512  # pixels: a clip has about that much room on the page, which holds all files in itself
 _SMOOTHING = 20  # lines of the log that are averaged for a point of a curve
 
 
@@ -144,14 +147,24 @@ def _clip_pair(first: _ShownClip, second: _ShownClip, config: RunConfig) -> repo
     return report_page.ClipPair(
         prompt=first[1]["prompt"],
         seed=first[1]["seed"],
-        base_mp4=(first[0].folder / first[1]["video"]).read_bytes(),
-        aligned_mp4=(second[0].folder / second[1]["video"]).read_bytes(),
+        base_file=_shown_file(first[0].folder / first[1]["video"]),
+        aligned_file=_shown_file(second[0].folder / second[1]["video"]),
         base_rewards=first[2],
         aligned_rewards=second[2],
         frame_to_patch=frames.round().long().flatten().tolist(),
         num_frames=config.generator.num_frames,
         fps=config.generator.fps,
     )
+
+
+def _shown_file(path: Path) -> bytes:
+    """A clip's file as the page holds it: pictures are reduced by a whole factor to what the page has room for."""
+    if path.suffix != PICTURE_SUFFIX:
+        return path.read_bytes()
+    facts = read_facts(path)
+    factor = math.ceil(max(facts.height, facts.width) / _PICTURE_SIDE)
+    picture = read_video(path, (facts.height // factor, facts.width // factor))[:, 0]
+    return encode_png(((picture + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
 
 
 def _patch_rewards(

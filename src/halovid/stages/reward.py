@@ -18,8 +18,9 @@ from halovid.config.run import RunConfig
 from halovid.maths.seeds import clip_seed
 from halovid.records import DEFECT_RATING
 from halovid.rewards.agreement import agreement_rows
-from halovid.rewards.backbones import make_spec
+from halovid.rewards.backbones import DenoiserSpec, make_spec
 from halovid.rewards.data import load_labelled
+from halovid.rewards.hidden_states import HiddenStateReader, open_reader
 from halovid.rewards.network import RewardNetwork, RewardSpec, continue_reward, save_reward
 from halovid.rewards.pretrained import check_model, model_identity
 from halovid.rewards.training import train_reward
@@ -57,10 +58,11 @@ def run(config: RunConfig, run_dir: Path) -> None:
         reward = config.reward
         device = resolve_device(config.device)
         torch.manual_seed(config.reward_seed)
-        spec = _spec(config, clips, device)
+        reader = open_reader(config) if reward.backbone == "denoiser" else None
+        spec = _spec(config, clips, device, reader)
         network = (continue_reward(start, spec) if start else RewardNetwork(spec)).to(device)
         data, rows = load_labelled(
-            clips, labels, reward.aspects, reward.patch_aspects, config.grid, stage.skip, network.backbone
+            clips, labels, reward.aspects, reward.patch_aspects, config.grid, stage.skip, network.backbone, reader
         )
         if reward.patch_steps and not data.rated_by_patch:
             raise InputError(
@@ -92,12 +94,36 @@ def held_out_clips(rows: list[Row], share: float, seed: int) -> torch.Tensor:
     return torch.tensor([row["prompt_id"] in held_out for row in rows])
 
 
-def _spec(config: RunConfig, clips: ClipFolder, device: torch.device) -> RewardSpec:
-    """What the network is built from: its settings, the strides of the generator, and the width of its text states."""
+def _spec(config: RunConfig, clips: ClipFolder, device: torch.device, reader: HiddenStateReader | None) -> RewardSpec:
+    """What the network is built from: its settings, the strides of the generator, and the widths of its states."""
     if not clips.rows:
         raise InputError("there is no clip to learn from; run `halovid generate` with prompts that it can sample")
     first = clips.rows[0]
+    if reader is not None:
+        return _spec_of_states(config, clips, reader)
     width = clips.conditioning([first["prompt_id"]]).text_states().shape[-1]
     dtype = str(resolve_dtype(config.dtype, device)).removeprefix("torch.")
     backbone = make_spec(config.reward, config.reward_size, clips.geometry, first["fps"], width, dtype)
+    return RewardSpec(backbone=backbone, aspects=config.reward.aspects, patch_aspects=config.reward.patch_aspects)
+
+
+def _spec_of_states(config: RunConfig, clips: ClipFolder, reader: HiddenStateReader) -> RewardSpec:
+    """`_spec` of heads on the hidden states of the generator's denoiser."""
+    _, states = reader.read_folder(clips, clips.rows[:1], lambda *_: None)
+    if states is None:
+        raise InputError(f"the clip {clips.rows[0]['clip_id']} can't be read; run `halovid generate` again")
+    frames, height, width = config.clip_size
+    backbone = DenoiserSpec(
+        name="denoiser",
+        states=states.shape[1],
+        block=reader.block,
+        levels=reader.levels,
+        width=config.reward.width,
+        layers=config.reward.layers,
+        num_frames=frames,
+        frame_height=height,
+        frame_width=width,
+        temporal_stride=clips.geometry.temporal_stride,
+        causal_first_frame=clips.geometry.causal_first_frame,
+    )
     return RewardSpec(backbone=backbone, aspects=config.reward.aspects, patch_aspects=config.reward.patch_aspects)

@@ -53,7 +53,8 @@ class SampleClips:
         scales = self.guidance_scales or (config.generator.guidance_scale,)
         draws = [draw_once(model.with_guidance(scale)) for scale in scales]
         if self.search_run is not None:
-            draws = [draw_with_search(model, open_rewarder(config, self.search_run), config.evaluate)]
+            rewarder, steps = open_rewarder(config, self.search_run), config.generator.num_inference_steps
+            draws = [draw_with_search(model, rewarder, config.evaluate, steps)]
 
         def sample(batch: Sequence[PromptSample], skip: Skip) -> list[Row]:
             parts: dict[int, list[PromptSample]] = {}

@@ -26,7 +26,7 @@ from halovid.config.run import RunConfig
 from halovid.judges.base import label_rows
 from halovid.records import Judgement, PromptBatch, Rewards
 from halovid.remote.redaction import missing_keys
-from halovid.rewards.rewarder import check_rewarder, open_rewarder, rewarder_identity, skip_refused
+from halovid.rewards.rewarder import check_rewarder, open_rewarder, reward_rows, rewarder_identity
 from halovid.stages import STAGES
 from halovid.store.folders import StageFolder, open_stage
 from halovid.store.tables import LABELS, RELEASED, REWARDS
@@ -97,12 +97,10 @@ class ScoreClips:
             return [row for name, rows in _by_folder(batch) for row in score_folder(name, rows, skip)]
 
         def score_folder(name: str, batch: Sequence[Row], skip: Skip) -> list[Row]:
-            rows, video = folders[name].readable(batch, skip)
-            if video is None:
+            rows, rewards = reward_rows(rewarder, folders[name], batch, folders["generate"], skip)
+            if rewards is None:
                 return []
-            prompts = folders["generate"].prompt_batch(rows, rewarder.needs_conditioning)
-            rewards = rewarder.reward(video, prompts)
-            skip_refused(rows, rewards, skip)
+            prompts = folders["generate"].prompt_batch(rows, conditioned=False)
             rewarded = [index for index, refusal in enumerate(rewards.refusals) if refusal is None]
             return [make_row(rows[index], rewards, prompts, index) | {"folder": name} for index in rewarded]
 

@@ -1,4 +1,4 @@
-"""Reading video files, and writing clips as H.264 mp4, which browsers play."""
+"""Reading video and picture files, and writing clips as what browsers show: H.264 mp4, or PNG of a single frame."""
 
 from __future__ import annotations
 
@@ -36,17 +36,48 @@ _SMPTE_170M = 6
 _TICKS_PER_SECOND = 90_000  # of the times that are written; all usual frame rates fit into it
 _SMALLEST_SIDE = 256  # smaller clips are enlarged by whole factors: H.264 halves the colour resolution
 _LARGEST_SIDE = 4096  # but not beyond what players can show
+PICTURE_SUFFIX = ".png"
 _WHOLE = 0.95  # share of its time that a file must hold: the last frame may be shown for longer than the others
 
 
+def clip_suffix(num_frames: int) -> str:
+    """The ending of a clip's file: .png for a single frame, which loses nothing there, else .mp4."""
+    return PICTURE_SUFFIX if num_frames == 1 else ".mp4"
+
+
 def write_video(path: Path, video: Tensor, fps: float) -> None:
-    """Writes a clip as H.264 mp4, atomically; clips below 256 pixels are enlarged by a whole factor.
+    """Writes a clip, atomically: a single frame as it is to a path that ends in .png, else H.264 mp4.
+
+    In mp4, clips below 256 pixels are enlarged by a whole factor.
 
     Args:
         video: [3, F, H, W] in [-1, 1].
+
+    Raises:
+        ValueError: a path of a picture, and not one frame.
     """
     pixels = ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
-    write_pictures(path, pixels, fps)
+    if path.suffix == PICTURE_SUFFIX:
+        [picture] = pixels
+        write_picture(path, picture)
+    else:
+        write_pictures(path, pixels, fps)
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Writes a picture [H, W, 3] of bytes as PNG, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encode_png(picture))
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """The PNG file of a picture [H, W, 3] of bytes."""
+    encoder = av.CodecContext.create("png", "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.height, encoder.width = picture.shape[:2]
+    encoder.pix_fmt, encoder.time_base = "rgb24", Fraction(1)
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+    return b"".join(bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode(None)))
 
 
 def write_pictures(path: Path, pictures: Iterable[np.ndarray], fps: float) -> None:

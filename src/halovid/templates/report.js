@@ -19,12 +19,18 @@ let playing = false;
 let gathering = false; // between two laps: waiting until every video is at `position`
 let position = FRAME / 2; // seconds since the start of the clips
 
+// A picture is a video whose only frame is always there.
+const still = (image) => Object.assign(image, {
+  currentTime: 0, ended: true, seeking: false, paused: true, readyState: HTMLMediaElement.HAVE_ENOUGH_DATA,
+  play: async () => {}, pause: () => {}, load: () => {},
+});
+
 const pairs = [...document.querySelectorAll(".pair")].map((article, index) => ({
   article,
   players: [...article.querySelectorAll(".side")].map((figure, side) => ({
     clip: page.clips[index],
     side: page.clips[index].sides[side],
-    video: figure.querySelector("video"),
+    video: figure.querySelector("video") ?? still(figure.querySelector("img")),
     canvas: figure.querySelector("canvas"),
     failure: figure.querySelector(".failure"),
     url: null,
@@ -149,8 +155,8 @@ function step(change) {
 function load(player) {
   if (player.video.hasAttribute("src")) return;
   if (!player.url) {
-    const bytes = Uint8Array.from(atob(player.side.mp4), (character) => character.charCodeAt(0));
-    player.url = URL.createObjectURL(new Blob([bytes], { type: "video/mp4" }));
+    const bytes = Uint8Array.from(atob(player.side.file), (character) => character.charCodeAt(0));
+    player.url = URL.createObjectURL(new Blob([bytes], { type: player.side.type }));
   }
   player.video.src = player.url;
 }
@@ -164,9 +170,9 @@ function unload(player) {
 
 for (const player of players) {
   const { video, canvas, failure } = player;
-  video.addEventListener("loadeddata", () => {
+  video.addEventListener(video.matches("img") ? "load" : "loadeddata", () => {
     player.loaded = true;
-    video.classList.toggle("coarse", video.videoWidth < canvas.parentElement.clientWidth);
+    video.classList.toggle("coarse", (video.videoWidth ?? video.naturalWidth) < canvas.parentElement.clientWidth);
     if (playing) gather(position);
     else seek(player, position);
     refresh();

@@ -22,7 +22,7 @@ from halovid.models import Sampler
 from halovid.records import ClipBatch, Conditioning, Measure, PromptBatch
 from halovid.rewards.rewarder import Rewarder
 from halovid.store.runtime import batches
-from halovid.store.video import write_video
+from halovid.store.video import clip_suffix, write_video
 
 REWARD, PATCH_REWARD = "reward", "patch reward"
 _TOLERATED_LOSS = 0.2  # share of a measure that should stay the same, as motion, which may be lost without a warning
@@ -59,10 +59,10 @@ def monitor_instruments(config: RunConfig) -> list[str]:
 
 
 class Monitor:
-    """Samples the same prompts with the same seeds at every call, writes the clips as mp4, and measures them.
+    """Samples the same prompts with the same seeds at every call, writes the clips, and measures them.
 
     Args:
-        folder: receives the mp4 files.
+        folder: receives the clips' files.
         rewarder: the one that the pairs were made with.
         clips: a row of tables.CLIPS for each prompt, with the seed to sample it with.
         conditioning: that of their prompts, a row for each clip.
@@ -101,7 +101,7 @@ class Monitor:
         conditioning = self._conditioning.rows(rows)
         video = sampler.decode_video(sampler.sample(conditioning, seeds))
         for clip, frames in zip(clips, video, strict=True):
-            name = f"{clip['prompt_id']}-step{step:06d}.mp4"
+            name = f"{clip['prompt_id']}-step{step:06d}{clip_suffix(frames.shape[1])}"
             write_video(self._folder / name, frames, self._config.generator.fps)
         texts, fps = tuple(clip["prompt"] for clip in clips), (self._config.generator.fps,) * len(clips)
         rewards = self._rewarder.reward(video, PromptBatch(texts, conditioning, fps, sampler.geometry))

@@ -17,7 +17,7 @@ from halovid.maths.noise import seeded_noise
 from halovid.maths.seeds import derive_seed
 from halovid.models.random_sampling import RandomSteps, sample_with_random_steps, sampling_levels
 from halovid.records import Conditioning, Prompt, PromptBatch
-from halovid.rewards.rewarder import Rewarder
+from halovid.rewards.rewarder import Rewarder, reward_latents
 from halovid.store.checkpoint import is_readable, load_tensors, save_tensors
 from halovid.store.errors import InputError, TrainingError
 from halovid.store.runtime import batches, console
@@ -118,7 +118,7 @@ class Rollouts:
         known = conditioning.to(device) if self._rewarder.needs_conditioning else None
         prompts = [prompt for prompt, _ in clips]
         batch = PromptBatch.of_prompts(prompts, known, self._config.generator.fps, model.geometry)
-        rewards = self._rewarder.reward(model.decode_video(latents), batch)
+        rewards = reward_latents(model, self._rewarder, latents, batch)
         patches = pool_cells(rewards.patches, self._config.margin_grid)
         return {"latents": latents.cpu(), "clip_rewards": rewards.clip, "patch_rewards": patches} | random
 

@@ -1,7 +1,7 @@
-"""The packaged critic: a small convolutional network that names the corruption in each patch.
+"""The packaged critics: small convolutional networks that name the corruption in each patch, one for each world.
 
-It is the independent reward model of the embedded world: other architecture, other data (rendered scenes, never a
-generated clip), other seeds than anything that alignment sees. It does not read the caption.
+They are the independent reward models of the embedded worlds: other architecture, other data (rendered scenes, never a
+generated clip), other seeds than anything that alignment sees. They do not read the caption.
 """
 
 from __future__ import annotations
@@ -14,13 +14,19 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from halovid.maths.grid import PatchGrid, pool_cells
+from halovid.store.errors import InputError
 from halovid.world.corruptions import KINDS
+from halovid.world.worlds import World
 
-WEIGHTS = Path(__file__).parent / "critic.safetensors"
+_FOLDER = Path(__file__).parent
+WEIGHTS = {  # name of a world -> the weights of its critic
+    "plain": _FOLDER / "critic.safetensors",
+    "panorama": _FOLDER / "critic-panorama.safetensors",
+}
 
 
 class Critic(nn.Module):
-    """[B, 3, 13, 64, 64] -> logits of (clean, *KINDS) on a grid of 4 x 8 x 8 cells."""
+    """[B, 3, F, H, W] -> logits of (clean, *KINDS) on a grid of (F + 3) / 4 x H / 8 x W / 8 cells."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +40,7 @@ class Critic(nn.Module):
         )
 
     def forward(self, video: Tensor) -> Tensor:
-        """[B, 1 + kinds, 4, 8, 8]; the first frame is repeated to fill a group of four, as in the latents."""
+        """[B, 1 + kinds, T, h, w]; the first frame is repeated to fill a group of four, as in the latents."""
         return self.layers(torch.cat([video[:, :, :1].expand(-1, -1, 3, -1, -1), video], dim=2))
 
     @torch.no_grad()
@@ -56,8 +62,18 @@ def _block(inputs: int, outputs: int, stride: tuple[int, int, int]) -> nn.Sequen
 
 
 @functools.cache
-def load_critic() -> Critic:
-    """The packaged critic, in evaluation mode."""
+def load_critic(world: World) -> Critic:
+    """The packaged critic of a world, in evaluation mode.
+
+    Raises:
+        InputError: the package holds none.
+    """
+    weights = WEIGHTS[world.name]
+    if not weights.is_file():
+        raise InputError(
+            f"the {world.name} world has no critic: {weights} is missing; train it by "
+            f"`python -m halovid.world_training critic --world {world.name}`"
+        )
     critic = Critic()
-    critic.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()})
+    critic.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
     return critic.eval().requires_grad_(False)

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from halovid.maths.grid import LatentGeometry, PatchGrid, pool_pixels
 from halovid.world import render
-from halovid.world.fitting import Fit, crop_windows, fit_background, fit_clean, view_windows
-from halovid.world.scenes import COLOURS, FRAME_SIZE, NUM_FRAMES, SHAPES, TEXTURES, SceneSpec
+from halovid.world.backgrounds import Background, fit_background
+from halovid.world.fitting import Fit, crop_size, crop_windows, fit_clean, view_windows
+from halovid.world.scenes import COLOURS, SHAPES, TEXTURES, SceneSpec
+from halovid.world.worlds import World, world_of
 
 GEOMETRY = LatentGeometry(temporal_stride=4, spatial_stride=8, causal_first_frame=True)
-DEFECT_THRESHOLD = 0.07  # above the softness of the packaged generator, below most corruptions; docs/world.md
 _PRESENT = 0.35  # match quality in a sprite's best frames above which it counts as present
 _BEST_FRAMES = 5  # frames in which a sprite matches best: its colour and shape are judged in these
 
@@ -29,7 +30,8 @@ _BEST_FRAMES = 5  # frames in which a sprite matches best: its colour and shape 
 class Inspection:
     """What the inspector finds in B clips with N sprites.
 
-    patch_defects: [B, t, h, w], distance from the nearest clean clip; above DEFECT_THRESHOLD a patch is defective.
+    world: the world of the clips, whose threshold says which patches are defective.
+    patch_defects: [B, t, h, w], distance from the nearest clean clip.
     patch_flicker: [B, t, h, w], how much the difference from that clip changes from frame to frame.
     sprite_patches: [B, t, h, w] bool, the patches in which a sprite should be seen.
     visibility: [B, N, F] in [0, 1], how well the clip shows each sprite where the nearest clean clip has it.
@@ -38,6 +40,7 @@ class Inspection:
     nearest: [B, 3, F, H, W] in [-1, 1], the nearest clean clips, which all this is measured against.
     """
 
+    world: World
     patch_defects: Tensor
     patch_flicker: Tensor
     sprite_patches: Tensor
@@ -50,7 +53,7 @@ class Inspection:
     @property
     def defective(self) -> Tensor:
         """Whether each patch is defective, [B, t, h, w] bool."""
-        return self.patch_defects > DEFECT_THRESHOLD
+        return self.patch_defects > self.world.defect_threshold
 
 
 @torch.no_grad()
@@ -58,24 +61,24 @@ def inspect(video: Tensor, specs: Sequence[SceneSpec], grid: PatchGrid) -> Inspe
     """The true defects of clips, by comparison with the clean clips nearest to them.
 
     Args:
-        video: [B, 3, F, H, W] in [-1, 1], of the world's size.
+        video: [B, 3, F, H, W] in [-1, 1], of the size of a world's clips.
         specs: what the caption of each clip says.
 
     Raises:
-        ValueError: the clips have another size than the world's.
+        ValueError: no world has clips of this size.
     """
-    if tuple(video.shape[1:]) != (3, NUM_FRAMES, FRAME_SIZE, FRAME_SIZE):
-        raise ValueError(
-            f"the inspector reads clips of {NUM_FRAMES} frames of {FRAME_SIZE} x {FRAME_SIZE} pixels, "
-            f"got shape {tuple(video.shape[1:])}"
-        )
-    fit = fit_clean(video, specs)
+    world = world_of(video.shape)
     frames = (video.transpose(1, 2).float() + 1) / 2
-    error = _blur(frames - fit.frames)
+    background = fit_background(frames, specs, world)
+    unlit = frames / background.light
+    fit = fit_clean(unlit, background, specs, world)
+    nearest = (fit.frames * background.light).clamp(0, 1)
+    error = _blur(frames - nearest)
     change = torch.zeros_like(error)
     change[:, 1:] = error[:, 1:] - error[:, :-1]
-    colour_right, shape_right = _recognise(frames, fit, specs)
+    colour_right, shape_right = _recognise(unlit, background, fit, specs, world)
     return Inspection(
+        world=world,
         patch_defects=_root_mean_square(error, grid),
         patch_flicker=_root_mean_square(change, grid),
         sprite_patches=pool_pixels(fit.coverage.amax(1), grid, GEOMETRY) > 0.05,
@@ -83,7 +86,7 @@ def inspect(video: Tensor, specs: Sequence[SceneSpec], grid: PatchGrid) -> Inspe
         colour_right=colour_right,
         shape_right=shape_right,
         motion=_motion(fit),
-        nearest=2 * fit.frames.transpose(1, 2) - 1,
+        nearest=2 * nearest.transpose(1, 2) - 1,
     )
 
 
@@ -112,15 +115,16 @@ def _blur(frames: Tensor) -> Tensor:
     return F.conv2d(flat, kernel, groups=3).unflatten(0, frames.shape[:2])
 
 
-def _recognise(frames: Tensor, fit: Fit, specs: Sequence[SceneSpec]) -> tuple[Tensor, Tensor]:
+def _recognise(
+    frames: Tensor, background: Background, fit: Fit, specs: Sequence[SceneSpec], world: World
+) -> tuple[Tensor, Tensor]:
     """Whether each sprite is present and its colour (its shape) fits better than all others: two [B, N] bool."""
     sprites = [sprite for spec in specs for sprite in spec.sprites]
     best = fit.visibility.flatten(0, 1).topk(_BEST_FRAMES, dim=1)
     clips = torch.arange(len(sprites)) // len(specs[0].sprites)
     paths = torch.gather(fit.path.flatten(0, 1), 1, best.indices[..., None].expand(-1, -1, 2))
-    crops, local = crop_windows(frames, paths, clips, best.indices)
-    backdrop = fit_background(frames, specs)
-    behind, _ = crop_windows(backdrop[:, None].expand_as(frames), paths, clips, best.indices)
+    crops, local = crop_windows(frames, paths, crop_size(world), clips, best.indices)
+    behind, _ = crop_windows(background.picture.expand_as(frames), paths, crop_size(world), clips, best.indices)
     radius = fit.radius.flatten()
 
     def error(pictures: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Instruments that only the embedded world has: the inspector, which knows the truth, and the independent critic."""
+"""Instruments that only the embedded worlds have: the inspector, which knows the truth, and the independent critics.
+
+Which world clips are of is told by their size.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from halovid.world.captions import parse_caption
 from halovid.world.corruptions import KINDS
 from halovid.world.critic import load_critic
 from halovid.world.inspector import inspect
+from halovid.world.worlds import world_of
 
 _TRUTH, _CRITIC = "Truth (inspector)", "Independent reward model (critic)"
 
@@ -45,7 +49,8 @@ class InspectorInstrument:
         """Measure id -> its value of each clip, [B].
 
         Raises:
-            ValueError: a prompt is no caption of the embedded world.
+            ValueError: a prompt is no caption of the embedded world, or no world has clips of this size.
+            InputError: the package holds no critic of this world.
         """
         inspection = inspect(clips.video, [parse_caption(row["prompt"]) for row in clips.rows], clips.grid)
         defective, sprites = inspection.defective, inspection.sprite_patches
@@ -59,7 +64,9 @@ class InspectorInstrument:
             "motion": inspection.motion,
             "diversity_without_defects": 50 * diversity_of_groups(inspection.nearest, clips.prompt_ids),  # of 0..2
         }
-        kinds = load_critic().kinds(clips.video, clips.grid)  # names the kind of a defect that the inspector found
+        kinds = load_critic(inspection.world).kinds(
+            clips.video, clips.grid
+        )  # names the kind of a defect that the inspector found
         for index, kind in enumerate(KINDS):
             of_this_kind = defective & sprites & (kinds == index)
             values[_defect_id(kind)] = 100 * of_this_kind.sum(per_clip) / num_sprite_patches
@@ -79,6 +86,12 @@ class CriticInstrument:
         return cls()
 
     def measure(self, clips: ClipBatch, skip: Skip) -> dict[str, Tensor]:
-        """The mean probability of a defect over the patches of each clip, in percent, [B]."""
-        probability = load_critic().defect_probability(clips.video, clips.grid)
+        """The mean probability of a defect over the patches of each clip, in percent, [B].
+
+        Raises:
+            ValueError: no world has clips of this size.
+            InputError: the package holds no critic of this world.
+        """
+        critic = load_critic(world_of(clips.video.shape))
+        probability = critic.defect_probability(clips.video, clips.grid)
         return {"critic_defect_probability": 100 * probability.mean((1, 2, 3))}

@@ -11,10 +11,9 @@ from halovid.config.run import JudgeConfig
 from halovid.maths.grid import LatentGeometry, PatchGrid
 from halovid.records import DEFECT_RATING, HIGHEST, LOWEST, Judgement, Refusal, Request
 from halovid.world.captions import parse_caption
-from halovid.world.inspector import DEFECT_THRESHOLD, Inspection, inspect
-from halovid.world.scenes import FRAME_SIZE, NUM_FRAMES, SceneSpec
-
-_FULL_MOTION = 1.05  # pixels per frame, the mean speed in the world's clean clips; from here on the rating is the best
+from halovid.world.inspector import Inspection, inspect
+from halovid.world.scenes import SceneSpec
+from halovid.world.worlds import World, world_of
 
 
 class InspectorJudge:
@@ -44,11 +43,8 @@ def open_inspector(config: JudgeConfig, grid: PatchGrid, seed: int) -> Inspector
 
 def _spec(request: Request) -> SceneSpec | Refusal:
     """What the caption says, unless the inspector can't measure such a clip."""
-    if request.video.shape[1:] != (NUM_FRAMES, FRAME_SIZE, FRAME_SIZE):
-        return Refusal(
-            f"the inspector measures clips of {NUM_FRAMES} frames of {FRAME_SIZE} x {FRAME_SIZE} pixels only"
-        )
     try:
+        world_of(request.video.shape)
         return parse_caption(request.prompt)
     except ValueError as error:
         return Refusal(str(error))
@@ -57,21 +53,21 @@ def _spec(request: Request) -> SceneSpec | Refusal:
 def _rate(inspection: Inspection, row: int) -> Judgement:
     """The ratings of one of the inspected clips."""
     patches = {
-        "visual_quality": _patch_rating(inspection.patch_defects[row]),
-        "temporal_consistency": _patch_rating(inspection.patch_flicker[row]),
+        "visual_quality": _patch_rating(inspection.patch_defects[row], inspection.world),
+        "temporal_consistency": _patch_rating(inspection.patch_flicker[row], inspection.world),
     }
     rated = inspection.sprite_patches[row] | inspection.defective[row]
     clip = {aspect: _mean(rating[rated]) for aspect, rating in patches.items()}
-    clip["dynamic_degree"] = _scale(float((inspection.motion[row] / _FULL_MOTION).clamp(max=1)))
+    clip["dynamic_degree"] = _scale(float((inspection.motion[row] / inspection.world.full_motion).clamp(max=1)))
     clip["text_alignment"] = _scale(float((inspection.colour_right[row] & inspection.shape_right[row]).float().mean()))
     clip["factual_consistency"] = _scale(float((inspection.visibility[row] > 0).float().mean()))
     return Judgement(clip, patches)
 
 
-def _patch_rating(distance: Tensor) -> Tensor:
+def _patch_rating(distance: Tensor, world: World) -> Tensor:
     """Ratings of distances: 5 up to half the defect threshold, DEFECT_RATING at the threshold, down to 1, linearly."""
-    low = 0.5 * DEFECT_THRESHOLD
-    slope = (HIGHEST - DEFECT_RATING) / (DEFECT_THRESHOLD - low)
+    low = 0.5 * world.defect_threshold
+    slope = (HIGHEST - DEFECT_RATING) / (world.defect_threshold - low)
     return (HIGHEST - slope * (distance - low)).clamp(LOWEST, HIGHEST)
 
 

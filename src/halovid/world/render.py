@@ -1,4 +1,4 @@
-"""Renderer of the embedded world: sprites are small RGBA pictures, drawn by bilinear sampling.
+"""Renderer of the embedded worlds: sprites are small RGBA pictures, drawn by bilinear sampling.
 
 All functions are pure functions of tensors, so the inspector can call them with the positions that it estimates.
 Colours are in [0, 1] here; clips leave this package as `video` [3, F, H, W] in [-1, 1].
@@ -10,12 +10,11 @@ import functools
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from halovid.world.scenes import COLOURS, FRAME_SIZE, SHAPES, TEXTURES, Scene, SpriteSpec
+from halovid.world.scenes import COLOURS, SHAPES, TEXTURE_SIZE, TEXTURES, Scene, SpriteSpec
 
 PICTURE_SIZE = 56  # pixels of a sprite's picture; its disc of radius 1 spans PICTURE_SIZE / PICTURE_REACH
 PICTURE_REACH = 1.25  # half the side of a picture, in sprite radii: a margin for the soft edge
@@ -39,6 +38,15 @@ _BACKDROPS = {
     "forest": (0.06, 0.20, 0.12),
     "plum": (0.22, 0.09, 0.22),
 }
+# the texture of each background: waves of (periods along x, along y, phase in turns) on a square of TEXTURE_SIZE
+_WAVES = {
+    "grey": ((3, 1, 0.0), (1, -3, 0.3), (-2, 2, 0.6), (4, 3, 0.1)),
+    "navy": ((1, 4, 0.0), (-1, 5, 0.4), (2, 3, 0.7)),
+    "brown": ((3, 3, 0.0), (4, 2, 0.5), (1, 1, 0.2)),
+    "forest": ((4, 0, 0.0), (0, 4, 0.3), (3, -3, 0.8), (2, 5, 0.5)),
+    "plum": ((5, 1, 0.0), (4, -1, 0.6), (2, 2, 0.1)),
+}
+_CONTRAST = 1.5  # how sharply the bright and the dark parts of a texture meet
 
 
 def _polygon_distance(x: Tensor, y: Tensor, num_sides: int, apothem: float, turn: float) -> Tensor:
@@ -119,7 +127,7 @@ def pictures_of(sprites: Sequence[SpriteSpec]) -> Tensor:
     return sprite_pictures(shape, texture, torch.tensor([_PALETTE[sprite.colour] for sprite in sprites]))
 
 
-def place_pictures(pictures: Tensor, centres: Tensor, radius: Tensor, size: int = FRAME_SIZE) -> Tensor:
+def place_pictures(pictures: Tensor, centres: Tensor, radius: Tensor, size: int) -> Tensor:
     """Layers with each picture at each of its centres, [n, K, 4, size, size], premultiplied.
 
     Args:
@@ -141,7 +149,7 @@ def place_pictures(pictures: Tensor, centres: Tensor, radius: Tensor, size: int 
     return tall.unflatten(2, (count, size)).transpose(1, 2)
 
 
-def background_basis(size: int = FRAME_SIZE) -> Tensor:
+def background_basis(size: int) -> Tensor:
     """The functions that a background is a combination of, [3, size, size]: constant, x and y in [-1, 1]."""
     axis = (torch.arange(size) + 0.5) / size * 2 - 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")
@@ -153,17 +161,47 @@ def background_colour(name: str) -> Tensor:
     return torch.tensor(_BACKDROPS[name])
 
 
-def render_background(name: str, slope: np.ndarray) -> Tensor:
-    """A graded background, [3, H, W]."""
-    weights = torch.tensor([1.0, *slope], dtype=torch.float32)
-    shade = torch.einsum("k,khw->hw", weights, background_basis())
-    return (background_colour(name)[:, None, None] * shade).clamp(0, 1)
+def light_ramp(slope: Tensor, size: int) -> Tensor:
+    """How bright the light is at each pixel, [..., H, W]: 1 at the centre, 1 + slope at the right and bottom edge.
+
+    Args:
+        slope: [..., 2] along x and y.
+    """
+    weights = torch.cat([torch.ones_like(slope[..., :1]), slope], dim=-1)
+    return torch.einsum("...k,khw->...hw", weights, background_basis(size))
+
+
+def texture_at(name: str, x: Tensor, y: Tensor) -> Tensor:
+    """The texture of a background at points, in pixels of its own plane: -1 (dark) to 1 (bright), mean about 0."""
+    turns = [(across * x + down * y) / TEXTURE_SIZE + phase for across, down, phase in _WAVES[name]]
+    return torch.tanh(_CONTRAST * torch.stack([torch.cos(2 * math.pi * turn) for turn in turns]).mean(0))
+
+
+def texture_views(name: str, views: Tensor, size: int) -> Tensor:
+    """The texture of a background as a camera sees it, [..., size, size].
+
+    Args:
+        views: [..., 2] x, y in pixels, the place of the texture at the corner of the frame.
+    """
+    axis = torch.arange(size) + 0.5
+    return texture_at(name, axis[None, :] + views[..., 0, None, None], axis[:, None] + views[..., 1, None, None])
+
+
+def render_background(scene: Scene) -> Tensor:
+    """The background of a scene without its light, [F, 3, H, W]; [1, 3, H, W] in a world where it is plain."""
+    world = scene.world
+    colour = (background_colour(scene.spec.background) * world.brightness)[:, None, None]
+    if not world.texture:
+        return colour.expand(1, 3, world.frame_size, world.frame_size)
+    views = torch.tensor(scene.views(), dtype=torch.float32)
+    return colour * (1 + world.texture * texture_views(scene.spec.background, views, world.frame_size)[:, None])
 
 
 def sprite_layers(scene: Scene) -> Tensor:
     """Every sprite alone on nothing: premultiplied RGBA [N, F, 4, H, W]."""
     paths = torch.tensor(scene.paths(), dtype=torch.float32)
-    return place_pictures(pictures_of(scene.spec.sprites), paths, torch.tensor(scene.radius, dtype=torch.float32))
+    radius = torch.tensor(scene.radius, dtype=torch.float32)
+    return place_pictures(pictures_of(scene.spec.sprites), paths, radius, scene.world.frame_size)
 
 
 def composite(background: Tensor, layers: Tensor) -> Tensor:
@@ -187,7 +225,15 @@ def to_video(frames: Tensor) -> Tensor:
     return frames.transpose(-4, -3) * 2 - 1
 
 
+def render_layers(scene: Scene, layers: Tensor) -> Tensor:
+    """The clip of a scene whose sprites look like `layers`, [N, F, 4, H, W]: video [3, F, H, W] in [-1, 1]."""
+    light = light_ramp(torch.tensor(scene.slope, dtype=torch.float32), scene.world.frame_size)
+    background = render_background(scene)
+    if scene.world.lit:
+        return to_video((composite(background, layers) * light).clamp(0, 1))
+    return to_video(composite((background * light).clamp(0, 1), layers))
+
+
 def render_scene(scene: Scene) -> Tensor:
     """The clean clip of a scene: video [3, F, H, W] in [-1, 1]."""
-    background = render_background(scene.spec.background, scene.slope)
-    return to_video(composite(background, sprite_layers(scene)))
+    return render_layers(scene, sprite_layers(scene))

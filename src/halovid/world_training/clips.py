@@ -13,24 +13,25 @@ from halovid.store.files import atomic_path, write_text
 from halovid.world.captions import write_caption
 from halovid.world.corruptions import render_corrupted, sample_events
 from halovid.world.scenes import sample_scene
+from halovid.world_training.plans import Plan
 
 SHARD_SIZE = 500
-CORRUPTION_RATE = 0.5  # share of the sprites that carry an event
 
 
-def render_training_clip(seed: int) -> tuple[Tensor, str]:
+def render_training_clip(plan: Plan, seed: int) -> tuple[Tensor, str]:
     """The clip of a seed, uint8 [3, F, H, W], and its caption."""
-    scene = sample_scene(seed, "train")
+    scene = sample_scene(seed, "train", plan.world)
     rng = np.random.default_rng([seed, 2])
     caption = write_caption(scene.spec, rng)
-    video = render_corrupted(scene, sample_events(scene, rng, CORRUPTION_RATE), rng)
+    video = render_corrupted(scene, sample_events(scene, rng, plan.corruption_rate), rng)
     return ((video + 1) * 127.5).round().clamp(0, 255).to(torch.uint8), caption
 
 
-def render_shards(folder: Path, shards: range) -> None:
+def render_shards(plan: Plan, folder: Path, shards: range) -> None:
     """Renders those of `shards` that do not exist yet; shard k holds the clips of the seeds from k * SHARD_SIZE on."""
     for shard in track([k for k in shards if not shard_path(folder, k).exists()], "rendering shards"):
-        clips, captions = zip(*(render_training_clip(shard * SHARD_SIZE + i) for i in range(SHARD_SIZE)), strict=True)
+        seeds = range(shard * SHARD_SIZE, (shard + 1) * SHARD_SIZE)
+        clips, captions = zip(*(render_training_clip(plan, seed) for seed in seeds), strict=True)
         write_text(caption_path(folder, shard), "\n".join(captions) + "\n")
         with atomic_path(shard_path(folder, shard)) as temporary:
             np.save(temporary, torch.stack(clips).numpy())
@@ -57,7 +58,7 @@ class Clips:
     def __len__(self) -> int:
         return len(self.shards) * SHARD_SIZE
 
-    def batch(self, indices: Tensor, num_frames: int, first: int) -> Tensor:
-        """Frames first..first+num_frames of clips: video [B, 3, num_frames, H, W] in [-1, 1]."""
-        frames = [self.shards[i // SHARD_SIZE][i % SHARD_SIZE, :, first : first + num_frames] for i in indices.tolist()]
-        return torch.from_numpy(np.stack(frames)).float() / 127.5 - 1
+    def batch(self, indices: Tensor, box: tuple[slice, slice, slice] = (slice(None),) * 3) -> Tensor:
+        """Some frames, rows and columns of clips, all when left out: video [B, 3, F, H, W] in [-1, 1]."""
+        parts = [self.shards[i // SHARD_SIZE][i % SHARD_SIZE, :, *box] for i in indices.tolist()]
+        return torch.from_numpy(np.stack(parts)).float() / 127.5 - 1

@@ -17,7 +17,7 @@ from halovid.maths.optimizers import MuonAdamW
 from halovid.store.resumable import Stateful
 from halovid.world_training.clips import Clips
 from halovid.world_training.generator import latent_statistics, load_latents
-from halovid.world_training.loop import descend, run_steps
+from halovid.world_training.loop import descend, half_precision, run_steps
 from halovid.world_training.vae import reconstruction_loss, use_channels_last
 
 NUM_STEPS = 400
@@ -44,7 +44,7 @@ def train_decoder(vae: AutoencoderKLWan, clips_folder: Path, folder: Path, seed:
         exact = torch.from_numpy(latents[rows.numpy()]).float()
         level = MOST_NOISE * torch.rand((BATCH_SIZE, 1, 1, 1, 1), generator=generator)
         noisy = exact + level * scale * torch.randn(exact.shape, generator=generator)
-        loss, psnr = decoder_loss(vae, noisy, clips.batch(rows, 13, 0))
+        loss, psnr = decoder_loss(vae, noisy, clips.batch(rows))
         descend(loss, vae, optimizer, RATE * min((step + 1) / WARMUP, 1 - step / NUM_STEPS))
         return {"loss": loss.item(), "psnr": psnr.item()}
 
@@ -54,6 +54,6 @@ def train_decoder(vae: AutoencoderKLWan, clips_folder: Path, folder: Path, seed:
 
 def decoder_loss(vae: AutoencoderKLWan, latents: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
     """`reconstruction_loss` of the decoded latents."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with half_precision():
         decoded = vae.decode(latents.contiguous(memory_format=torch.channels_last_3d)).sample
     return reconstruction_loss(decoded.float(), video)

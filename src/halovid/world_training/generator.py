@@ -1,8 +1,7 @@
-"""Trains the packaged flow transformer from nothing, on latents of the training clips and the frozen text encoder."""
+"""Trains the packaged flow transformers, on latents of the training clips and the frozen text encoder."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,11 @@ from halovid.store.checkpoint import load_checkpoint
 from halovid.store.files import atomic_path
 from halovid.store.resumable import Stateful
 from halovid.world_training.clips import SHARD_SIZE, Clips, caption_path
-from halovid.world_training.loop import descend, run_steps
+from halovid.world_training.loop import descend, half_precision, run_steps
+from halovid.world_training.plans import Plan, Schedule
 from halovid.world_training.text import MAX_TEXT, CaptionReader, build_text_encoder, build_tokenizer
 
 NUM_CHANNELS = 8  # of the latents
-FRAME_WEIGHT = (1.4, 1.0, 0.8, 0.8)  # how much an equal error of each latent frame shows in the decoded pixels; mean 1
 TRANSFORMER = {
     "patch_size": (1, 2, 2),
     "num_attention_heads": 6,
@@ -36,23 +35,6 @@ TRANSFORMER = {
 }
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast: a warm-up, then a rate that falls to zero in a straight line."""
-
-    num_steps: int = 28_000
-    batch_size: int = 16
-    rate: float = 2e-3
-    warmup: int = 300
-    drop_prompt: float = 0.1  # share of samples with the empty prompt, for classifier-free guidance
-    ema: float = 0.998
-    checkpoint_every: int = 250
-
-    def rate_at(self, step: int) -> float:
-        """The learning rate of a step."""
-        return self.rate * min(step / self.warmup, 1 - step / self.num_steps)
-
-
 def encode_shards(clips_folder: Path, vae: AutoencoderKLWan, part: int, parts: int) -> None:
     """Writes the missing latents of a part of the shards: float16 [SHARD_SIZE, C, T, h, w], as the VAE gives them."""
     clips = Clips(clips_folder)
@@ -61,8 +43,8 @@ def encode_shards(clips_folder: Path, vae: AutoencoderKLWan, part: int, parts: i
         path = latents_path(clips_folder, shard)
         encoded = []
         for rows in torch.arange(SHARD_SIZE).split(20):
-            video = clips.batch(rows + shard * SHARD_SIZE, 13, 0).contiguous(memory_format=torch.channels_last_3d)
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            video = clips.batch(rows + shard * SHARD_SIZE).contiguous(memory_format=torch.channels_last_3d)
+            with torch.no_grad(), half_precision():
                 encoded.append(vae.encode(video).latent_dist.mode().half())
         with atomic_path(path) as temporary:
             np.save(temporary, torch.cat(encoded).numpy())
@@ -105,19 +87,31 @@ class TextToLatents(nn.Module):
         return self.transformer(noisy, timestep, padded, return_dict=False)[0]
 
 
-def load_text_encoder(checkpoint: Path) -> dict[str, Tensor]:
-    """The weights of the text encoder in a checkpoint of `train_text_encoder`."""
-    reader = CaptionReader()
-    reader.load_state_dict(load_checkpoint(checkpoint)["model"])
-    return reader.text_encoder.state_dict()
+def new_text_to_latents(plan: Plan, folder: Path) -> TextToLatents:
+    """The model before its training: what the plan starts from, or an untrained transformer and a trained text encoder.
 
-
-def train_generator(clips_folder: Path, folder: Path, schedule: Schedule, seed: int = 0) -> None:
-    """Trains to the end of the schedule, continuing from `folder`'s checkpoint generator.safetensors."""
-    torch.manual_seed(seed)
-    data = TrainingData(clips_folder)
+    Args:
+        folder: holds text.safetensors, a checkpoint of `train_text_encoder`; not read if the plan starts from weights.
+    """
     model = TextToLatents()
-    model.text_encoder.load_state_dict(load_text_encoder(folder / "text.safetensors"))
+    if plan.start is None:
+        reader = CaptionReader()
+        reader.load_state_dict(load_checkpoint(folder / "text.safetensors")["model"])
+        model.text_encoder.load_state_dict(reader.text_encoder.state_dict())
+    else:
+        text_encoder = UMT5EncoderModel.from_pretrained(plan.start, subfolder="text_encoder")
+        transformer = WanTransformer3DModel.from_pretrained(plan.start, subfolder="transformer", dtype=torch.float32)
+        model.text_encoder.load_state_dict(text_encoder.state_dict())
+        model.transformer.load_state_dict(transformer.state_dict())
+    return model
+
+
+def train_generator(plan: Plan, clips_folder: Path, folder: Path, seed: int = 0) -> None:
+    """Trains to the end of the plan's schedule, continuing from `folder`'s checkpoint generator.safetensors."""
+    torch.manual_seed(seed)
+    data, schedule = TrainingData(clips_folder), plan.schedule
+    frame_weight = torch.tensor(plan.frame_weight)
+    model = new_text_to_latents(plan, folder)
     model.latents_mean.copy_(data.mean.flatten())
     model.latents_std.copy_(data.std.flatten())
     ema = torch.optim.swa_utils.AveragedModel(
@@ -127,7 +121,7 @@ def train_generator(clips_folder: Path, folder: Path, schedule: Schedule, seed: 
 
     def train_step(step: int) -> dict[str, float]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        loss = flow_loss(model, *data.batch(schedule, generator), generator)
+        loss = flow_loss(model, *data.batch(schedule, generator), frame_weight, generator)
         descend(loss, model, optimizer, schedule.rate_at(step + 1))
         ema.update_parameters(model)
         return {"loss": loss.item()}
@@ -136,13 +130,19 @@ def train_generator(clips_folder: Path, folder: Path, schedule: Schedule, seed: 
     run_steps(folder / "generator.safetensors", parts, schedule.num_steps, train_step, schedule.checkpoint_every)
 
 
-def flow_loss(model: TextToLatents, clean: Tensor, ids: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
-    """Squared error of the velocity at a random noise level, more often a high one than a low one, by FRAME_WEIGHT."""
+def flow_loss(
+    model: TextToLatents, clean: Tensor, ids: Tensor, mask: Tensor, frame_weight: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Squared error of the velocity at a random noise level, more often a high one than a low one.
+
+    Args:
+        frame_weight: [T] of each latent frame.
+    """
     noise = torch.randn(clean.shape, generator=generator)
     sigma = torch.sigmoid(torch.randn(len(clean), generator=generator) * 1.2 + 0.3)
     level = sigma[:, None, None, None, None]
     velocity = model((1 - level) * clean + level * noise, sigma * 1000, ids, mask)
-    return ((velocity - (noise - clean)).square().mean((0, 1, 3, 4)) * torch.tensor(FRAME_WEIGHT)).mean()
+    return ((velocity - (noise - clean)).square().mean((0, 1, 3, 4)) * frame_weight).mean()
 
 
 class TrainingData:

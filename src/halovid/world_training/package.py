@@ -1,4 +1,4 @@
-"""Assembles the packaged `WanPipeline` folder from trained checkpoints, in half precision."""
+"""Assembles a packaged `WanPipeline` folder from trained checkpoints, in half precision."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Trains the packaged VAE (AutoencoderKLWan) from nothing: single frames, short clips, whole clips."""
+"""Trains the packaged VAEs (AutoencoderKLWan): single frames, short clips, whole clips, or crops of them."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from halovid.maths.optimizers import MuonAdamW
 from halovid.store.resumable import Stateful
+from halovid.world.worlds import World
 from halovid.world_training.clips import Clips
-from halovid.world_training.loop import descend, run_steps
+from halovid.world_training.loop import descend, half_precision, run_steps
+from halovid.world_training.plans import Phase, Plan
 
 LAYOUT = {
     "base_dim": 24,
@@ -32,63 +34,58 @@ LAYOUT = {
 }
 
 
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of the training: up to step `until`, `batch_size` clips of `num_frames` frames.
-
-    The learning rate falls from `rate` to `final_rate` along a cosine.
-    """
-
-    until: int
-    num_frames: int
-    batch_size: int
-    rate: float
-    final_rate: float
-
-
-PHASES = (
-    Phase(700, 1, 16, rate=3e-3, final_rate=2e-3),
-    Phase(1200, 5, 8, rate=2e-3, final_rate=2e-3),
-    Phase(3200, 13, 4, rate=2e-3, final_rate=2e-5),
-)
 KL_WEIGHT = 1e-3
 FOREGROUND = 3.0  # extra weight of pixels far from the clip's median colour: the sprites
 CHECKPOINT_EVERY = 100
 
 
-def train_vae(clips_folder: Path, folder: Path, seed: int = 0) -> None:
-    """Trains to the end of PHASES, continuing from `folder`'s checkpoint vae.safetensors."""
+def train_vae(plan: Plan, clips_folder: Path, folder: Path, seed: int = 0) -> None:
+    """Trains to the end of the plan's phases, continuing from `folder`'s checkpoint vae.safetensors."""
     torch.manual_seed(seed)
-    clips = Clips(clips_folder)
-    vae = use_channels_last(build_vae())
-    optimizer = MuonAdamW(vae, PHASES[0].rate)
+    clips, phases = Clips(clips_folder), plan.vae_phases
+    vae = use_channels_last(build_vae(plan.start))
+    optimizer = MuonAdamW(vae, phases[0].rate)
 
     def train_step(step: int) -> dict[str, float]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        phase = next(phase for phase in PHASES if step < phase.until)
+        phase = next(phase for phase in phases if step < phase.until)
         indices = torch.randint(len(clips), (phase.batch_size,), generator=generator)
-        first = int(torch.randint(13 - phase.num_frames + 1, (), generator=generator))
-        loss, psnr = vae_loss(vae, clips.batch(indices, phase.num_frames, first), generator)
-        descend(loss, vae, optimizer, learning_rate(step))
+        loss, psnr = vae_loss(vae, clips.batch(indices, random_box(plan.world, phase, generator)), generator)
+        descend(loss, vae, optimizer, learning_rate(phases, step))
         return {"loss": loss.item(), "psnr": psnr.item()}
 
     parts: dict[str, Stateful] = {"model": vae, "optimizer": optimizer}
-    run_steps(folder / "vae.safetensors", parts, PHASES[-1].until, train_step, CHECKPOINT_EVERY)
+    run_steps(folder / "vae.safetensors", parts, phases[-1].until, train_step, CHECKPOINT_EVERY)
 
 
-def build_vae() -> AutoencoderKLWan:
-    """An untrained VAE whose latents begin almost noise-free: noise of variance 1 would drown the picture."""
+def random_box(world: World, phase: Phase, generator: torch.Generator) -> tuple[slice, slice, slice]:
+    """The frames, rows and columns of a phase's clips, somewhere in a clip."""
+    crop = phase.crop or world.frame_size
+    sizes = ((world.num_frames, phase.num_frames), (world.frame_size, crop), (world.frame_size, crop))
+    first = [int(torch.randint(whole - part + 1, (), generator=generator)) for whole, part in sizes]
+    frames, rows, columns = (slice(start, start + part) for start, (_, part) in zip(first, sizes, strict=True))
+    return frames, rows, columns
+
+
+def build_vae(start: Path | None = None) -> AutoencoderKLWan:
+    """A VAE with the weights of a pipeline folder, or an untrained one.
+
+    The latents of an untrained one begin almost noise-free: noise of variance 1 would drown the picture.
+    """
     vae = AutoencoderKLWan(**LAYOUT)
+    if start is not None:
+        vae.load_state_dict(AutoencoderKLWan.from_pretrained(start, subfolder="vae").state_dict())
+        return vae
     with torch.no_grad():
         vae.quant_conv.bias[LAYOUT["z_dim"] :] = -6.0  # log variance
         vae.quant_conv.weight[LAYOUT["z_dim"] :] *= 0.1
     return vae
 
 
-def learning_rate(step: int) -> float:
+def learning_rate(phases: Sequence[Phase], step: int) -> float:
     """The rate of a step: the phase's cosine, after a warm-up over the first 100 steps."""
     first = 0
-    for phase in PHASES:
+    for phase in phases:
         if step < phase.until:
             break
         first = phase.until
@@ -100,7 +97,7 @@ def learning_rate(step: int) -> float:
 def vae_loss(vae: AutoencoderKLWan, video: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """`reconstruction_loss` plus a little KL, and the PSNR."""
     video = video.contiguous(memory_format=torch.channels_last_3d)
-    with torch.autocast("cpu", torch.bfloat16):
+    with half_precision():
         posterior = vae.encode(video).latent_dist
         decoded = vae.decode(posterior.sample(generator)).sample
     kl = 0.5 * (posterior.mean.float().square() + posterior.var.float() - 1 - posterior.logvar.float()).mean()
@@ -117,7 +114,7 @@ def reconstruction_loss(decoded: Tensor, video: Tensor) -> tuple[Tensor, Tensor]
 
 
 def use_channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
-    """The same VAE with its 3-D kernels laid out channels-last: with bf16 2.5x faster on a CPU."""
+    """The same VAE with its 3-D kernels laid out channels-last: faster on a CPU, with bf16 2.5x."""
     for parameter in vae.parameters():
         if parameter.ndim == 5:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from halovid.clips.good_clips import find_good_clips, source_identity
+from halovid.clips.good_clips import check_source, find_good_clips, source_identity
 from halovid.config.pairs import GoodConfig
 from halovid.maths.grid import PatchGrid
 from halovid.records import Prompt
@@ -18,23 +18,44 @@ from halovid.store.video import write_video
 from halovid.world.captions import parse_caption, write_caption
 from halovid.world.inspector import inspect
 from halovid.world.scenes import sample_scene
+from halovid.world.worlds import PANORAMA, PLAIN, World
 
 SIZE = (13, 64, 64)
+SOURCES = [("world", PLAIN), ("panorama", PANORAMA)]
 
 
-def test_renderings_are_clean_clips_of_the_captions_each_another() -> None:
+@pytest.mark.parametrize(("source", "world"), SOURCES)
+def test_renderings_are_clean_clips_of_the_captions_each_another(source: str, world: World) -> None:
     caption = write_caption(sample_scene(3, "heldout").spec, np.random.default_rng(0))
-    clips, skipped = find_good_clips(GoodConfig(per_prompt=2), [Prompt("p", caption)], SIZE, seed=5)
+    config = GoodConfig(source=source, per_prompt=2)
+    clips, skipped = find_good_clips(config, [Prompt("p", caption)], world.clip_shape, seed=5)
     assert [clip.name for clip in clips] == ["good-p-00", "good-p-01"] and not skipped
     first, second = (clip.load() for clip in clips)
+    assert first.shape == second.shape == (3, *world.clip_shape)
     assert not torch.equal(first, second)
     assert torch.equal(first, clips[0].load())
-    assert not inspect(torch.stack([first, second]), [parse_caption(caption)] * 2, PatchGrid(4, 4, 4)).defective.any()
+    inspection = inspect(torch.stack([first, second]), [parse_caption(caption)] * 2, PatchGrid(4, 4, 4))
+    assert inspection.world is world and not inspection.defective.any()
 
 
-def test_other_prompts_than_captions_are_refused() -> None:
-    with pytest.raises(InputError, match=r"good\.source is 'world': .*; name a folder of clips instead"):
-        find_good_clips(GoodConfig(), [Prompt("p", "a cat on a mat")], SIZE, seed=0)
+@pytest.mark.parametrize(("source", "world"), SOURCES)
+def test_other_prompts_than_captions_are_refused(source: str, world: World) -> None:
+    with pytest.raises(InputError, match=rf"good\.source is '{source}': .*; name a folder of clips instead"):
+        find_good_clips(GoodConfig(source=source), [Prompt("p", "a cat on a mat")], world.clip_shape, seed=0)
+
+
+@pytest.mark.parametrize(("source", "world"), SOURCES)
+def test_a_world_makes_good_clips_of_its_own_size_alone(source: str, world: World) -> None:
+    assert source_identity(GoodConfig(source=source), world.clip_shape) == source
+    frames, height, width = world.clip_shape
+    words = rf"good\.source is '{source}'.* {frames} frames of {height} x {width} .* have 49 of 480 x 832"
+    with pytest.raises(InputError, match=words):
+        check_source(GoodConfig(source=source), (49, 480, 832))
+
+
+def test_a_source_that_is_neither_a_world_nor_a_folder_is_told_both(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"give 'world', 'panorama', or a folder of mp4 files"):
+        check_source(GoodConfig(source=str(tmp_path / "none")), SIZE)
 
 
 @pytest.fixture
@@ -64,6 +85,6 @@ def test_a_folder_without_any_clip_of_the_prompts_is_refused(folder: Path) -> No
 
 
 def test_the_identity_of_a_folder_is_that_of_its_bytes(folder: Path) -> None:
-    before = source_identity(GoodConfig(source=str(folder)))
+    before = source_identity(GoodConfig(source=str(folder)), SIZE)
     (folder / "dog.mp4").write_bytes(b"another")
-    assert source_identity(GoodConfig(source=str(folder))) != before
+    assert source_identity(GoodConfig(source=str(folder)), SIZE) != before

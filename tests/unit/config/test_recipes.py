@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from halovid.config.objectives import GranDPOOptions, NftOptions
+from halovid.config.packaged import PACKAGED_SIZES
 from halovid.config.recipes import changed, load_config, make_config
 from halovid.config.run import RunConfig
 from halovid.config.sections import result_settings
@@ -28,8 +29,27 @@ def test_files_are_relative_to_the_recipe_but_not_what_the_package_holds(tmp_pat
     config = load_config(recipe)
     assert config.good is not None and config.good.source == str(tmp_path / "clips")
     assert config.judge.questions == tmp_path / "q.parquet"
-    world = load_config(recipe, ("good.source=world",))
-    assert world.good is not None and world.good.source == "world"
+    for name in PACKAGED_SIZES:
+        packaged = load_config(recipe, (f"good.source={name}",))
+        assert packaged.good is not None and packaged.good.source == name
+
+
+def test_a_packaged_generator_makes_clips_of_its_own_size_unless_the_recipe_says_another() -> None:
+    for name, size in PACKAGED_SIZES.items():
+        assert make_config({"generator": {"model": name}}).clip_size == size
+    assert make_config({}).clip_size == make_config({"generator": {"model": "somebody/a-model"}}).clip_size
+    assert make_config({"generator": {"model": "panorama", "height": 128}}).clip_size == (17, 128, 96)
+    assert changed(make_config({}), {"generator": {"model": "panorama"}}).clip_size == (17, 96, 96)
+    assert changed(make_config({"generator": {"model": "panorama"}}), {"generator": {"model": "world"}}) == changed(
+        make_config({}), {"generator": {"model": "world"}}
+    )
+
+
+def test_a_size_that_can_not_follow_from_a_wrong_model_is_no_mistake_of_its_own() -> None:
+    with pytest.raises(InputError) as caught:
+        make_config({"generator": {"model": 5}})
+    assert str(caught.value).startswith("generator.model: got 5. ")
+    assert "num_frames" not in str(caught.value) and "factory" not in str(caught.value)
 
 
 def test_an_empty_recipe_has_all_defaults(tmp_path: Path) -> None:

@@ -20,10 +20,11 @@ from halovid.records import DEFECT_RATING, HIGHEST, LOWEST, Judgement, Refusal, 
 from halovid.store.tables import LABELS, rows_to_table
 from halovid.world.captions import write_caption
 from halovid.world.corruptions import Event, render_corrupted
-from halovid.world.inspector import DEFECT_THRESHOLD, Inspection
+from halovid.world.inspector import Inspection
 from halovid.world.judge import InspectorJudge
 from halovid.world.render import render_scene
 from halovid.world.scenes import sample_scene
+from halovid.world.worlds import PANORAMA, PLAIN
 
 GRID = PatchGrid(2, 3, 5)
 GEOMETRY = LatentGeometry(4, 8, causal_first_frame=True)
@@ -116,6 +117,27 @@ def test_a_clean_clip_is_rated_better_than_a_corrupted_one(answers: list[Judgeme
     assert (corrupted.patches["visual_quality"] < DEFECT_RATING).any()
 
 
+def test_clips_of_the_panorama_world_are_judged_by_the_same_judge() -> None:
+    scene, rng = sample_scene(93, "heldout", PANORAMA), np.random.default_rng(0)
+    events = [Event("noise", sprite, 4, 12) for sprite in range(4)]
+    clips = (render_scene(scene), render_corrupted(scene, events, rng))
+    caption = write_caption(scene.spec, rng)
+    clean, corrupted = map(
+        judged, InspectorJudge(GRID).judge([Request(clip, caption, "c") for clip in clips], GEOMETRY)
+    )
+    assert clean.clip["visual_quality"] > 4.9 and clean.clip["text_alignment"] == HIGHEST
+    assert corrupted.clip["visual_quality"] < clean.clip["visual_quality"] - 0.5
+    assert (corrupted.patches["visual_quality"] < DEFECT_RATING).any()
+
+
+@pytest.mark.parametrize("shape", [(13, 96, 96), (17, 64, 64), (1, 64, 64)])
+def test_clips_of_another_size_than_a_world_s_are_refused_with_the_sizes(shape: tuple[int, int, int]) -> None:
+    caption = write_caption(sample_scene(91, "heldout").spec, np.random.default_rng(0))
+    [answer] = InspectorJudge(GRID).judge([Request(torch.zeros(3, *shape), caption, "c")], GEOMETRY)
+    assert isinstance(answer, Refusal)
+    assert "13 frames of 64 x 64 pixels or 17 frames of 96 x 96 pixels" in answer.reason
+
+
 def test_each_clip_is_judged_by_itself(clips: list[Request], answers: list[Judgement | Refusal]) -> None:
     alone = InspectorJudge(GRID).judge(clips[2:], GEOMETRY)[0]
     for aspect, ratings in judged(alone).patches.items():
@@ -127,6 +149,7 @@ def inspection(defects: list[float]) -> Inspection:
     count = len(defects)
     distance = torch.tensor(defects, dtype=torch.float64).reshape(1, 1, 1, count)
     return Inspection(
+        world=PLAIN,
         patch_defects=distance,
         patch_flicker=distance.flip(-1),
         sprite_patches=torch.zeros(1, 1, 1, count, dtype=torch.bool),
@@ -147,7 +170,7 @@ def test_the_defect_rating_is_the_rating_at_the_defect_threshold(
     monkeypatch: pytest.MonkeyPatch, clips: list[Request]
 ) -> None:
     defects = [0.0, 0.5, 0.999, 1.0, 1.001, 2.0, 1e3]  # in units of the threshold
-    judgement = rate(inspection([share * DEFECT_THRESHOLD for share in defects]), monkeypatch, clips[0].prompt)
+    judgement = rate(inspection([share * PLAIN.defect_threshold for share in defects]), monkeypatch, clips[0].prompt)
     ratings = judgement.patches["visual_quality"].flatten()
     assert ratings[3].item() == pytest.approx(DEFECT_RATING, abs=1e-9)
     assert ratings[2] > DEFECT_RATING > ratings[4]
@@ -160,7 +183,7 @@ def test_the_defect_rating_is_the_rating_at_the_defect_threshold(
 def test_the_rating_of_a_clip_is_that_of_the_patches_that_matter(
     monkeypatch: pytest.MonkeyPatch, clips: list[Request]
 ) -> None:
-    inspected = inspection([0.0, DEFECT_THRESHOLD, 1e3])  # only the last is beyond the threshold
+    inspected = inspection([0.0, PLAIN.defect_threshold, 1e3])  # only the last is beyond the threshold
     for sprite_patch, expected in ((1, (DEFECT_RATING + LOWEST) / 2), (0, (HIGHEST + LOWEST) / 2), (2, LOWEST)):
         sprites = torch.arange(3).reshape(1, 1, 1, 3) == sprite_patch
         rated = rate(dataclasses.replace(inspected, sprite_patches=sprites), monkeypatch, clips[0].prompt)

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from halovid.labelling.database import LabelDatabase, Settings
+from halovid.labelling.material import load_material
 from halovid.labelling.server import build_app
 from halovid.labelling.service import Labelling
 from people_run import Server, good_scores, make_run, serving
@@ -45,6 +47,16 @@ def test_clips_come_by_ranges(client: TestClient) -> None:
     part = client.get(url, headers={"Range": "bytes=4-7"})
     assert (part.status_code, part.content) == (206, b"ftyp")
     assert part.headers["content-range"] == f"bytes 4-7/{len(whole.content)}"
+
+
+def test_pictures_come_as_pictures(sqlite: LabelDatabase, settings: Settings, tmp_path: Path) -> None:
+    material = load_material(make_run(tmp_path / "run", num_frames=1), "generate", seed=0)
+    sqlite.fix_settings(settings)
+    with TestClient(build_app(Labelling(sqlite, material, settings)), base_url="http://127.0.0.1:8765") as client:
+        _, task = first_task(client)
+        assert task["clips"][0]["is_picture"] and task["clips"][0]["num_frames"] == 1
+        shown = client.get(task["clips"][0]["url"])
+    assert shown.headers["content-type"] == "image/png" and shown.content.startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

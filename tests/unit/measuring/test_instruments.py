@@ -30,6 +30,7 @@ from halovid.world.captions import write_caption
 from halovid.world.corruptions import render_corrupted, sample_events
 from halovid.world.inspector import GEOMETRY
 from halovid.world.scenes import place_scene, sample_spec
+from halovid.world.worlds import WORLDS
 from tiny_models import encoder_spec
 
 GRID = PatchGrid(4, 4, 4)
@@ -152,6 +153,20 @@ def test_prompts_that_an_instrument_cannot_measure_are_told_ahead(clips: ClipBat
     require_measurable(prompts, recipe("critic", "plain"))
     with pytest.raises(InputError, match=r"'inspector'.*prompt p7: not a caption.*take it out of evaluate.instruments"):
         require_measurable(prompts, recipe("plain", "inspector"))
+
+
+@pytest.mark.parametrize("name", ["inspector", "critic"])
+def test_clips_of_a_size_that_an_instrument_cannot_measure_are_told_ahead(name: str) -> None:
+    def sized(frames: int, height: int, width: int, instrument: str) -> RunConfig:
+        generator = {"num_frames": frames, "height": height, "width": width}
+        return make_config({"generator": generator, "evaluate": {"instruments": [instrument]}})
+
+    for world in WORLDS.values():
+        require_measurable([], sized(*world.clip_shape, name))
+    require_measurable([], sized(17, 64, 64, "plain"))
+    words = rf"'{name}'.*13 frames of 64 x 64 pixels or 17 frames of 96 x 96.*\(17, 64, 64\); .*take it out of evaluate"
+    with pytest.raises(InputError, match=words):
+        require_measurable([], sized(17, 64, 64, name))
 
 
 def test_a_measure_that_is_called_by_its_title_is_told_its_id() -> None:

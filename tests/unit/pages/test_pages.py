@@ -146,7 +146,7 @@ def test_ids_are_unique_and_references_resolve() -> None:
 def test_clip_data_holds_clips_and_rewards() -> None:
     data = _clip_data(render_page(CONTENT))
     clip = data["clips"][0]
-    assert base64.b64decode(clip["sides"][1]["mp4"]) == b"aligned"
+    assert base64.b64decode(clip["sides"][1]["file"]) == b"aligned"
     assert clip["sides"][0]["rewards"][0][1] == [0.25, None, 1.0]
     assert clip["frameToPatch"] == [0, 0, 0, 1, 1]
     assert data["clock"] == {"fps": 8, "numFrames": 5}

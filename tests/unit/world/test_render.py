@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -17,28 +18,33 @@ from halovid.world.render import (
     background_basis,
     background_colour,
     composite,
+    light_ramp,
     palette,
     pictures_of,
     place_pictures,
     render_background,
     render_scene,
     sprite_layers,
+    texture_at,
+    texture_views,
     to_video,
 )
 from halovid.world.scenes import (
     BACKGROUNDS,
     COLOURS,
-    FRAME_SIZE,
-    NUM_FRAMES,
     SHAPES,
+    TEXTURE_SIZE,
     TEXTURES,
+    Scene,
     SpriteSpec,
     sample_scene,
 )
+from halovid.world.worlds import PANORAMA, PLAIN, WORLDS, World
 
 quick = settings(max_examples=30, deadline=None, derandomize=True)
 places = st.floats(20, 44)
 radii = st.floats(7, 11)
+each_world = pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
 
 
 def sprite(shape: str = "circle", texture: str = "plain", colour: str = "white") -> SpriteSpec:
@@ -47,9 +53,8 @@ def sprite(shape: str = "circle", texture: str = "plain", colour: str = "white")
 
 def place(spec: SpriteSpec, x: float, y: float, radius: float) -> Tensor:
     """The layer of one sprite, [4, 64, 64]."""
-    return place_pictures(pictures_of([spec]), torch.tensor([[[x, y]]], dtype=torch.float32), torch.tensor([radius]))[
-        0, 0
-    ]
+    centre = torch.tensor([[[x, y]]], dtype=torch.float32)
+    return place_pictures(pictures_of([spec]), centre, torch.tensor([radius]), 64)[0, 0]
 
 
 def centroid(alpha: Tensor) -> tuple[float, float]:
@@ -176,36 +181,104 @@ def test_pictures_are_premultiplied_and_all_different() -> None:
     assert pictures_of(specs[:1])[0, :3, 28, 28].tolist() == pytest.approx(palette()[0].tolist())
 
 
-def test_a_background_is_its_colour_shaded_by_a_slope() -> None:
-    for name in BACKGROUNDS:
-        flat = render_background(name, np.zeros(2))
-        assert flat.shape == (3, FRAME_SIZE, FRAME_SIZE)
-        torch.testing.assert_close(flat, background_colour(name)[:, None, None].expand_as(flat))
-    sloped = render_background("grey", np.array([0.3, -0.2]))
-    shade = sloped / render_background("grey", np.zeros(2)) - 1
-    torch.testing.assert_close(shade[0, 32], 0.3 * background_basis()[1, 32] - 0.2 * background_basis()[2, 32])
-    assert shade[0, 32, -1] > 0.28 and shade[0, -1, 32] < -0.18
-    assert shade.mean().abs() < 1e-5
+def light_of(scene: Scene) -> Tensor:
+    """The light of a scene, [H, W]."""
+    return light_ramp(torch.tensor(scene.slope, dtype=torch.float32), scene.world.frame_size)
 
 
-def test_a_scene_is_its_sprites_over_its_background() -> None:
-    scene = sample_scene(11, "train")
+def test_light_is_one_in_the_centre_and_changes_by_its_slope_to_the_edges() -> None:
+    assert (light_ramp(torch.zeros(2), 64) == 1).all()
+    ramp = light_ramp(torch.tensor([0.3, -0.2]), 64)
+    torch.testing.assert_close(ramp[32] - 1, 0.3 * background_basis(64)[1, 32] - 0.2 * background_basis(64)[2, 32])
+    assert ramp[32, -1] > 1.28 and ramp[-1, 32] < 0.82
+    assert ramp.mean().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", BACKGROUNDS)
+def test_a_plain_background_is_its_colour(name: str) -> None:
+    scene = sample_scene(3, "train", PLAIN)
+    scene = dataclasses.replace(scene, spec=dataclasses.replace(scene.spec, background=name))
+    flat = render_background(scene)
+    assert flat.shape == (1, 3, 64, 64)
+    torch.testing.assert_close(flat[0], background_colour(name)[:, None, None].expand_as(flat[0]))
+
+
+@pytest.mark.parametrize("name", BACKGROUNDS)
+def test_a_texture_repeats_and_is_as_often_dark_as_bright(name: str) -> None:
+    axis = torch.arange(TEXTURE_SIZE) + 0.5
+    texture = texture_at(name, axis[None], axis[:, None])
+    for move in ((TEXTURE_SIZE, 0), (0, TEXTURE_SIZE), (-2 * TEXTURE_SIZE, TEXTURE_SIZE)):
+        moved = texture_at(name, axis[None] + move[0], axis[:, None] + move[1])
+        torch.testing.assert_close(moved, texture, rtol=0, atol=1e-4)
+    assert not torch.allclose(texture_at(name, axis[None] + TEXTURE_SIZE / 2, axis[:, None]), texture, atol=0.1)
+    assert texture.mean().abs() < 0.05
+    assert -1 < texture.min() < -0.5 and 0.5 < texture.max() < 1
+
+
+def test_no_two_backgrounds_have_one_texture_wherever_the_camera_looks() -> None:
+    axis = torch.arange(TEXTURE_SIZE) + 0.5
+    textures = torch.stack([texture_at(name, axis[None], axis[:, None]) for name in BACKGROUNDS])
+    spectra = torch.fft.fft2(textures - textures.mean((1, 2), keepdim=True))
+    sizes = textures.square().sum((1, 2)).sqrt()
+    for first, second in itertools.combinations(range(len(BACKGROUNDS)), 2):
+        overlaps = torch.fft.ifft2(spectra[first] * spectra[second].conj()).real  # at every shift
+        assert overlaps.max() < 0.6 * sizes[first] * sizes[second]
+
+
+def test_a_view_is_the_part_of_the_texture_that_begins_at_its_corner() -> None:
+    axis = torch.arange(TEXTURE_SIZE) + 0.5
+    whole = texture_at("plum", axis[None], axis[:, None])
+    view = texture_views("plum", torch.tensor([[20.0, 7.0], [21.0, 7.0]]), 40)
+    assert view.shape == (2, 40, 40)
+    torch.testing.assert_close(view[0], whole[7:47, 20:60], rtol=0, atol=1e-4)  # x is the column
+    torch.testing.assert_close(view[1, :, :-1], view[0, :, 1:], rtol=0, atol=1e-4)
+
+
+def test_the_background_of_a_panorama_moves_with_the_camera() -> None:
+    scene = sample_scene(11, "train", PANORAMA)
+    scene = dataclasses.replace(scene, pan=np.array([1.0, 0.0]))
+    background = render_background(scene)
+    assert background.shape == (PANORAMA.num_frames, 3, 96, 96)
+    torch.testing.assert_close(background[5, :, :, :-5], background[0, :, :, 5:], rtol=0, atol=1e-4)
+    assert (background[5] - background[0]).abs().max() > 0.03
+    colour = background_colour(scene.spec.background)[:, None, None] * PANORAMA.brightness
+    relief = background / colour
+    torch.testing.assert_close(relief[:, 0], relief[:, 1])  # lighter and darker, but of one hue
+    assert relief.min() > 1 - PANORAMA.texture and relief.max() < 1 + PANORAMA.texture
+
+
+@each_world
+def test_a_scene_is_its_sprites_over_its_background_in_its_light(world: World) -> None:
+    scene = sample_scene(11, "train", world)
     video = render_scene(scene)
-    assert video.shape == (3, NUM_FRAMES, FRAME_SIZE, FRAME_SIZE)
+    assert video.shape == (3, *world.clip_shape)
     assert video.min() >= -1 and video.max() <= 1
     assert torch.equal(video, render_scene(scene))
     free = sprite_layers(scene)[:, :, 3].amax(0) == 0
-    background = to_video(render_background(scene.spec.background, scene.slope)[None].expand(NUM_FRAMES, -1, -1, -1))
+    background = to_video((render_background(scene) * light_of(scene)).expand(world.num_frames, -1, -1, -1))
     assert 0.2 < free.float().mean() < 0.9
     torch.testing.assert_close(video[:, free], background[:, free])
 
 
-def test_layers_follow_the_paths_of_their_sprites() -> None:
-    scene = sample_scene(12, "heldout")
+@each_world
+def test_light_falls_on_sprites_in_the_panorama_world_alone(world: World) -> None:
+    scene = sample_scene(11, "train", world)
+    dark = dataclasses.replace(scene, slope=np.array([-0.2, -0.1]))
+    even = dataclasses.replace(scene, slope=np.zeros(2))
+    inside = sprite_layers(scene)[:, :, 3].amax(0) > 0.999
+    lit, unlit = ((render_scene(one) + 1)[:, inside] / 2 for one in (dark, even))
+    expected = (unlit * light_of(dark).expand_as(inside)[inside]).clamp(max=1) if world.lit else unlit
+    assert 0.05 < inside.float().mean() < 0.5
+    torch.testing.assert_close(lit, expected, rtol=0, atol=2e-3)  # a thousandth of the background shines through
+
+
+@each_world
+def test_layers_follow_the_paths_of_their_sprites(world: World) -> None:
+    scene = sample_scene(12, "heldout", world)
     layers, paths = sprite_layers(scene), scene.paths()
-    assert layers.shape == (len(paths), NUM_FRAMES, 4, FRAME_SIZE, FRAME_SIZE)
-    rows, columns = torch.meshgrid(*[torch.arange(FRAME_SIZE) + 0.5] * 2, indexing="ij")
-    for i, t in itertools.product(range(len(paths)), range(NUM_FRAMES)):
+    assert layers.shape == (len(paths), world.num_frames, 4, world.frame_size, world.frame_size)
+    rows, columns = torch.meshgrid(*[torch.arange(world.frame_size) + 0.5] * 2, indexing="ij")
+    for i, t in itertools.product(range(len(paths)), range(world.num_frames)):
         x, y = paths[i, t]
         outside = torch.hypot(columns - x, rows - y) > 1.4 * scene.radius[i] + 1
         assert layers[i, t, 3].sum() > scene.radius[i] ** 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from halovid.config.run import GeneratorConfig
 from halovid.maths.grid import LatentGeometry
-from halovid.models.family import Family
+from halovid.models.family import Family, read_settings
 
 
 def _encode(pipe: Any, prompts: list[str]) -> dict[str, Tensor]:
@@ -37,7 +36,7 @@ def _geometry(vae: Any) -> LatentGeometry:
 
 
 def _problem(folder: Path, config: GeneratorConfig) -> str | None:
-    settings = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
+    settings = read_settings(folder, "transformer/config.json")
     if settings.get("patch_size_t") is None:
         return None
     return "is CogVideoX 1.5, which takes latent frames in pairs; only CogVideoX 1.0 is driven so far"

@@ -1,8 +1,7 @@
-"""Wan 2.1: any `WanPipeline` with one transformer, from the packaged world to 1.3B and 14B."""
+"""Wan 2.1 and Wan 2.2 TI2V-5B: any `WanPipeline` with one transformer, from the packaged world to 14B."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from halovid.config.run import GeneratorConfig
 from halovid.maths.grid import LatentGeometry
-from halovid.models.family import Family
+from halovid.models.family import Family, read_settings
 
 _MAX_TEXT = 512  # tokens, WanPipeline's own default
 
@@ -25,8 +24,13 @@ def _encode(pipe: Any, prompts: list[str]) -> dict[str, Tensor]:
 
 
 def _predict(
-    pipe: Any, network: nn.Module, noisy: Tensor, timestep: Tensor, tensors: dict[str, Tensor], config: GeneratorConfig
+    pipe: Any, network: Any, noisy: Tensor, timestep: Tensor, tensors: dict[str, Tensor], config: GeneratorConfig
 ) -> Tensor:
+    """TI2V-5B is told the timestep of each token, as it may be given a first frame; here all of a clip's are alike."""
+    if pipe.config.get("expand_timesteps"):
+        frame, rows, columns = network.config.patch_size
+        frames, height, width = noisy.shape[2:]
+        timestep = timestep[:, None].expand(-1, (frames // frame) * (height // rows) * (width // columns))
     output: Tensor = network(noisy, timestep, tensors["prompt_embeds"], return_dict=False)[0]
     return output
 
@@ -36,13 +40,11 @@ def _geometry(vae: Any) -> LatentGeometry:
 
 
 def _problem(folder: Path, config: GeneratorConfig) -> str | None:
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index = read_settings(folder, "model_index.json")
     one_expert = index.get("transformer", [None])[0] and not index.get("transformer_2", [None])[0]
-    if one_expert and not index.get("expand_timesteps"):
+    if one_expert:
         return None
-    return (
-        "is a Wan 2.2 pipeline; only those with one transformer and one timestep per clip (Wan 2.1) are driven so far"
-    )
+    return "has two transformers (Wan 2.2 A14B); only pipelines with one (Wan 2.1, TI2V-5B) are driven so far"
 
 
 class TextPadding:

@@ -7,8 +7,9 @@ from typing import Any
 
 from halovid.config.reward import RewardConfig
 from halovid.maths.grid import LatentGeometry
-from halovid.rewards.backbones.base import Backbone, EncoderSpec, Features, LanguageSpec
+from halovid.rewards.backbones.base import Backbone, DenoiserSpec, EncoderSpec, Features, LanguageSpec
 from halovid.rewards.backbones.conv import ConvEncoder
+from halovid.rewards.backbones.denoiser import DenoiserProbe
 from halovid.rewards.backbones.idefics2 import Idefics2Backbone
 from halovid.rewards.backbones.language import LanguageBackbone
 from halovid.rewards.backbones.prompted import PromptedEncoder
@@ -20,13 +21,23 @@ from halovid.rewards.pretrained import load_config
 from halovid.rewards.released import model_config
 from halovid.store.errors import InputError
 
-__all__ = ["BACKBONES", "Backbone", "EncoderSpec", "Features", "LanguageSpec", "make_backbone", "make_spec"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "DenoiserSpec",
+    "EncoderSpec",
+    "Features",
+    "LanguageSpec",
+    "make_backbone",
+    "make_spec",
+]
 
 
 def _videomae(spec: EncoderSpec) -> Backbone:
     return PromptedEncoder((PretrainedVideoMAE if spec.model else VideoMAEEncoder)(spec), spec)
 
 
+AnySpec = EncoderSpec | DenoiserSpec | LanguageSpec
 LANGUAGE_MODELS: dict[str, type[LanguageBackbone]] = {
     "qwen_vl": QwenVLBackbone,
     "smolvlm": SmolVLMBackbone,
@@ -36,11 +47,12 @@ BACKBONES: dict[str, Callable[[Any], Backbone]] = {
     "conv": lambda spec: PromptedEncoder(ConvEncoder(spec), spec),
     "videomae": _videomae,
     "vjepa2": lambda spec: PromptedEncoder(VJEPA2Encoder(spec), spec),
+    "denoiser": DenoiserProbe,
     **LANGUAGE_MODELS,
 }
 
 
-def make_backbone(spec: EncoderSpec | LanguageSpec) -> Backbone:
+def make_backbone(spec: AnySpec) -> Backbone:
     """The backbone of a specification, its pretrained weights loaded."""
     return BACKBONES[spec.name](spec)
 

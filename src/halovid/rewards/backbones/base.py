@@ -53,6 +53,20 @@ class EncoderSpec(BackboneSpec):
     lora: LoraOptions | None = None
 
 
+class DenoiserSpec(BackboneSpec):
+    """Convolutions over the hidden states of the generator's own denoiser, which reads latents and no pixels.
+
+    states: how many numbers a hidden state has.  block: the denoiser's block that gives them, counted from 0.
+    levels: the noise levels at which it is shown the clips.
+    """
+
+    name: Literal["denoiser"]
+    layers: int
+    states: int
+    block: int
+    levels: tuple[float, ...]
+
+
 class LanguageSpec(BackboneSpec):
     """A vision-language model: `frames` pictures of `input_height` x `input_width` pixels and the prompt as text."""
 
@@ -78,11 +92,13 @@ class Backbone(nn.Module, ABC):
 
     pretrained: whether it starts from pretrained weights.
     reads_text: whether it takes prompts as token ids; else as text states of the generator.
+    sees_pixels: whether it is shown clips as they look; else as the hidden states that a denoiser has of them.
     adapted: the name of the submodule whose weights are frozen under LoRA adapters; None without adapters.
     """
 
     pretrained = False
     reads_text = False
+    sees_pixels = True
     adapted: str | None = None
 
     @abstractmethod

@@ -24,11 +24,11 @@ class ConvEncoder(nn.Module):
         layers: list[nn.Module] = []
         inputs = 3
         for width in widths:
-            layers += [_convolution(inputs, width, (1, 2, 2)), _Residual(width)]
+            layers += [_convolution(inputs, width, (1, 2, 2)), Residual(width)]
             inputs = width
         latent_frame = (spec.temporal_stride, 1, 1)
         layers.append(nn.Conv3d(inputs, spec.width, latent_frame, latent_frame))
-        layers += [_Residual(spec.width) for _ in range(spec.layers)]
+        layers += [Residual(spec.width) for _ in range(spec.layers)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, video: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def _convolution(inputs: int, outputs: int, stride: tuple[int, int, int]) -> nn.
     return nn.Sequential(nn.Conv3d(inputs, outputs, 3, stride, padding=1), nn.GroupNorm(8, outputs), nn.SiLU())
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     """x + convolution(x)."""
 
     def __init__(self, width: int) -> None:

@@ -14,6 +14,7 @@ export function buildScreens() {
   session.players = session.task.clips.map(buildScreen);
   byId("screens").replaceChildren(...session.players.map(({ screen }, index) => element("figure", {},
     ...(comparing() ? [element("figcaption", {}, ["Left", "Right"][index])] : []), screen)));
+  byId("play").hidden = byId("speed").hidden = session.task.clips.every((clip) => clip.is_picture);
   session.partDrawn = null;
   layout();
   gathering = false;
@@ -22,7 +23,8 @@ export function buildScreens() {
 }
 
 function buildScreen(clip, index) {
-  const video = element("video", { src: clip.url, muted: true, playsInline: true, preload: "auto", disablePictureInPicture: true });
+  const video = clip.is_picture ? buildPicture(clip)
+    : element("video", { src: clip.url, muted: true, playsInline: true, preload: "auto", disablePictureInPicture: true });
   video.setAttribute("aria-label", comparing() ? ["Left clip", "Right clip"][index] : "Clip");
   const grid = element("div", { className: "grid", role: "group", "aria-label": `Patches${comparing() ? [" of the left clip", " of the right clip"][index] : ""}` });
   grid.style.gridTemplate = `repeat(${H}, minmax(0, 1fr)) / repeat(${W}, minmax(0, 1fr))`;
@@ -31,9 +33,15 @@ function buildScreen(clip, index) {
   const failure = element("p", { className: "failure", hidden: true }, "This clip can't be played here: skip it.");
   const screen = element("div", { className: "screen" }, video, grid, failure);
   video.addEventListener("error", () => { failure.hidden = false; });
-  video.addEventListener("loadedmetadata", layout);
+  video.addEventListener(clip.is_picture ? "load" : "loadedmetadata", layout);
   return { clip, video, grid, cells, screen };
 }
+
+// A picture is a video whose only frame is always there.
+const buildPicture = (clip) => Object.assign(element("img", { src: clip.url, alt: "" }), {
+  currentTime: 0, ended: true, seeking: false, readyState: HTMLMediaElement.HAVE_ENOUGH_DATA,
+  play: async () => {}, pause: () => {}, load: () => {},
+});
 
 let stroke = null; // while the mouse is down: whether it marks, or takes marks away
 

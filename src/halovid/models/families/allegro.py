@@ -1,0 +1,93 @@
+"""Allegro: a transformer over the latents of an autoencoder that works in overlapping tiles only: epsilon.
+
+Diffusers 0.42 has no loader of adapters for it: a trained adapter is used after `halovid merge`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halovid.config.run import GeneratorConfig
+from halovid.maths.grid import LatentGeometry
+from halovid.models.family import Family, call_arguments, decode_clips, encode_clips, read_settings
+
+# AutoencoderKLAllegro's tiles: frames, and the default of sides; how far the next tile overlaps, in time, height, width
+_FRAMES, _SIDE = 24, 320
+_OVERLAPS = (8, 120, 80)
+
+
+def _encode(pipe: Any, prompts: list[str]) -> dict[str, Tensor]:
+    """T5's states of 512 tokens, and which of them count."""
+    states, mask, *_ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False, device=pipe.device)
+    return {"prompt_embeds": states, "prompt_attention_mask": mask}
+
+
+def _predict(
+    pipe: Any, network: Any, noisy: Tensor, timestep: Tensor, tensors: dict[str, Tensor], config: GeneratorConfig
+) -> Tensor:
+    frames, height, width = noisy.shape[2:]
+    stride = pipe.vae_scale_factor_spatial
+    rotary = pipe._prepare_rotary_positional_embeddings(
+        len(noisy), height * stride, width * stride, frames, noisy.device
+    )
+    return network(
+        noisy,
+        tensors["prompt_embeds"].unsqueeze(1),
+        timestep,
+        encoder_attention_mask=tensors["prompt_attention_mask"],
+        image_rotary_emb=rotary,
+        return_dict=False,
+    )[0]
+
+
+def _geometry(vae: Any) -> LatentGeometry:
+    return LatentGeometry(vae.config.temporal_compression_ratio, vae.spatial_compression_ratio, False)
+
+
+def _decode_video(vae: Any, latents: Tensor) -> Tensor:
+    """The autoencoder gives time before channels."""
+    return decode_clips(vae, latents).transpose(1, 2)
+
+
+def _in_tiles(function: Any) -> Any:
+    """A function of an autoencoder and a batch that does each clip alone, since its tiles hold no more."""
+
+    def each(vae: Any, batch: Tensor) -> Tensor:
+        vae.enable_tiling()
+        return torch.cat([function(vae, clip) for clip in batch.split(1)])
+
+    return each
+
+
+def _call(config: GeneratorConfig) -> dict[str, Any]:
+    """Texts are taken as they are: cleaning them would depend on the packages that are installed."""
+    return call_arguments(config) | {"clean_caption": False}
+
+
+def _problem(folder: Path, config: GeneratorConfig) -> str | None:
+    settings = read_settings(folder, "vae/config.json")
+    side = settings.get("sample_size", _SIDE)
+    size, tiles = (config.num_frames, config.height, config.width), (_FRAMES, side, side)
+    rules = []
+    for name, length, tile, overlap in zip(("num_frames", "height", "width"), size, tiles, _OVERLAPS, strict=True):
+        if length < tile or (length - tile) % (tile - overlap):
+            rules.append(f"generator.{name} is {length}, not {tile} + {tile - overlap} * k")
+    return f"is decoded in whole tiles: {'; '.join(rules)}" if rules else None
+
+
+FAMILY = Family(
+    encode=_encode,
+    predict=_predict,
+    geometry=_geometry,
+    side_multiple=2,
+    encode_video=_in_tiles(encode_clips),
+    decode_video=_in_tiles(_decode_video),
+    call=_call,
+    # the call has a text as the default of its negative prompt, which it refuses beside tensors
+    arguments=lambda tensors: tensors | {"prompt": None},
+    problem=_problem,
+)
