@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: demo test test-runs test-units clean
+.PHONY: demo test test-runs test-units test-families clean
 
 demo: $(VENV)/installed
 	$(BIN)/halovid run recipes/demo.yaml $(RUN)
@@ -21,6 +21,10 @@ test-runs:
 
 test-units:
 	$(BIN)/python -m pytest --ignore tests/e2e --ignore tests/golden
+
+# every model family against its plain pipeline; `test` takes one of each kind
+test-families: $(VENV)/installed
+	HALOVID_ALL_FAMILIES=1 $(BIN)/python -m pytest tests/unit/models tests/e2e/test_families.py tests/e2e/test_pictures.py
 
 # torch is free in the range; the constraints hold it to a release with a CPU build that all the others fit
 $(VENV)/installed: pyproject.toml constraints-cpu.txt

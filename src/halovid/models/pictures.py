@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from halovid.config.run import GeneratorConfig
 from halovid.maths.grid import LatentGeometry
-from halovid.models.family import call_arguments
+from halovid.models.family import call_arguments, read_settings
 
 
 def picture_arguments(config: GeneratorConfig) -> dict[str, Any]:
@@ -32,7 +31,7 @@ def not_a_picture(folder: Path, config: GeneratorConfig) -> str | None:
 
 def unet_problem(folder: Path, config: GeneratorConfig) -> str | None:
     """The `problem` of a family of pictures with a UNet."""
-    if settings_of(folder, "unet").get("time_cond_proj_dim") is not None:
+    if read_settings(folder, "unet/config.json").get("time_cond_proj_dim") is not None:
         return "is a latent consistency model, whose UNet is told the guidance scale; it is not driven so far"
     return not_a_picture(folder, config)
 
@@ -40,12 +39,6 @@ def unet_problem(folder: Path, config: GeneratorConfig) -> str | None:
 def add_time(pipe: Any, latents: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Latents of pictures [B, C, h, w] as those of clips of one frame: the `unpack` of most image pipelines."""
     return latents.unsqueeze(2)
-
-
-def settings_of(folder: Path, component: str) -> dict[str, Any]:
-    """What the config.json of a pipeline's component says; settings at their defaults may be missing."""
-    settings: dict[str, Any] = json.loads((folder / component / "config.json").read_text(encoding="utf-8"))
-    return settings
 
 
 def pack_squares(latents: Tensor) -> Tensor:

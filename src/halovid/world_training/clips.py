@@ -1,4 +1,4 @@
-"""The training clips of the packaged generator: rendered scenes, half of whose sprites are corrupted."""
+"""The training clips of the packaged generators: rendered scenes, many of whose sprites are corrupted."""
 
 from __future__ import annotations
 

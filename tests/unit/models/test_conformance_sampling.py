@@ -41,9 +41,12 @@ def test_predict_is_what_the_denoiser_gives_at_every_step_of_sampling(
 ) -> None:
     """What the scheduler gets is recorded: the network's output as the pipeline reads it, guided or as it is.
 
+    What it gives at last is what is sampled.
+
     Levels are those of the scheduler's steps, since some networks are told timesteps that are counted in another way.
     """
     steps: list[tuple[Tensor, Tensor, Tensor]] = []
+    results: list[Any] = []  # what the scheduler made of each of them
     model = open_tiny(folder, **changes)
     scheduler = model._pipe.scheduler
     scheduler_step, scaled = scheduler.step, getattr(scheduler, "scale_model_input", lambda sample, timestep: sample)
@@ -53,10 +56,13 @@ def test_predict_is_what_the_denoiser_gives_at_every_step_of_sampling(
         towards_clip = inverted or "per_token_timesteps" in named
         told = scheduler.config.num_train_timesteps - timestep if inverted else timestep
         steps.append((scaled(sample, timestep), told, -output if towards_clip else output))
-        return scheduler_step(output, timestep, sample, *args, **named)
+        results.append(scheduler_step(output, timestep, sample, *args, **named))
+        return results[-1]
 
     monkeypatch.setattr(scheduler, "step", note_step)
-    shape = model.sample(conditioning, SEEDS).shape
+    sampled = model.sample(conditioning, SEEDS)
+    shape = sampled.shape
+    torch.testing.assert_close(unpacked(model, results[-1][0], shape), sampled, rtol=1e-4, atol=1e-4)
     assert len(steps) >= STEPS, "a scheduler like PNDM calls the network once more than there are steps"
     for noisy, timestep, output in steps:
         level = model.noise.level(timestep.expand(len(SEEDS)))

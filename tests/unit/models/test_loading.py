@@ -10,6 +10,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
+import halovid.world
 from halovid.config.packaged import PACKAGED_SIZES
 from halovid.config.run import GeneratorConfig
 from halovid.models import FAMILIES, check_model, load_family, model_identity
@@ -68,10 +69,20 @@ def test_a_folder_is_what_its_files_are(tmp_path: Path) -> None:
     assert model_identity(config("world")) == model_identity(config("world"))
 
 
-def test_the_packaged_models_are_those_whose_sizes_are_known() -> None:
+def test_the_packaged_models_are_those_whose_sizes_are_known_each_in_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert PACKAGED.keys() == PACKAGED_SIZES.keys()
+    monkeypatch.setattr(halovid.world, "PANORAMA_PIPELINE", tmp_path)
     folders = {load_named(name)() for name in PACKAGED.values()}
-    assert len(folders) == len(PACKAGED)
+    assert len(folders) == len(PACKAGED) and all(folder.is_dir() for folder in folders)
+
+
+def test_a_packaged_model_that_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(halovid.world, "PANORAMA_PIPELINE", tmp_path / "none")
+    for look in (model_identity, check_model):
+        with pytest.raises(InputError, match=r"'panorama', and .* comes without .*: name 'world', or train it with"):
+            look(config("panorama"))
 
 
 def test_a_pipeline_that_nothing_drives_is_told_with_those_that_are(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from halovid.maths.seeds import clip_seed
-from halovid.world import critic
 from halovid.world.captions import parse_caption
 from halovid.world.corruptions import KINDS
 from halovid.world.critic import Critic
@@ -73,4 +72,3 @@ def test_a_generator_without_defects_has_none_and_follows_its_prompts(
     assert measured["colour right"] == measured["shape right"] == 1
     assert 0.5 < measured["motion, pixels per frame"] < 1.6
     assert {f"share of {kind}" for kind in KINDS} <= measured.keys()
-    assert critic.load_critic is not figures.load_critic

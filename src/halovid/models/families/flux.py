@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from halovid.config.run import GeneratorConfig
-from halovid.models.family import Family, decode_frames, encode_frames
+from halovid.models.family import Family, decode_frames, encode_frames, read_settings
 from halovid.models.pictures import (
     not_a_picture,
     pack_squares,
     picture_arguments,
     picture_geometry,
-    settings_of,
     unpack_squares,
 )
 
@@ -51,7 +50,7 @@ def _predict(
 def _problem(folder: Path, config: GeneratorConfig) -> str | None:
     if config.negative_prompt:
         return "takes no negative prompt: leave generator.negative_prompt empty"
-    if config.guidance_scale > 1 and not settings_of(folder, "transformer").get("guidance_embeds"):
+    if config.guidance_scale > 1 and not read_settings(folder, "transformer/config.json").get("guidance_embeds"):
         return f"was distilled without guidance: generator.guidance_scale is {config.guidance_scale:g}, set it to 1"
     return not_a_picture(folder, config)
 

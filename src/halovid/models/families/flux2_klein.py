@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from halovid.config.run import GeneratorConfig
 from halovid.maths.grid import LatentGeometry
-from halovid.models.family import LORA_TARGETS, Family
+from halovid.models.family import LORA_TARGETS, Family, read_settings
 from halovid.models.pictures import not_a_picture, picture_arguments
 
 
@@ -61,7 +60,7 @@ def _part_squares(vae: Any, latents: Tensor) -> Tensor:
 
 
 def _problem(folder: Path, config: GeneratorConfig) -> str | None:
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index = read_settings(folder, "model_index.json")
     if index.get("is_distilled") and config.guidance_scale > 1:
         return f"was distilled without guidance: generator.guidance_scale is {config.guidance_scale:g}, set it to 1"
     return not_a_picture(folder, config)

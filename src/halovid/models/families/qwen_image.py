@@ -10,8 +10,8 @@ from torch import Tensor
 
 from halovid.config.run import GeneratorConfig
 from halovid.maths.grid import LatentGeometry
-from halovid.models.family import Family, guide_classically
-from halovid.models.pictures import not_a_picture, pack_squares, picture_arguments, settings_of, unpack_squares
+from halovid.models.family import Family, guide_classically, read_settings
+from halovid.models.pictures import not_a_picture, pack_squares, picture_arguments, unpack_squares
 
 _MAX_TEXT = 512  # tokens, the default of the pipeline's call
 
@@ -59,7 +59,7 @@ def _geometry(vae: Any) -> LatentGeometry:
 
 
 def _problem(folder: Path, config: GeneratorConfig) -> str | None:
-    if settings_of(folder, "transformer").get("guidance_embeds"):
+    if read_settings(folder, "transformer/config.json").get("guidance_embeds"):
         return "is told its guidance scale as an input; only Qwen-Image without that is driven so far"
     return not_a_picture(folder, config)
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from halovid.config.run import GeneratorConfig
-from halovid.models.family import Family, decode_frames, encode_frames
-from halovid.models.pictures import add_time, not_a_picture, picture_arguments, picture_geometry, settings_of
+from halovid.models.family import Family, decode_frames, encode_frames, read_settings
+from halovid.models.pictures import add_time, not_a_picture, picture_arguments, picture_geometry
 
 
 def _encode(pipe: Any, prompts: list[str]) -> dict[str, Tensor]:
@@ -29,10 +28,10 @@ def _predict(
 
 
 def _problem(folder: Path, config: GeneratorConfig) -> str | None:
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index = read_settings(folder, "model_index.json")
     if not index.get("text_encoder_3", [None])[0]:
         return "lacks its third text encoder (T5), whose place would be filled with zeros; give a whole pipeline"
-    settings = settings_of(folder, "transformer")
+    settings = read_settings(folder, "transformer/config.json")
     longest = 8 * settings.get("patch_size", 2) * settings.get("pos_embed_max_size", 96)
     if max(config.height, config.width) > longest:
         return f"knows positions up to {longest} pixels: generator.height x width is {config.height} x {config.width}"
