@@ -73,6 +73,11 @@ def decode_clips(autoencoder: Any, latents: Tensor) -> Tensor:
     return autoencoder.decode(latents * std + mean, return_dict=False)[0]
 
 
+def clip_by_clip(function: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    """An `encode_video` or `decode_video` that does each clip alone, for autoencoders that can't do several."""
+    return lambda autoencoder, batch: torch.cat([function(autoencoder, clip) for clip in batch.split(1)])
+
+
 def encode_frames(autoencoder: Any, video: Tensor) -> Tensor:
     """The normalised latents [B, C, F, h, w] of clips by an image autoencoder, which encodes each frame alone."""
     mean, std = latent_statistics(autoencoder)

@@ -28,10 +28,10 @@ def hidden_states(block: nn.Module, forward: Callable[[], object], latent_shape:
     Raises:
         InputError: the block gives something else than a state for each token of the clip.
     """
-    states: list[Tensor] = []
+    outputs: list[Any] = []
 
     def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-        states.append(output[0] if isinstance(output, tuple) else output)
+        outputs.append(output)
         raise _ReachedError
 
     handle = block.register_forward_hook(keep)
@@ -41,22 +41,34 @@ def hidden_states(block: nn.Module, forward: Callable[[], object], latent_shape:
         pass
     finally:
         handle.remove()
-    [tokens] = states
-    return tokens.unflatten(1, token_shape(tokens, latent_shape)).movedim(-1, 1)
+    tokens, shape = _tokens_of_the_clip(outputs[0], latent_shape)
+    return tokens.unflatten(1, shape).movedim(-1, 1)
 
 
-def token_shape(tokens: Tensor, latent_shape: Sequence[int]) -> tuple[int, int, int]:
-    """How tokens [B, L, D] lie in a clip of latents (T, h, w): the (T', h', w') whose product is L.
+def _tokens_of_the_clip(output: Any, latent_shape: Sequence[int]) -> tuple[Tensor, tuple[int, int, int]]:
+    """What a block gives for the clip, [B, L, D], and its layout; some blocks give the tokens of the text beside it.
 
     Raises:
-        InputError: they are not the tokens of such a clip.
+        InputError: nothing, or more than one thing, can be the tokens of the clip.
     """
+    parts = [part for part in (output if isinstance(output, tuple) else (output,)) if isinstance(part, Tensor)]
+    laid_out = [(part, shape) for part in parts if (shape := token_shape(part, latent_shape)) is not None]
+    if len(laid_out) != 1:
+        frames, height, width = latent_shape
+        shapes = " and ".join(str(tuple(part.shape)) for part in parts)
+        problem = "are not the tokens" if not laid_out else "can each be the tokens"
+        raise InputError(
+            f"the denoiser's blocks give states of shape {shapes}, which {problem} of a clip of {frames} x {height} x "
+            f"{width} latent cells; reward.backbone 'denoiser' needs a transformer over such tokens"
+        )
+    return laid_out[0]
+
+
+def token_shape(tokens: Tensor, latent_shape: Sequence[int]) -> tuple[int, int, int] | None:
+    """How tokens [B, L, D] lie in a clip of latents (T, h, w): the (T', h', w') whose product is L; None if none is."""
     frames, height, width = latent_shape
     for length, side in itertools.product(_TOKEN_LENGTHS, _TOKEN_SIDES):
         shape = frames // length, height // side, width // side
         if tokens.dim() == 3 and tokens.shape[1] == shape[0] * shape[1] * shape[2]:
             return shape
-    raise InputError(
-        f"the denoiser's blocks give states of shape {tuple(tokens.shape)}, which are not the tokens of a clip of "
-        f"{frames} x {height} x {width} latent cells; reward.backbone 'denoiser' needs a transformer over such tokens"
-    )
+    return None

@@ -136,11 +136,26 @@ def test_tokens_are_laid_out_as_the_network_joins_cells(length: int, shape: tupl
     assert token_shape(torch.zeros(1, length, 3), (5, 4, 6)) == shape
 
 
-@pytest.mark.parametrize("tokens", [torch.zeros(1, 7, 3), torch.zeros(1, 3, 8, 8)])
-def test_states_that_are_no_tokens_of_the_clip_are_refused(tokens: Tensor) -> None:
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (torch.zeros(1, 7, 3), "not the tokens of a clip"),
+        (torch.zeros(1, 3, 8, 8), "not the tokens of a clip"),
+        ((torch.zeros(1, 120, 3), torch.zeros(1, 30, 3)), "can each be the tokens of a clip"),
+    ],
+)
+def test_states_that_are_no_tokens_of_the_clip_are_refused(output: Any, message: str) -> None:
     block = torch.nn.Identity()
-    with pytest.raises(InputError, match="not the tokens of a clip"):
-        hidden_states(block, lambda: block(tokens), (5, 4, 6))
+    with pytest.raises(InputError, match=message):
+        hidden_states(block, lambda: block(output), (5, 4, 6))
+
+
+@pytest.mark.parametrize("clip_first", [True, False])
+def test_states_of_the_text_beside_those_of_the_clip_are_left_aside(clip_first: bool) -> None:
+    block, clip, text = torch.nn.Identity(), torch.randn(2, 30, 3), torch.randn(2, 7, 3)
+    states = hidden_states(block, lambda: block((clip, text) if clip_first else (text, clip)), (5, 4, 6))
+    assert states.shape == (2, 3, 5, 2, 3)
+    torch.testing.assert_close(states.movedim(1, -1).flatten(1, 3), clip)
 
 
 def test_a_clip_has_the_same_states_whenever_and_with_whatever_it_is_read(

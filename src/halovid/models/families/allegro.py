@@ -8,12 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from halovid.config.run import GeneratorConfig
 from halovid.maths.grid import LatentGeometry
-from halovid.models.family import Family, call_arguments, decode_clips, encode_clips, read_settings
+from halovid.models.family import Family, call_arguments, clip_by_clip, decode_clips, encode_clips, read_settings
 
 # AutoencoderKLAllegro's tiles: frames, and the default of sides; how far the next tile overlaps, in time, height, width
 _FRAMES, _SIDE = 24, 320
@@ -48,19 +47,15 @@ def _geometry(vae: Any) -> LatentGeometry:
     return LatentGeometry(vae.config.temporal_compression_ratio, vae.spatial_compression_ratio, False)
 
 
+def _encode_video(vae: Any, video: Tensor) -> Tensor:
+    vae.enable_tiling()
+    return encode_clips(vae, video)
+
+
 def _decode_video(vae: Any, latents: Tensor) -> Tensor:
     """The autoencoder gives time before channels."""
+    vae.enable_tiling()
     return decode_clips(vae, latents).transpose(1, 2)
-
-
-def _in_tiles(function: Any) -> Any:
-    """A function of an autoencoder and a batch that does each clip alone, since its tiles hold no more."""
-
-    def each(vae: Any, batch: Tensor) -> Tensor:
-        vae.enable_tiling()
-        return torch.cat([function(vae, clip) for clip in batch.split(1)])
-
-    return each
 
 
 def _call(config: GeneratorConfig) -> dict[str, Any]:
@@ -84,8 +79,8 @@ FAMILY = Family(
     predict=_predict,
     geometry=_geometry,
     side_multiple=2,
-    encode_video=_in_tiles(encode_clips),
-    decode_video=_in_tiles(_decode_video),
+    encode_video=clip_by_clip(_encode_video),  # its tiles hold no more
+    decode_video=clip_by_clip(_decode_video),
     call=_call,
     # the call has a text as the default of its negative prompt, which it refuses beside tensors
     arguments=lambda tensors: tensors | {"prompt": None},

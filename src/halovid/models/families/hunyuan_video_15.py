@@ -14,7 +14,15 @@ from diffusers import ClassifierFreeGuidance
 from torch import Tensor
 
 from halovid.config.run import GeneratorConfig
-from halovid.models.family import Family, call_arguments, causal_geometry, decode_clips, encode_clips, read_settings
+from halovid.models.family import (
+    Family,
+    call_arguments,
+    causal_geometry,
+    clip_by_clip,
+    decode_clips,
+    encode_clips,
+    read_settings,
+)
 
 
 def _encode(pipe: Any, prompts: list[str]) -> dict[str, Tensor]:
@@ -61,11 +69,6 @@ def _set_guidance(pipe: Any, config: GeneratorConfig) -> None:
     pipe.guider = ClassifierFreeGuidance(max(config.guidance_scale, 1.0))  # 1 is none
 
 
-def _one_by_one(function: Any) -> Any:
-    """A function of an autoencoder and a batch that does each clip alone: in diffusers 0.42 this one fails on two."""
-    return lambda vae, batch: torch.cat([function(vae, clip) for clip in batch.split(1)])
-
-
 def _problem(folder: Path, config: GeneratorConfig) -> str | None:
     index = read_settings(folder, "model_index.json")
     if index["guider"][1] != ClassifierFreeGuidance.__name__:
@@ -86,8 +89,8 @@ FAMILY = Family(
     predict=_predict,
     geometry=causal_geometry,
     channels=lambda network: network.config.out_channels,
-    encode_video=_one_by_one(encode_clips),
-    decode_video=_one_by_one(decode_clips),
+    encode_video=clip_by_clip(encode_clips),  # in diffusers 0.42 this autoencoder fails on two
+    decode_video=clip_by_clip(decode_clips),
     call=_call,
     configure=_set_guidance,
     problem=_problem,
