@@ -14,10 +14,10 @@ from torch import Tensor
 from family_models import LORA, PROMPTS, SEEDS, open_tiny
 from halovid.models import DiffusionModel
 from halovid.records import Conditioning
-from tiny_pipelines import TINY, tested
+from tiny_pipelines import TINY, chosen
 
 
-@pytest.fixture(scope="session", params=tested(TINY))
+@pytest.fixture(scope="session", params=chosen(TINY))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny pipeline of one family, on disk under its name in TINY."""
     path = tmp_path_factory.mktemp("pipelines") / request.param

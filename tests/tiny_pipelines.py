@@ -120,6 +120,6 @@ OF_EACH_KIND = (
 )
 
 
-def tested(names: Iterable[str]) -> list[str]:
+def chosen(names: Iterable[str]) -> list[str]:
     """Those of these keys of TINY that are tested now: all if HALOVID_ALL_FAMILIES is set, else one of each kind."""
     return sorted(name for name in names if name in OF_EACH_KIND or os.environ.get("HALOVID_ALL_FAMILIES"))

@@ -20,7 +20,7 @@ from halovid.models import base, open_model
 from halovid.models.loading import load_pipeline
 from halovid.stages import required_stages
 from halovid.store.tables import LABELS, rows_to_table, write_table
-from tiny_pipelines import TINY, tested
+from tiny_pipelines import TINY, chosen
 
 pytestmark = pytest.mark.e2e
 GRID = {"t": 2, "h": 2, "w": 2}
@@ -63,7 +63,7 @@ WHOLE_RUNS = (
 OPENED: dict[Path, list[set[str]]] = {}  # run folder -> the components that were loaded, each time that a model was
 
 
-@pytest.fixture(scope="module", params=tested(WHOLE_RUNS))
+@pytest.fixture(scope="module", params=chosen(WHOLE_RUNS))
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Recipe and run folder after `halovid run`."""
     folder = tmp_path_factory.mktemp(request.param)

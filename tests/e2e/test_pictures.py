@@ -21,7 +21,7 @@ from halovid.stages import required_stages
 from halovid.store.tables import LABELS, rows_to_table, write_table
 from halovid.store.video import read_video
 from tiny_image_pipelines import IMAGES
-from tiny_pipelines import tested
+from tiny_pipelines import chosen
 from vlm_fixtures import KEY
 from vlm_server import Server
 
@@ -73,7 +73,7 @@ def write_recipe(folder: Path, name: str, **sections: Any) -> Path:
 FAMILIES = ("StableDiffusionXLPipeline", "FluxPipeline", "ZImagePipeline", "SanaPipeline")
 
 
-@pytest.fixture(scope="module", params=tested(FAMILIES))
+@pytest.fixture(scope="module", params=chosen(FAMILIES))
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Recipe and run folder after `halovid run`."""
     folder = tmp_path_factory.mktemp(request.param)
