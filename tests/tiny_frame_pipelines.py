@@ -9,7 +9,6 @@ from diffusers import (
     AllegroPipeline,
     AllegroTransformer3DModel,
     AnimateDiffPipeline,
-    AutoencoderKL,
     AutoencoderKLAllegro,
     AutoencoderKLWan,
     DDIMScheduler,
@@ -26,16 +25,7 @@ from diffusers import (
 from transformers import Gemma2Config, Gemma2Model
 
 from halovid.world_training.text import build_tokenizer
-from tiny_parts import TEXT_WIDTH, TinyFamily, clip_encoder, clip_tokenizer, t5_encoder
-
-WIDTHS = (8, 8, 8, 8)
-
-
-def frame_vae() -> AutoencoderKL:
-    kinds = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
-    return AutoencoderKL(
-        down_block_types=kinds[0], up_block_types=kinds[1], block_out_channels=WIDTHS, norm_num_groups=2
-    )
+from tiny_parts import TEXT_WIDTH, TinyFamily, clip_encoder, clip_tokenizer, picture_vae, t5_encoder
 
 
 def tiny_animatediff() -> DiffusionPipeline:
@@ -63,7 +53,7 @@ def tiny_animatediff() -> DiffusionPipeline:
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="linear", clip_sample=False, steps_offset=1
     )
-    return AnimateDiffPipeline(frame_vae(), clip_encoder(tokenizer), tokenizer, unet, adapter, scheduler)
+    return AnimateDiffPipeline(picture_vae(), clip_encoder(tokenizer), tokenizer, unet, adapter, scheduler)
 
 
 def tiny_latte() -> DiffusionPipeline:
@@ -88,7 +78,7 @@ def tiny_latte() -> DiffusionPipeline:
         video_length=4,
     )
     scheduler = DDIMScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear", clip_sample=False)
-    return LattePipeline(tokenizer, t5_encoder(tokenizer), frame_vae(), transformer, scheduler)
+    return LattePipeline(tokenizer, t5_encoder(tokenizer), picture_vae(), transformer, scheduler)
 
 
 def tiny_allegro() -> DiffusionPipeline:

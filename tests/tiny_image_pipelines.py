@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderDC,
-    AutoencoderKL,
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     DDIMScheduler,
@@ -50,20 +49,10 @@ from transformers import (
 )
 
 from halovid.world_training.text import build_tokenizer
-from tiny_parts import TEXT_WIDTH, TinyFamily, clip_encoder, clip_tokenizer, t5_encoder
+from tiny_parts import TEXT_WIDTH, TinyFamily, clip_encoder, clip_tokenizer, picture_vae, t5_encoder
 
 PICTURE = (1, 32, 48)  # frames, height, width
 STABLE_DIFFUSION_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-
-
-def picture_vae(**settings: Any) -> AutoencoderKL:
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 8, 8),
-        norm_num_groups=2,
-        **settings,
-    )
 
 
 def picture_unet(**settings: Any) -> UNet2DConditionModel:

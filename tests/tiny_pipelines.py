@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     AutoencoderKLCogVideoX,
     CogVideoXDDIMScheduler,
     CogVideoXPipeline,
@@ -21,7 +20,7 @@ from diffusers import (
 from halovid.world_training.text import build_tokenizer
 from tiny_frame_pipelines import MORE_VIDEO
 from tiny_image_pipelines import IMAGES
-from tiny_parts import TEXT_WIDTH, TinyFamily, clip_encoder, clip_tokenizer, t5_encoder
+from tiny_parts import TEXT_WIDTH, TinyFamily, clip_encoder, clip_tokenizer, picture_vae, t5_encoder
 from tiny_video_pipelines import VIDEO
 from tiny_wan_pipelines import WAN
 
@@ -69,12 +68,7 @@ def tiny_text_to_video_sd() -> DiffusionPipeline:
     torch.manual_seed(0)
     tokenizer = clip_tokenizer()
     text_encoder = clip_encoder(tokenizer)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 8, 8),
-        norm_num_groups=2,
-    )
+    vae = picture_vae()
     unet = UNet3DConditionModel(
         down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
         up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),

@@ -113,19 +113,27 @@ class ClipFolder:
             raise InputError(f"{path} has {video.shape[1]} frames, the recipe's clips have {self._size[0]}")
         return video
 
-    def readable(self, rows: Sequence[Row], skip: Callable[[str, str], None]) -> tuple[list[Row], Tensor | None]:
+    def readable(
+        self,
+        rows: Sequence[Row],
+        skip: Callable[[str, str], None],
+        read: Callable[[Row], Tensor] | None = None,
+    ) -> tuple[list[Row], Tensor | None]:
         """The rows whose clips can be read, and these clips [B, 3, F, H, W], or None if there are none.
 
         `skip` is called with the id of each other clip and the reason.
+
+        Args:
+            read: gives something else of each clip, as its latents; by default its pixels.
         """
-        readable_rows, videos = [], []
+        readable_rows, clips = [], []
         for row in rows:
             try:
-                videos.append(self.video(row))
+                clips.append((read or self.video)(row))
                 readable_rows.append(row)
             except InputError as error:
                 skip(row["clip_id"], str(error))
-        return readable_rows, torch.stack(videos) if videos else None
+        return readable_rows, torch.stack(clips) if clips else None
 
     def encode_latents(self, rows: Sequence[Row], model: DiffusionModel, folder: Path) -> None:
         """Encodes the clips of those rows that have no latents, and writes the latents to `folder`.

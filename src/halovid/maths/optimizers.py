@@ -74,7 +74,7 @@ class _Muon(torch.optim.Muon):
     """
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """Updates every matrix that has a gradient."""
         for group in self.param_groups:
             for matrix in group["params"]:

@@ -48,6 +48,25 @@ def causal_geometry(autoencoder: Any) -> LatentGeometry:
     )
 
 
+def frame_geometry(autoencoder: Any) -> LatentGeometry:
+    """The strides of an image autoencoder, which encodes each frame alone and halves its sides between its blocks."""
+    return LatentGeometry(1, 2 ** (len(autoencoder.config.block_out_channels) - 1), causal_first_frame=False)
+
+
+def encode_with_mask(pipe: Any, prompts: list[str]) -> dict[str, Tensor]:
+    """The `encode` of pipelines that give text states of a fixed length, and which of them count."""
+    states, mask, *_ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False, device=pipe.device)
+    return {"prompt_embeds": states, "prompt_attention_mask": mask}
+
+
+def without_prompt(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The `arguments` of pipelines whose call has a text as the default of its negative prompt.
+
+    They refuse that text beside tensors, unless prompt and negative prompt are given as None.
+    """
+    return tensors | {"prompt": None}
+
+
 def latent_statistics(autoencoder: Any) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation by which latents are normalised for the denoiser, [1, C or 1, 1, 1, 1] each.
 

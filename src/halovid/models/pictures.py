@@ -8,18 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from halovid.config.run import GeneratorConfig
-from halovid.maths.grid import LatentGeometry
 from halovid.models.family import call_arguments, read_settings
 
 
 def picture_arguments(config: GeneratorConfig) -> dict[str, Any]:
     """The arguments of most image pipelines' calls, besides prompts and seeds."""
     return {name: value for name, value in call_arguments(config).items() if name != "num_frames"}
-
-
-def picture_geometry(autoencoder: Any) -> LatentGeometry:
-    """The strides of an autoencoder of pictures that halves height and width between its blocks."""
-    return LatentGeometry(1, 2 ** (len(autoencoder.config.block_out_channels) - 1), causal_first_frame=False)
 
 
 def not_a_picture(folder: Path, config: GeneratorConfig) -> str | None:

@@ -49,6 +49,14 @@ class HiddenStateReader:
         noise = seeded_noise(latents.shape[1:], [0] * len(latents)).to(device)
         return self.read_noisy(self.model.noise.noisy(latents, noise, levels), conditioning, levels)
 
+    def count_states(self, conditioning: Conditioning) -> int:
+        """How many numbers a hidden state has, D.
+
+        Args:
+            conditioning: of any one prompt.
+        """
+        return self.read(torch.zeros(1, *self.model.latent_shape), conditioning, self.levels[0]).shape[1]
+
     @torch.no_grad()
     def read_noisy(self, noisy: Tensor, conditioning: Conditioning, levels: Tensor) -> Tensor:
         """The hidden states of clips that are noisy already, as while they are sampled: [B, D, t, h, w]."""
@@ -96,13 +104,9 @@ def read_latents(
     clips: ClipFolder, rows: Sequence[Row], model: DiffusionModel, skip: Callable[[str, str], None]
 ) -> tuple[list[Row], Tensor | None]:
     """The rows whose clips can be read, and their latents [B, C, T, h, w]; imported clips are encoded."""
-    readable: list[Row] = []
-    latents: list[Tensor] = []
-    for row in rows:
-        try:
-            known = row["latents"] is not None
-            latents.append(clips.latents(row) if known else model.encode_video(clips.video(row)[None])[0].cpu())
-            readable.append(row)
-        except InputError as error:
-            skip(row["clip_id"], str(error))
-    return readable, torch.stack(latents) if latents else None
+
+    def read(row: Row) -> Tensor:
+        has_latents = row["latents"] is not None
+        return clips.latents(row) if has_latents else model.encode_video(clips.video(row)[None])[0].cpu()
+
+    return clips.readable(rows, skip, read)

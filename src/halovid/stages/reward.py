@@ -18,7 +18,7 @@ from halovid.config.run import RunConfig
 from halovid.maths.seeds import clip_seed
 from halovid.records import DEFECT_RATING
 from halovid.rewards.agreement import agreement_rows
-from halovid.rewards.backbones import DenoiserSpec, make_spec
+from halovid.rewards.backbones import AnySpec, make_denoiser_spec, make_spec
 from halovid.rewards.data import load_labelled
 from halovid.rewards.hidden_states import HiddenStateReader, open_reader
 from halovid.rewards.network import RewardNetwork, RewardSpec, continue_reward, save_reward
@@ -95,35 +95,18 @@ def held_out_clips(rows: list[Row], share: float, seed: int) -> torch.Tensor:
 
 
 def _spec(config: RunConfig, clips: ClipFolder, device: torch.device, reader: HiddenStateReader | None) -> RewardSpec:
-    """What the network is built from: its settings, the strides of the generator, and the widths of its states."""
+    """What the network is built from: its settings, the strides of the generator, and the width of its states."""
     if not clips.rows:
         raise InputError("there is no clip to learn from; run `halovid generate` with prompts that it can sample")
     first = clips.rows[0]
-    if reader is not None:
-        return _spec_of_states(config, clips, reader)
-    width = clips.conditioning([first["prompt_id"]]).text_states().shape[-1]
-    dtype = str(resolve_dtype(config.dtype, device)).removeprefix("torch.")
-    backbone = make_spec(config.reward, config.reward_size, clips.geometry, first["fps"], width, dtype)
-    return RewardSpec(backbone=backbone, aspects=config.reward.aspects, patch_aspects=config.reward.patch_aspects)
-
-
-def _spec_of_states(config: RunConfig, clips: ClipFolder, reader: HiddenStateReader) -> RewardSpec:
-    """`_spec` of heads on the hidden states of the generator's denoiser."""
-    _, states = reader.read_folder(clips, clips.rows[:1], lambda *_: None)
-    if states is None:
-        raise InputError(f"the clip {clips.rows[0]['clip_id']} can't be read; run `halovid generate` again")
-    frames, height, width = config.clip_size
-    backbone = DenoiserSpec(
-        name="denoiser",
-        states=states.shape[1],
-        block=reader.block,
-        levels=reader.levels,
-        width=config.reward.width,
-        layers=config.reward.layers,
-        num_frames=frames,
-        frame_height=height,
-        frame_width=width,
-        temporal_stride=clips.geometry.temporal_stride,
-        causal_first_frame=clips.geometry.causal_first_frame,
-    )
+    conditioning = clips.conditioning([first["prompt_id"]])
+    size, geometry = config.reward_size, clips.geometry
+    backbone: AnySpec
+    if reader is None:
+        dtype = str(resolve_dtype(config.dtype, device)).removeprefix("torch.")
+        width = conditioning.text_states().shape[-1]
+        backbone = make_spec(config.reward, size, geometry, first["fps"], width, dtype)
+    else:
+        states = reader.count_states(conditioning)
+        backbone = make_denoiser_spec(config.reward, size, geometry, states, reader.block)
     return RewardSpec(backbone=backbone, aspects=config.reward.aspects, patch_aspects=config.reward.patch_aspects)

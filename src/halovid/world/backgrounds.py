@@ -192,6 +192,5 @@ def _view_step(
 
 def _strided_texture(names: Sequence[str], views: Tensor, world: World) -> Tensor:
     """The textures that the views show at every `_STRIDE`-th pixel: [B, F, h, w]."""
-    rows = slice(_STRIDE // 2, None, _STRIDE)
-    whole = [render.texture_views(name, view, world.frame_size) for name, view in zip(names, views, strict=True)]
-    return torch.stack(whole)[..., rows, rows]
+    pairs = zip(names, views, strict=True)
+    return torch.stack([render.texture_views(name, view, world.frame_size, _STRIDE) for name, view in pairs])

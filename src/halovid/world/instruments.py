@@ -64,9 +64,8 @@ class InspectorInstrument:
             "motion": inspection.motion,
             "diversity_without_defects": 50 * diversity_of_groups(inspection.nearest, clips.prompt_ids),  # of 0..2
         }
-        kinds = load_critic(inspection.world).kinds(
-            clips.video, clips.grid
-        )  # names the kind of a defect that the inspector found
+        # the critic names the kind of a defect that the inspector found
+        kinds = load_critic(inspection.world).kinds(clips.video, clips.grid)
         for index, kind in enumerate(KINDS):
             of_this_kind = defective & sprites & (kinds == index)
             values[_defect_id(kind)] = 100 * of_this_kind.sum(per_clip) / num_sprite_patches

@@ -177,13 +177,14 @@ def texture_at(name: str, x: Tensor, y: Tensor) -> Tensor:
     return torch.tanh(_CONTRAST * torch.stack([torch.cos(2 * math.pi * turn) for turn in turns]).mean(0))
 
 
-def texture_views(name: str, views: Tensor, size: int) -> Tensor:
+def texture_views(name: str, views: Tensor, size: int, stride: int = 1) -> Tensor:
     """The texture of a background as a camera sees it, [..., size, size].
 
     Args:
         views: [..., 2] x, y in pixels, the place of the texture at the corner of the frame.
+        stride: give every stride-th row and column only, [..., h, w], from number `stride // 2` on.
     """
-    axis = torch.arange(size) + 0.5
+    axis = torch.arange(stride // 2, size, stride) + 0.5
     return texture_at(name, axis[None, :] + views[..., 0, None, None], axis[:, None] + views[..., 1, None, None])
 
 

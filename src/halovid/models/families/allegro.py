@@ -12,17 +12,20 @@ from torch import Tensor
 
 from halovid.config.run import GeneratorConfig
 from halovid.maths.grid import LatentGeometry
-from halovid.models.family import Family, call_arguments, clip_by_clip, decode_clips, encode_clips, read_settings
+from halovid.models.family import (
+    Family,
+    call_arguments,
+    clip_by_clip,
+    decode_clips,
+    encode_clips,
+    encode_with_mask,
+    read_settings,
+    without_prompt,
+)
 
 # AutoencoderKLAllegro's tiles: frames, and the default of sides; how far the next tile overlaps, in time, height, width
 _FRAMES, _SIDE = 24, 320
 _OVERLAPS = (8, 120, 80)
-
-
-def _encode(pipe: Any, prompts: list[str]) -> dict[str, Tensor]:
-    """T5's states of 512 tokens, and which of them count."""
-    states, mask, *_ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False, device=pipe.device)
-    return {"prompt_embeds": states, "prompt_attention_mask": mask}
 
 
 def _predict(
@@ -75,14 +78,13 @@ def _problem(folder: Path, config: GeneratorConfig) -> str | None:
 
 
 FAMILY = Family(
-    encode=_encode,
+    encode=encode_with_mask,  # 512 tokens of T5
     predict=_predict,
     geometry=_geometry,
     side_multiple=2,
     encode_video=clip_by_clip(_encode_video),  # its tiles hold no more
     decode_video=clip_by_clip(_decode_video),
     call=_call,
-    # the call has a text as the default of its negative prompt, which it refuses beside tensors
-    arguments=lambda tensors: tensors | {"prompt": None},
+    arguments=without_prompt,
     problem=_problem,
 )

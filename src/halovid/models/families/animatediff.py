@@ -6,21 +6,17 @@ the folder then holds the network with both.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from halovid.config.run import GeneratorConfig
-from halovid.maths.grid import LatentGeometry
-from halovid.models.family import Family, decode_frames, encode_frames, read_settings
+from halovid.models.families import text_to_video_sd
+from halovid.models.family import read_settings
 
 _MOST_FRAMES = 32  # UNetMotionModel's default
-
-
-def _encode(pipe: Any, prompts: list[str]) -> dict[str, Tensor]:
-    """CLIP's states of 77 tokens, all of which the model attends to."""
-    return {"prompt_embeds": pipe.encode_prompt(prompts, pipe.device, 1, do_classifier_free_guidance=False)[0]}
 
 
 def _predict(
@@ -29,10 +25,6 @@ def _predict(
     """Every frame has a row of text of its own; here all rows of a clip are alike."""
     texts = tensors["prompt_embeds"].repeat_interleave(noisy.shape[2], dim=0)
     return network(noisy, timestep, texts, return_dict=False)[0]
-
-
-def _geometry(vae: Any) -> LatentGeometry:
-    return LatentGeometry(1, 2 ** (len(vae.config.block_out_channels) - 1), causal_first_frame=False)
 
 
 def _problem(folder: Path, config: GeneratorConfig) -> str | None:
@@ -46,12 +38,4 @@ def _problem(folder: Path, config: GeneratorConfig) -> str | None:
     return None
 
 
-FAMILY = Family(
-    encode=_encode,
-    predict=_predict,
-    geometry=_geometry,
-    denoisers=("unet",),
-    encode_video=encode_frames,
-    decode_video=decode_frames,
-    problem=_problem,
-)
+FAMILY = dataclasses.replace(text_to_video_sd.FAMILY, predict=_predict, problem=_problem)

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from halovid.config.run import GeneratorConfig
-from halovid.models.family import Family, decode_frames, encode_frames, read_settings
+from halovid.models.family import Family, decode_frames, encode_frames, frame_geometry, read_settings
 from halovid.models.pictures import (
     not_a_picture,
     pack_squares,
     picture_arguments,
-    picture_geometry,
     unpack_squares,
 )
 
@@ -58,7 +57,7 @@ def _problem(folder: Path, config: GeneratorConfig) -> str | None:
 FAMILY = Family(
     encode=_encode,
     predict=_predict,
-    geometry=picture_geometry,
+    geometry=frame_geometry,
     side_multiple=2,
     channels=lambda network: network.config.in_channels // 4,
     encode_video=encode_frames,

@@ -14,8 +14,15 @@ from typing import Any
 from torch import Tensor
 
 from halovid.config.run import GeneratorConfig
-from halovid.maths.grid import LatentGeometry
-from halovid.models.family import Family, call_arguments, decode_frames, encode_frames, read_settings
+from halovid.models.family import (
+    Family,
+    call_arguments,
+    decode_frames,
+    encode_frames,
+    frame_geometry,
+    read_settings,
+    without_prompt,
+)
 
 _FRAMES = 16  # LatteTransformer3DModel's default
 
@@ -40,10 +47,6 @@ def _predict(
     return output[:, : noisy.shape[1]]  # the other half is the variance
 
 
-def _geometry(vae: Any) -> LatentGeometry:
-    return LatentGeometry(1, 2 ** (len(vae.config.block_out_channels) - 1), causal_first_frame=False)
-
-
 def _call(config: GeneratorConfig) -> dict[str, Any]:
     """Texts are taken as they are: cleaning them would depend on the packages that are installed.
 
@@ -65,13 +68,12 @@ def _problem(folder: Path, config: GeneratorConfig) -> str | None:
 FAMILY = Family(
     encode=_encode,
     predict=_predict,
-    geometry=_geometry,
+    geometry=frame_geometry,
     side_multiple=2,
     encode_video=encode_frames,
     decode_video=decode_frames,
     call=_call,
-    # the call has a text as the default of its negative prompt, which it refuses beside tensors
-    arguments=lambda tensors: tensors | {"prompt": None},
+    arguments=without_prompt,
     encode_negative=_encode_negative,
     problem=_problem,
 )

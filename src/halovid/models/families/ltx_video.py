@@ -16,13 +16,7 @@ import torch
 from torch import Tensor
 
 from halovid.config.run import GeneratorConfig
-from halovid.models.family import Family, call_arguments, causal_geometry, read_settings
-
-
-def _encode(pipe: Any, prompts: list[str]) -> dict[str, Tensor]:
-    """Text states of 128 tokens, or 256 for `LTXConditionPipeline`, and which of them count."""
-    states, mask, *_ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False)
-    return {"prompt_embeds": states, "prompt_attention_mask": mask}
+from halovid.models.family import Family, call_arguments, causal_geometry, encode_with_mask, read_settings
 
 
 def _predict(
@@ -110,7 +104,7 @@ def _problem(folder: Path, config: GeneratorConfig) -> str | None:
 
 
 FAMILY = Family(
-    encode=_encode,
+    encode=encode_with_mask,  # 128 tokens, or 256 for `LTXConditionPipeline`
     predict=_predict,
     geometry=causal_geometry,
     encode_video=_encode_video,

@@ -10,14 +10,15 @@ from typing import Any
 from torch import Tensor
 
 from halovid.config.run import GeneratorConfig
-from halovid.models.family import Family, decode_frames, encode_frames
-from halovid.models.pictures import add_time, not_a_picture, picture_arguments, picture_geometry
-
-
-def _encode(pipe: Any, prompts: list[str]) -> dict[str, Tensor]:
-    """300 text states of T5, and which of them count."""
-    states, mask, *_ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False, device=pipe.device)
-    return {"prompt_embeds": states, "prompt_attention_mask": mask}
+from halovid.models.family import (
+    Family,
+    decode_frames,
+    encode_frames,
+    encode_with_mask,
+    frame_geometry,
+    without_prompt,
+)
+from halovid.models.pictures import add_time, not_a_picture, picture_arguments
 
 
 def _predict(
@@ -40,15 +41,14 @@ def _call(config: GeneratorConfig) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    encode=_encode,
+    encode=encode_with_mask,  # 300 tokens of T5
     predict=_predict,
-    geometry=picture_geometry,
+    geometry=frame_geometry,
     side_multiple=2,
     encode_video=encode_frames,
     decode_video=decode_frames,
     unpack=add_time,
     call=_call,
-    # the call has a text as the default of its negative prompt, which it refuses beside tensors
-    arguments=lambda tensors: tensors | {"prompt": None},
+    arguments=without_prompt,
     problem=not_a_picture,
 )

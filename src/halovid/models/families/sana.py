@@ -9,7 +9,7 @@ from torch import Tensor
 
 from halovid.config.run import GeneratorConfig
 from halovid.maths.grid import LatentGeometry
-from halovid.models.family import Family, decode_frames
+from halovid.models.family import Family, decode_frames, without_prompt
 from halovid.models.pictures import add_time, not_a_picture, picture_arguments
 
 
@@ -60,8 +60,7 @@ FAMILY = Family(
     decode_video=decode_frames,
     unpack=add_time,
     call=lambda config: picture_arguments(config) | {"use_resolution_binning": False},
-    # the call has texts as defaults, which it refuses beside tensors
-    arguments=lambda tensors: tensors | {"prompt": None},
+    arguments=without_prompt,
     encode_negative=_encode_negative,
     problem=not_a_picture,
 )

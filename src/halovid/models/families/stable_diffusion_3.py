@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from halovid.config.run import GeneratorConfig
-from halovid.models.family import Family, decode_frames, encode_frames, read_settings
-from halovid.models.pictures import add_time, not_a_picture, picture_arguments, picture_geometry
+from halovid.models.family import Family, decode_frames, encode_frames, frame_geometry, read_settings
+from halovid.models.pictures import add_time, not_a_picture, picture_arguments
 
 
 def _encode(pipe: Any, prompts: list[str]) -> dict[str, Tensor]:
@@ -41,7 +41,7 @@ def _problem(folder: Path, config: GeneratorConfig) -> str | None:
 FAMILY = Family(
     encode=_encode,
     predict=_predict,
-    geometry=picture_geometry,
+    geometry=frame_geometry,
     side_multiple=2,
     encode_video=encode_frames,
     decode_video=decode_frames,

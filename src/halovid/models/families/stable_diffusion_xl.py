@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from torch import Tensor
 
 from halovid.config.run import GeneratorConfig
-from halovid.models.family import Family, decode_frames, encode_frames
-from halovid.models.pictures import add_time, picture_arguments, picture_geometry, unet_problem
+from halovid.models.families import stable_diffusion
 
 
 def _encode(pipe: Any, prompts: list[str]) -> dict[str, Tensor]:
@@ -32,14 +32,4 @@ def _predict(
     return output.unsqueeze(2)
 
 
-FAMILY = Family(
-    encode=_encode,
-    predict=_predict,
-    geometry=picture_geometry,
-    denoisers=("unet",),
-    encode_video=encode_frames,
-    decode_video=decode_frames,
-    unpack=add_time,
-    call=picture_arguments,
-    problem=unet_problem,
-)
+FAMILY = dataclasses.replace(stable_diffusion.FAMILY, encode=_encode, predict=_predict)

@@ -11,11 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from halovid.config.run import GeneratorConfig
-from halovid.maths.grid import LatentGeometry
-from halovid.models.family import Family, decode_frames, encode_frames
+from halovid.models.family import Family, decode_frames, encode_frames, frame_geometry
 
 
 def _encode(pipe: Any, prompts: list[str]) -> dict[str, Tensor]:
+    """CLIP's states of 77 tokens, all of which the model attends to."""
     return {"prompt_embeds": pipe.encode_prompt(prompts, pipe.device, 1, do_classifier_free_guidance=False)[0]}
 
 
@@ -25,14 +25,10 @@ def _predict(
     return network(noisy, timestep, tensors["prompt_embeds"], return_dict=False)[0]
 
 
-def _geometry(vae: Any) -> LatentGeometry:
-    return LatentGeometry(1, 2 ** (len(vae.config.block_out_channels) - 1), causal_first_frame=False)
-
-
 FAMILY = Family(
     encode=_encode,
     predict=_predict,
-    geometry=_geometry,
+    geometry=frame_geometry,
     denoisers=("unet",),
     encode_video=encode_frames,
     decode_video=decode_frames,

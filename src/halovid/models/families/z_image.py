@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from halovid.config.run import GeneratorConfig
-from halovid.models.family import LORA_TARGETS, Family, decode_frames, encode_frames
-from halovid.models.pictures import add_time, not_a_picture, picture_arguments, picture_geometry
+from halovid.models.family import LORA_TARGETS, Family, decode_frames, encode_frames, frame_geometry
+from halovid.models.pictures import add_time, not_a_picture, picture_arguments
 
 
 def _encode(pipe: Any, prompts: list[str]) -> dict[str, Tensor]:
@@ -46,7 +46,7 @@ def _call(config: GeneratorConfig) -> dict[str, Any]:
 FAMILY = Family(
     encode=_encode,
     predict=_predict,
-    geometry=picture_geometry,
+    geometry=frame_geometry,
     lora_targets=(*LORA_TARGETS, "feed_forward.w1", "feed_forward.w2", "feed_forward.w3"),
     side_multiple=2,
     encode_video=encode_frames,

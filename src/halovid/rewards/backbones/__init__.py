@@ -29,6 +29,7 @@ __all__ = [
     "Features",
     "LanguageSpec",
     "make_backbone",
+    "make_denoiser_spec",
     "make_spec",
 ]
 
@@ -75,7 +76,7 @@ def make_spec(
     Raises:
         InputError: the frames are no multiple of `reward.patch_size`, or the pretrained model can't be read.
     """
-    frames, height, width = size
+    _, height, width = size
     if config.model is None and (height % config.patch_size or width % config.patch_size):
         raise InputError(
             f"reward.patch_size is {config.patch_size}; it must divide the height {height} and width {width} at which "
@@ -84,18 +85,45 @@ def make_spec(
     pretrained: dict[str, Any] = {} if config.model is None else {"model": config.model}
     if config.method == "lora":
         pretrained["lora"] = config.lora
-    clip = {
+    clip = _clip_settings(size, geometry)
+    if config.backbone in LANGUAGE_MODELS:
+        return _language_spec(config, clip, pretrained, fps, dtype)
+    hidden = load_config(config.model).hidden_size if config.model else config.width
+    encoder = {"width": hidden, "layers": config.layers, "heads": config.heads, "patch_size": config.patch_size}
+    return EncoderSpec(name=config.backbone, prompt_width=prompt_width, **encoder, **clip, **pretrained)
+
+
+def make_denoiser_spec(
+    config: RewardConfig, size: tuple[int, int, int], geometry: LatentGeometry, states: int, block: int
+) -> DenoiserSpec:
+    """What heads on the hidden states of a denoiser's block are built from.
+
+    Args:
+        size: (frames, height, width) of the clips.
+        states: how many numbers a hidden state has.
+        block: which block gives them, counted from 0.
+    """
+    return DenoiserSpec(
+        name="denoiser",
+        width=config.width,
+        layers=config.layers,
+        states=states,
+        block=block,
+        levels=config.levels,
+        **_clip_settings(size, geometry),
+    )
+
+
+def _clip_settings(size: tuple[int, int, int], geometry: LatentGeometry) -> dict[str, Any]:
+    """What the specification of every backbone tells of the clips."""
+    frames, height, width = size
+    return {
         "num_frames": frames,
         "frame_height": height,
         "frame_width": width,
         "temporal_stride": geometry.temporal_stride,
         "causal_first_frame": geometry.causal_first_frame,
     }
-    if config.backbone in LANGUAGE_MODELS:
-        return _language_spec(config, clip, pretrained, fps, dtype)
-    hidden = load_config(config.model).hidden_size if config.model else config.width
-    encoder = {"width": hidden, "layers": config.layers, "heads": config.heads, "patch_size": config.patch_size}
-    return EncoderSpec(name=config.backbone, prompt_width=prompt_width, **encoder, **clip, **pretrained)
 
 
 def _language_spec(
